@@ -1,0 +1,33 @@
+# Each target sets up what it needs; nothing else has to be done by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKSPACE ?= workspace
+DOMAIN := recipes/georgia_workers_comp
+
+.PHONY: setup quickstart test lint bench lock clean
+
+setup:
+	@PYTHON=$(PYTHON) scripts/setup.sh
+
+quickstart: setup
+	@$(BIN)/factory run $(DOMAIN) --profile tiny --workspace $(WORKSPACE)
+
+test: setup lint
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m tiny.build_domain --check
+
+bench: setup
+	@$(BIN)/python benchmarks/loop.py
+
+# Resolves the newest versions that pyproject.toml admits and writes them down; only for maintainers.
+lock: setup
+	@$(BIN)/python -m pip install -q uv
+	@$(BIN)/python scripts/lock.py
+
+clean:
+	@rm -rf $(WORKSPACE)

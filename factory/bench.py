@@ -1,0 +1,141 @@
+"""The workbench of one run: its store, models, engine and progress, and the record of its stages.
+
+The loop says what happens; the bench knows with what. A control run is the same bench with fewer
+refiners and one round. It decides nothing about samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import factory
+from factory.domain import Domain
+from factory.errors import RecipeError
+from factory.ports import Ask, Evaluator, Generator, Refiner, Trainer
+from factory.registry import create
+from factory.types import Json
+
+if TYPE_CHECKING:
+    from factory.budget import Budget
+    from factory.engine import Engine
+    from factory.models.pool import ModelPool
+    from factory.progress import Progress
+    from factory.recipe import Recipe, Role
+    from factory.store.store import Store
+
+
+def now() -> datetime:
+    """The present, in UTC, as the store keeps it."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that a stage needs; `control` names the control run, None for the run proper."""
+
+    domain: Domain
+    workspace: Path
+    store: Store
+    pool: ModelPool
+    engine: Engine
+    progress: Progress
+    run_id: str
+    control: str | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.domain.recipe
+
+    def for_control(self, name: str) -> Bench:
+        """The bench of a control: one round, the same teacher calls, only the refiners it keeps."""
+        kept = self.recipe.loop.controls[name]
+        recipe = self.recipe.model_copy(
+            update={
+                "refiners": [spec for spec in self.recipe.refiners if spec.name in kept],
+                "loop": self.recipe.loop.model_copy(update={"rounds": 1, "controls": {}}),
+            }
+        )
+        run_id = f"{self.run_id}_{name}"
+        domain = replace(self.domain, recipe=recipe)
+        return replace(self, domain=domain, run_id=run_id, engine=self.engine.for_run(run_id), control=name)
+
+    def record_run(self) -> None:
+        """Writes the run and its material; writing them again changes nothing."""
+        from factory.store.rows import seed_row, source_row
+
+        run = {
+            "id": self.run_id,
+            "recipe": self.recipe.name,
+            "control": self.control,
+            "digest": self.recipe.digest(),
+            "config": self.recipe.model_dump(mode="json"),
+            "version": factory.__version__,
+            "started_at": now(),
+        }
+        self.store.append("runs", [run])
+        self.store.append("sources", [source_row(source) for source in self.domain.sources])
+        self.store.append("seeds", [seed_row(seed) for seed in self.domain.seeds])
+
+    @contextmanager
+    def stage(self, round_number: int, name: str) -> Iterator[dict[str, Json]]:
+        """Records start and end of a stage; what the body puts into the mapping is kept as its detail."""
+        detail: dict[str, Json] = {}
+        self._event(round_number, name, "started", {})
+        try:
+            yield detail
+        except BaseException as error:
+            self._event(round_number, name, "failed", {"error": f"{type(error).__name__}: {error}", **detail})
+            raise
+        self._event(round_number, name, "done", detail)
+        self.store.flush()
+
+    def _event(self, round_number: int, name: str, status: str, detail: Json) -> None:
+        row = {"run_id": self.run_id, "round": round_number, "stage": name, "status": status}
+        self.store.append("stages", [{**row, "detail": detail, "at": now()}])
+
+    def done(self, round_number: int, name: str) -> dict[str, Json] | None:
+        """The detail of a stage that is done, else None."""
+        rows = self.store.select(
+            "SELECT detail FROM stages WHERE run_id = ? AND round = ? AND stage = ? AND status = 'done' "
+            "ORDER BY at DESC LIMIT 1",
+            (self.run_id, round_number, name),
+        )
+        return cast("dict[str, Json]", json.loads(rows[0]["detail"])) if rows else None
+
+    async def ask(self, role: Role, stage: str, round_number: int, adapter: Path | None = None) -> tuple[Ask, str]:
+        """An `ask` bound to a role's model, which is started if need be, and the model's id."""
+        spec = self.recipe.models.get(role)
+        if spec is None:
+            raise RecipeError("no model for this role", where=f"models.{role}", hint="add it to the profile")
+        model = await self.pool.model(role, adapter)
+        return self.engine.ask(role, model, spec, stage, round_number), model.id
+
+    def generators(self) -> list[tuple[str, float, Generator]]:
+        """Name, weight and instance of each strategy."""
+        return [
+            (spec.name, spec.weight, create("generators", spec, self.domain, f"strategies[{index}]"))
+            for index, spec in enumerate(self.recipe.strategies)
+        ]
+
+    def refiners(self) -> list[tuple[str, Refiner]]:
+        """Name and instance of each step, in order."""
+        return [
+            (spec.name, create("refiners", spec, self.domain, f"refiners[{index}]"))
+            for index, spec in enumerate(self.recipe.refiners)
+        ]
+
+    def trainer(self, role: str = "student") -> tuple[Trainer, str]:
+        """The trainer of a role and the base it starts from: a folder if there is one, else a hub name."""
+        spec = self.recipe.training[role]  # type: ignore[index]
+        folder = (self.domain.folder / spec.base).resolve()
+        return create("trainers", spec, self.domain, f"training.{role}"), str(folder if folder.exists() else spec.base)
+
+    def evaluator(self) -> Evaluator:
+        evaluator: Any = create("evaluators", self.recipe.evaluation, self.domain, "evaluation")
+        return cast("Evaluator", evaluator)

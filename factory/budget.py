@@ -1,0 +1,167 @@
+"""The hard limits of a run: what a call could cost is reserved before it, what it did cost settled after.
+
+The sum of what was spent and what is reserved never passes a limit, however many calls are in
+flight. A call that would fit only once others have settled waits for them; one that would not fit even
+then is refused. Every attempt that left counts as a call; tokens and dollars count where the endpoint
+reported them. Nothing here sends anything, and the store is only read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from factory.errors import BudgetExceeded
+from factory.recipe import BudgetSpec, Price
+from factory.types import Message
+
+if TYPE_CHECKING:
+    from factory.store.store import Store
+
+# What a chat template adds: role markers around each message, and a default system prompt.
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_CALL = 128
+
+# Earlier time is the time between one recorded event of the run and the next. The start of a stage ends no
+# such interval, since the pause before it is a restart's. What a killed process did after its last
+# record is not known and not counted.
+SPENT = """
+SELECT coalesce(sum(attempts), 0)::BIGINT AS calls,
+       coalesce(sum(prompt_tokens + completion_tokens), 0)::BIGINT AS tokens,
+       coalesce(sum(cost_dollars), 0)::DOUBLE AS dollars
+FROM calls WHERE starts_with(run_id, ?)
+"""
+MINUTES = """
+WITH events AS (
+    SELECT epoch(created_at) AS second, false AS starts FROM calls WHERE starts_with(run_id, ?)
+    UNION ALL SELECT epoch(created_at), status = 'started' FROM stages WHERE starts_with(run_id, ?)
+), intervals AS (
+    SELECT second - lag(second) OVER (ORDER BY second, starts) AS seconds, starts FROM events
+)
+SELECT coalesce(sum(seconds) FILTER (NOT starts), 0)::DOUBLE / 60 AS minutes FROM intervals
+"""
+
+
+def bound_prompt_tokens(messages: Sequence[Message]) -> int:
+    """At least as many tokens as a byte-level tokenizer makes of the messages: one for each byte of UTF-8."""
+    num_bytes = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
+    return num_bytes + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_CALL
+
+
+def cost_dollars(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
+    """Dollars for that many tokens at `price`, which is per million tokens."""
+    return (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What calls cost: attempts sent, tokens of prompts and answers together, dollars."""
+
+    calls: int = 0
+    tokens: int = 0
+    dollars: float = 0.0
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(self.calls + other.calls, self.tokens + other.tokens, self.dollars + other.dollars)
+
+    def __sub__(self, other: Spend) -> Spend:
+        return Spend(self.calls - other.calls, self.tokens - other.tokens, self.dollars - other.dollars)
+
+
+class Budget:
+    """Limits of one run, shared by all its calls; belongs to one event loop.
+
+    `spent` and `minutes` are what the run has cost before this process. An endpoint that reports
+    more tokens than `max_tokens` allowed, or bills for calls that it did not answer, is beyond it.
+    """
+
+    def __init__(self, spec: BudgetSpec, spent: Spend | None = None, minutes: float = 0.0) -> None:
+        self.spec = spec
+        self.spent = spent or Spend()
+        self.reserved = Spend()
+        self._num_reserved = 0
+        self._settled = asyncio.Event()
+        self._began = time.monotonic() - 60 * minutes
+
+    @classmethod
+    def from_store(cls, store: Store, run_id: str, spec: BudgetSpec) -> Budget:
+        """A budget that counts what the run has already spent, as the store recorded it, controls included.
+
+        A control's identity is the run's own with its name behind it.
+        """
+        spent = store.select(SPENT, (run_id,))[0]
+        minutes = store.select(MINUTES, (run_id, run_id))[0]["minutes"]
+        return cls(spec, Spend(spent["calls"], spent["tokens"], spent["dollars"]), minutes)
+
+    @property
+    def minutes(self) -> float:
+        """Wall minutes of the run: this process's and those recorded earlier."""
+        return (time.monotonic() - self._began) / 60
+
+    def seconds_left(self) -> float | None:
+        """Seconds until the limit on minutes, not below 0; None where there is none."""
+        if self.spec.minutes is None:
+            return None
+        return max(0.0, 60 * (self.spec.minutes - self.minutes))
+
+    async def reserve(self, prompt_tokens: int, max_tokens: int, price: Price) -> Spend:
+        """Sets aside what one call can cost at most, waiting where only calls in flight stand in the way.
+
+        Returns the reservation, to be given to `settle` or `release` exactly once. Raises
+        BudgetExceeded, which names the limit.
+        """
+        need = Spend(1, prompt_tokens + max_tokens, cost_dollars(price, prompt_tokens, max_tokens))
+        while True:
+            self._refuse(self.spent + need)
+            if not self._exceeded(self.spent + self.reserved + need):
+                break
+            await self._settled.wait()
+        self.reserved = self.reserved + need
+        self._num_reserved += 1
+        return need
+
+    def settle(self, reservation: Spend, prompt_tokens: int, completion_tokens: int, price: Price) -> float:
+        """Replaces a reservation by what the call used; returns its cost in dollars."""
+        dollars = cost_dollars(price, prompt_tokens, completion_tokens)
+        self._replace(reservation, Spend(1, prompt_tokens + completion_tokens, dollars))
+        return dollars
+
+    def release(self, reservation: Spend) -> None:
+        """Gives a reservation back after a call without an answer, which still counts as a call."""
+        self._replace(reservation, Spend(1))
+
+    def _replace(self, reservation: Spend, used: Spend) -> None:
+        self.spent = self.spent + used
+        self._num_reserved -= 1
+        # Sums of floats drift; with nothing in flight the remainder would make a call wait for nobody.
+        self.reserved = self.reserved - reservation if self._num_reserved else Spend()
+        self._settled.set()
+        self._settled = asyncio.Event()
+
+    def _exceeded(self, spend: Spend) -> str:
+        """The name of the first limit that `spend` passes, or the empty string."""
+        for name in ("calls", "tokens", "dollars"):
+            limit = getattr(self.spec, name)
+            if limit is not None and getattr(spend, name) > limit:
+                return name
+        return ""
+
+    def _refuse(self, spend: Spend) -> None:
+        if self.spec.minutes is not None and self.minutes >= self.spec.minutes:
+            raise self.exceeded("minutes")
+        if name := self._exceeded(spend):
+            raise self.exceeded(name)
+
+    def exceeded(self, name: str) -> BudgetExceeded:
+        """The error that names the limit and how much of it is used."""
+        limit = getattr(self.spec, name)
+        used = self.minutes if name == "minutes" else getattr(self.spent, name)
+        shown = f"{used:,}" if isinstance(used, int) else f"{used:,.4g}"
+        return BudgetExceeded(
+            f"the next call could pass the limit of {limit:,} {name} ({shown} used)",
+            where=f"budget.{name}",
+            hint="raise it and run again; what is stored is not asked again",
+        )

@@ -1,0 +1,101 @@
+"""One call to a model from beginning to end, and the row of the store that remembers it.
+
+A call is what was asked, for whom and for what, and how often it was sent; a call that was
+given up leaves a row too. How calls are made is the engine's.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from factory.concurrency import AdaptiveLimit
+from factory.ports import Model
+from factory.recipe import ModelSpec
+from factory.types import Completion, Json, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """Who asks which model, what for, and whose slots it takes."""
+
+    role: str
+    model: Model
+    spec: ModelSpec
+    limit: AdaptiveLimit
+    stage: str
+    round: int
+
+
+@dataclass(slots=True)
+class Call:
+    """A request under way. `error` is an `EndpointError.kind`, 'cancelled' (cut off by us) or 'defect'."""
+
+    id: str
+    request: Request
+    purpose: Purpose
+    num_attempts: int = 0
+    error: str = "cancelled"
+    began: float = field(default_factory=time.monotonic)
+
+    def latency_ms(self) -> float:
+        """Milliseconds since the request was made, waiting included."""
+        return 1000 * (time.monotonic() - self.began)
+
+
+def answered_row(call: Call, run_id: str, answer: Completion, dollars: float) -> dict[str, Json]:
+    """The row of a call that was answered, in the columns of `calls`."""
+    return _row(call, run_id) | {
+        "response": answer.text,
+        "reasoning": answer.reasoning or None,
+        "status": "ok",
+        "error": None,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "latency_ms": answer.latency_ms,
+        "cost_dollars": dollars,
+    }
+
+
+def failed_row(call: Call, run_id: str) -> dict[str, Json]:
+    """The row of a call that was given up, in the columns of `calls`."""
+    return _row(call, run_id) | {
+        "response": None,
+        "reasoning": None,
+        "status": "failed",
+        "error": call.error,
+        "finish_reason": None,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "latency_ms": call.latency_ms(),
+        "cost_dollars": 0.0,
+    }
+
+
+def _row(call: Call, run_id: str) -> dict[str, Json]:
+    return {
+        "id": call.id,
+        "run_id": run_id,
+        "round": call.purpose.round,
+        "stage": call.purpose.stage,
+        "role": call.purpose.role,
+        "model_id": call.request.model_id,
+        "request": _request_json(call.request),
+        "attempts": call.num_attempts,
+    }
+
+
+def _request_json(request: Request) -> Json:
+    sampling = request.sampling
+    return {
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "schema": request.schema,
+        "sampling": {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+        },
+        "ordinal": request.ordinal,
+    }

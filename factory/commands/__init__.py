@@ -1,0 +1,1 @@
+"""The commands of the command line, thin: parse, call, print. Nothing heavy is imported here."""

@@ -1,0 +1,23 @@
+"""Arguments and options that several commands share, each with its one meaning and help text.
+
+Values are parsed here and used elsewhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe.yaml or its folder.")]
+Profile = Annotated[
+    str | None,
+    typer.Option("--profile", "-p", help="Name in the recipe's profiles/ folder, or a path to a YAML file."),
+]
+Workspace = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder of the run; its database is factory.duckdb.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+DEFAULT_WORKSPACE = Path("workspace")

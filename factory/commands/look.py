@@ -1,0 +1,206 @@
+"""Commands that look into a workspace, also while a run holds it: status, sql, trace, report, export."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Workspace
+from factory.errors import InputError
+
+QUERY = '"SELECT refiner, action, reason, count(*) FROM decisions GROUP BY ALL"'
+
+
+class Format(StrEnum):
+    """How an answer is written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers the commands."""
+    app.command(epilog="Example: factory status --workspace workspace")(status)
+    app.command(epilog=f"Example: factory sql {QUERY} --workspace workspace")(sql)
+    app.command(epilog="Example: factory trace smp_1f0c... --workspace workspace")(trace)
+    app.command(epilog="Example: factory report --workspace workspace --html report.html")(report)
+    app.command(epilog="Example: factory export dataset --workspace workspace")(export)
+
+
+def status(workspace: Workspace = DEFAULT_WORKSPACE, json: AsJson = False) -> None:
+    """Say where each run of a workspace stands, and what it spent."""
+    from dataclasses import asdict
+
+    from factory.screen import print_json, print_table, print_text
+    from factory.store import queries
+
+    with queries.Reader(workspace) as reader:
+        runs = queries.status(reader)
+    if json:
+        print_json([asdict(run) for run in runs])
+    elif not runs:
+        print_text("no run has started in this workspace")
+    else:
+        columns = (
+            "run",
+            "recipe",
+            "round",
+            "stage",
+            "state",
+            "accepted",
+            "calls",
+            "failed",
+            "tokens",
+            "dollars",
+        )
+        rows = [
+            (
+                run.run_id,
+                run.recipe if run.control is None else f"{run.recipe}: {run.control}",
+                run.round,
+                run.stage,
+                run.state,
+                sum(number for _, number in run.accepted),
+                run.num_calls,
+                run.num_failed,
+                run.tokens,
+                run.dollars,
+            )
+            for run in runs
+        ]
+        print_table(columns, rows)
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT, or a file that ends in .sql.")],
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.table,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", help="Value of the next ? in the query; again for more.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Ask the database one SELECT. Its tables are explained in docs/schema.md."""
+    from factory.screen import print_csv, print_json, print_note, print_table
+    from factory.store import queries
+
+    found = queries.read(workspace, _query_text(query), param or [])
+    if json or format is Format.json:
+        print_json([dict(zip(found.columns, row, strict=True)) for row in found.rows])
+    elif format is Format.csv:
+        print_csv(found.columns, found.rows)
+    else:
+        print_table(found.columns, found.rows)
+    if found.truncated:
+        print_note(f"only the first {len(found.rows):,} rows: add a LIMIT or a condition")
+
+
+def trace(
+    id: Annotated[str, typer.Argument(help="Of a sample, seed, source, call, dataset, model or evaluation.")],
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    json: AsJson = False,
+) -> None:
+    """Show where a sample came from and what became of it, as a tree."""
+    from dataclasses import asdict
+
+    from factory.screen import print_json, print_renderable
+    from factory.store import queries
+
+    with queries.Reader(workspace) as reader:
+        found = queries.trace(reader, id)
+    if json:
+        print_json(asdict(found))
+    else:
+        print_renderable(queries.render(found))
+
+
+def report(
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write one self-contained HTML file with plots.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Report on the newest run: accuracy, kept and dropped, spend."""
+    if html is not None:
+        from factory.report import collect, render_html
+        from factory.screen import print_note
+        from factory.store.queries import Reader
+
+        with Reader(workspace) as reader:
+            page = render_html(collect(reader))
+        html.write_text(page, encoding="utf-8")
+        print_note(f"wrote {html}")
+        if not json:
+            return
+    print_report(workspace, json)
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    json: AsJson = False,
+) -> None:
+    """Write the newest dataset as JSONL and Parquet, with a card.
+
+    `datasets.load_dataset` reads the folder.
+    """
+    from factory.export import export as write
+    from factory.screen import print_json, print_mapping
+    from factory.store.queries import Reader
+
+    with Reader(workspace) as reader:
+        found = write(reader, directory)
+    if json:
+        print_json(found)
+    else:
+        print_mapping(found)
+
+
+def print_report(workspace: Path, json: bool, short: bool = False) -> None:
+    """Prints the report of the newest run; `short` is the table of results alone."""
+    from dataclasses import asdict
+
+    from factory.report import collect, final_table, render_terminal
+    from factory.screen import print_json, print_renderable
+    from factory.store.queries import Reader
+
+    with Reader(workspace) as reader:
+        found = collect(reader)
+    if json:
+        print_json(asdict(found))
+    else:
+        print_renderable(final_table(found) if short else render_terminal(found))
+
+
+def print_hints(workspace: Path) -> None:
+    """Prints three commands that look inside a run, ready to be pasted."""
+    import shlex
+
+    from factory.screen import print_text
+    from factory.store.queries import read
+
+    samples = read(
+        workspace, "SELECT sample_id FROM decisions WHERE final AND action = 'rewrite' LIMIT 1"
+    ).rows
+    samples = samples or read(workspace, "SELECT sample_id FROM decisions WHERE final LIMIT 1").rows
+    place = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(str(workspace))}"
+    print_text("\nLook inside:")
+    print_text(f"  factory sql {QUERY}{place}")
+    print_text(f"  factory trace {samples[0][0] if samples else 'SAMPLE_ID'}{place}")
+    print_text(f"  factory report --html report.html{place}")
+
+
+def _query_text(query: str) -> str:
+    if not query.endswith(".sql"):
+        return query
+    try:
+        return Path(query).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", where=query) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=query) from error

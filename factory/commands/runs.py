@@ -1,0 +1,189 @@
+"""Commands that work: preview, run and its single stages, serve. Each calls factory.session and prints."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Profile, RecipePath, Workspace
+
+TINY = "recipes/georgia_workers_comp --profile tiny"
+
+
+class Trained(StrEnum):
+    """Roles that can be trained."""
+
+    student = "student"
+    refiner = "refiner"
+
+
+class SplitName(StrEnum):
+    """Splits that can be evaluated."""
+
+    dev = "dev"
+    test = "test"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers the commands."""
+    app.command(epilog=f"Example: factory preview {TINY} --count 5")(preview)
+    app.command(epilog=f"Example: factory run {TINY} --workspace workspace")(run)
+    app.command(epilog=f"Example: factory generate {TINY}")(generate)
+    app.command(epilog=f"Example: factory refine {TINY}")(refine)
+    app.command(epilog=f"Example: factory train {TINY} --role refiner --output adapters/refiner")(train)
+    app.command(epilog=f"Example: factory evaluate {TINY} --model promoted --split test")(evaluate)
+    app.command(epilog=f"Example: factory serve {TINY} --port 8000")(serve)
+
+
+def preview(
+    recipe: RecipePath,
+    profile: Profile = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=200, help="Samples to make.")] = 5,
+    json: AsJson = False,
+) -> None:
+    """Make a few samples to look at; nothing is stored for good."""
+    from factory import session
+    from factory.progress import Progress
+    from factory.screen import print_json, print_text
+
+    with Progress(bars=not json) as progress:
+        found = session.preview(recipe, profile, count, progress)
+    if json:
+        print_json(found)
+        return
+    for sample in found["samples"]:
+        fate = f"{sample['action']} by {sample['refiner']}: {sample['reason']}"
+        print_text(f"\n[{sample['slice']}, {sample['strategy']}] {sample['question']}")
+        print_text(f"  {sample['answer']}\n  {fate}")
+        if sample.get("rewritten"):
+            print_text(f"  now: {sample['rewritten']}")
+
+
+def run(
+    recipe: RecipePath,
+    profile: Profile = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    json: AsJson = False,
+) -> None:
+    """Run the whole loop. The same command goes on where it was cut off."""
+    from factory import session
+    from factory.commands.look import print_hints, print_report
+    from factory.progress import Progress
+
+    with Progress(bars=not json) as progress:
+        session.run(recipe, profile, workspace, progress)
+    print_report(workspace, json, short=True)
+    if not json:
+        print_hints(workspace)
+
+
+def generate(
+    recipe: RecipePath,
+    profile: Profile = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    json: AsJson = False,
+) -> None:
+    """Generate the samples of the first round that lacks them."""
+    _run_until("generate", recipe, profile, workspace, json)
+
+
+def refine(
+    recipe: RecipePath,
+    profile: Profile = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    json: AsJson = False,
+) -> None:
+    """Refine the first round that is not, and generate it if need be."""
+    _run_until("refine", recipe, profile, workspace, json)
+
+
+def train(  # noqa: PLR0913, PLR0917 (one argument an option)
+    recipe: RecipePath,
+    profile: Profile = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    role: Annotated[Trained, typer.Option("--role", help="Which model to train.")] = Trained.student,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the refiner's adapter.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Train the next student, or the refiner.
+
+    The student is that of the first round without one; the refiner learns from `gold.refiner`.
+    """
+    if role is Trained.student:
+        if output is not None:
+            raise typer.BadParameter("--output goes with --role refiner; students are kept in the workspace")
+        _run_until("train", recipe, profile, workspace, json)
+        return
+    from factory import session
+    from factory.progress import Progress
+
+    with Progress(bars=not json) as progress:
+        found = session.train_refiner(recipe, profile, output or workspace / "adapters" / "refiner", progress)
+    _print(found, json)
+
+
+def evaluate(  # noqa: PLR0913, PLR0917 (one argument an option)
+    recipe: RecipePath,
+    profile: Profile = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="base, promoted or an adapter's folder; else the round's student."
+        ),
+    ] = None,
+    split: Annotated[SplitName, typer.Option("--split", help="Of --model.")] = SplitName.test,
+    json: AsJson = False,
+) -> None:
+    """Evaluate the first round that is not, or one model on one split."""
+    if model is None:
+        _run_until("evaluate", recipe, profile, workspace, json)
+        return
+    from factory import session
+    from factory.progress import Progress
+
+    with Progress(bars=not json) as progress:
+        found = session.evaluate_model(recipe, profile, model, split.value, workspace, progress)
+    _print(found, json)
+
+
+def serve(
+    recipe: RecipePath,
+    profile: Profile = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="On loopback.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Serve the promoted student on this machine until Ctrl-C."""
+    from factory import session
+    from factory.progress import Progress
+    from factory.screen import print_note
+
+    try:
+        with Progress(bars=not json) as progress:
+            _print(session.serve(recipe, profile, workspace, port, progress), json)
+    except KeyboardInterrupt:
+        print_note("stopped serving")
+
+
+def _run_until(stage: str, recipe: Path, profile: str | None, workspace: Path, json: bool) -> None:
+    from factory import session
+    from factory.progress import Progress
+
+    with Progress(bars=not json) as progress:
+        found = session.run_until(recipe, profile, workspace, progress, stage)
+    _print(found, json)
+
+
+def _print(found: dict[str, Any], json: bool) -> None:
+    from factory.screen import print_json, print_mapping
+
+    if json:
+        print_json(found)
+    else:
+        print_mapping(found)

@@ -1,0 +1,133 @@
+"""What no single key of a recipe can tell: whether its parts fit together.
+
+Servers and models, steps and their options, ranks and controls. Steps are looked up and their
+options validated, nothing is created; no file of the domain is read. Each check names the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from factory.errors import RecipeError
+from factory.explain import Loc, did_you_mean, dotted
+from factory.recipe import EndpointServer, Recipe, Role, StepSpec, VllmServer
+from factory.registry import Group, find, options_of
+
+# max_lora_rank of vLLM; an adapter may have any rank up to it.
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class Inconsistency(RecipeError):
+    """A part of a recipe that does not fit; `loc` is its key, for whoever knows the file."""
+
+    def __init__(self, loc: Loc, what: str, hint: str = "") -> None:
+        super().__init__(what, where=dotted(loc), hint=hint)
+        self.loc = loc
+
+
+def check_consistency(recipe: Recipe) -> None:
+    """Raises Inconsistency for the first part that does not fit."""
+    _check_models(recipe)
+    _check_servers(recipe)
+    for group, loc, spec in steps(recipe):
+        _check_options(group, loc, spec)
+    _check_material(recipe)
+    _check_refiners(recipe)
+    _check_training(recipe)
+    _check_controls(recipe)
+
+
+def steps(recipe: Recipe) -> Iterator[tuple[Group, Loc, StepSpec]]:
+    """Every step of a recipe with its group and key."""
+    for index, strategy in enumerate(recipe.strategies):
+        yield "generators", ("strategies", index), strategy
+    for index, refiner in enumerate(recipe.refiners):
+        yield "refiners", ("refiners", index), refiner
+    for role, training in recipe.training.items():
+        yield "trainers", ("training", role), training
+    yield "evaluators", ("evaluation",), recipe.evaluation
+
+
+def _check_models(recipe: Recipe) -> None:
+    if "teacher" not in recipe.models:
+        raise Inconsistency(("models", "teacher"), "'teacher' is missing", "name the server that generates")
+    for role, model in recipe.models.items():
+        server = recipe.servers.get(model.server)
+        if server is None:
+            hint = did_you_mean(model.server, list(recipe.servers))
+            raise Inconsistency(("models", role, "server"), f"there is no server '{model.server}'", hint)
+        if isinstance(server, EndpointServer) and not model.model:
+            hint = f"the endpoint '{model.server}' must be told which of its models to use"
+            raise Inconsistency(("models", role, "model"), "'model' is missing", hint)
+
+
+def _check_servers(recipe: Recipe) -> None:
+    for name, server in recipe.servers.items():
+        if isinstance(server, VllmServer) and server.max_lora_rank not in SERVED_RANKS:
+            ranks = ", ".join(map(str, SERVED_RANKS))
+            what = f"vLLM cannot serve rank {server.max_lora_rank}"
+            raise Inconsistency(("servers", name, "max_lora_rank"), what, f"one of {ranks}")
+        if isinstance(server, EndpointServer) and not server.base_url.startswith(("http://", "https://")):
+            what = f"'{server.base_url}' is no http address"
+            raise Inconsistency(("servers", name, "base_url"), what, "for example http://127.0.0.1:8000/v1")
+
+
+def _check_options(group: Group, loc: Loc, spec: StepSpec) -> None:
+    try:
+        find(group, spec.name)
+    except RecipeError as error:
+        raise Inconsistency((*loc, "name"), error.what, error.hint) from error
+    try:
+        options_of(group, spec)
+    except RecipeError as error:
+        raise Inconsistency((*loc, error.where) if error.where else loc, error.what, error.hint) from error
+
+
+def _check_material(recipe: Recipe) -> None:
+    for index, strategy in enumerate(recipe.strategies):
+        loc = ("strategies", index, "name")
+        if strategy.name == "seeded" and recipe.seeds is None:
+            raise Inconsistency(loc, "'seeded' has no seeds", "set `seeds` to a JSONL file of prompts")
+        if strategy.name == "grounded" and not recipe.sources.paths:
+            raise Inconsistency(loc, "'grounded' has no sources", "set `sources.paths` to your documents")
+
+
+def _check_refiners(recipe: Recipe) -> None:
+    names: set[str] = set()
+    for index, refiner in enumerate(recipe.refiners):
+        loc = ("refiners", index, "name")
+        if refiner.name in names:
+            raise Inconsistency(loc, f"'{refiner.name}' stands in the list twice", "keep one of them")
+        names.add(refiner.name)
+        if find("refiners", refiner.name).uses_model and "refiner" not in recipe.models:
+            raise Inconsistency(loc, f"'{refiner.name}' needs a model", "add `models.refiner`")
+
+
+def _check_training(recipe: Recipe) -> None:
+    if "refiner" in recipe.training and recipe.gold.refiner is None:
+        raise Inconsistency(("training", "refiner"), "nothing to train it on", "set `gold.refiner`")
+    for role, spec in recipe.training.items():
+        model = recipe.models.get(cast("Role", role))
+        if model is None:
+            hint = f"add `models.{role}`, which says who serves it"
+            raise Inconsistency(("training", role), f"there is no model '{role}'", hint)
+        server = recipe.servers[model.server]
+        rank = getattr(options_of("trainers", spec), "rank", None)
+        if isinstance(server, VllmServer) and rank is not None and rank > server.max_lora_rank:
+            what = f"rank {rank} is more than server '{model.server}' serves, {server.max_lora_rank}"
+            fit = next((served for served in SERVED_RANKS if served >= rank), None)
+            hint = f"set its max_lora_rank to {fit}" if fit else f"vLLM serves {SERVED_RANKS[-1]} at most"
+            raise Inconsistency(("training", role, "rank"), what, hint)
+
+
+def _check_controls(recipe: Recipe) -> None:
+    names = [refiner.name for refiner in recipe.refiners]
+    if recipe.loop.controls and "student" not in recipe.training:
+        hint = "a control trains a student: add it, or drop the controls"
+        raise Inconsistency(("loop", "controls"), "there is no `training.student`", hint)
+    for control, kept in recipe.loop.controls.items():
+        for index, name in enumerate(kept):
+            if name not in names:
+                loc = ("loop", "controls", control, index)
+                raise Inconsistency(loc, f"'{name}' is no refiner of this recipe", did_you_mean(name, names))

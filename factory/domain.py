@@ -1,0 +1,51 @@
+"""The material of a recipe, held in memory: sections, seed prompts, gold items.
+
+These are small (a handbook, a few hundred prompts); generated samples are not here but in the
+store. `factory.load` reads and checks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from factory.nearest import SourceIndex
+from factory.recipe import Recipe
+from factory.types import CheckedDraft, GoldItem, Seed, Source
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A recipe with everything that it names, and the folder its paths are relative to."""
+
+    recipe: Recipe
+    folder: Path
+    sources: tuple[Source, ...]
+    seeds: tuple[Seed, ...]
+    dev: tuple[GoldItem, ...]
+    test: tuple[GoldItem, ...]
+    drafts: tuple[CheckedDraft, ...]
+
+    @cached_property
+    def slices(self) -> tuple[str, ...]:
+        """All slice names, sorted."""
+        names = {source.slice for source in self.sources} | {seed.slice for seed in self.seeds}
+        return tuple(sorted(names | {item.slice for item in (*self.dev, *self.test)}))
+
+    @cached_property
+    def source_by_key(self) -> Mapping[str, Source]:
+        return {source.key: source for source in self.sources}
+
+    def nearest_source(self, text: str, slice: str | None = None) -> Source | None:
+        """The section that shares most with `text`, weighted by how rare the words are.
+
+        A citation in the text narrows the search to the sections that bear it; `slice`, if given, to
+        that slice. None where nothing is near.
+        """
+        return self._index.find(text, slice)
+
+    @cached_property
+    def _index(self) -> SourceIndex:
+        return SourceIndex(self.sources)

@@ -1,0 +1,253 @@
+"""The one way to call a model: stored answer, slot, budget, call, retry, record.
+
+`Engine.ask` binds a role and a model to a coroutine that generators, refiners and evaluators
+call. It answers from the store where the same request was answered before, so running work again is
+resuming it. Two equal requests in flight share one call. `Engine.run_tasks` keeps a bounded number
+of tasks going, where one that fails is data. What is asked and what becomes of answers is not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from factory.budget import Budget, bound_prompt_tokens
+from factory.calls import Call, Purpose, answered_row, failed_row
+from factory.concurrency import AdaptiveLimit
+from factory.counts import Counts, Rate, describe
+from factory.errors import BudgetExceeded, EndpointError, FactoryError, InputError, ServerError
+from factory.failures import FailureRule
+from factory.ports import Ask, Generator, Model
+from factory.recipe import ModelSpec
+from factory.types import Completion, Json, Message, Request, Sample, Sampling, Task, digest
+
+if TYPE_CHECKING:
+    from factory.store.store import Store
+
+MAX_BACKOFF_SECONDS: Final = 30.0
+PENDING_PER_SLOT: Final = 4
+OVERLOAD_KINDS: Final = frozenset({"rate_limited", "timeout"})
+
+Outcome = tuple[Task, list[Sample] | FactoryError]
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A call in flight and how many wait for it."""
+
+    task: asyncio.Task[Completion]
+    num_waiting: int = 0
+
+
+class Engine:
+    """Calls models for one run; belongs to one event loop."""
+
+    backoff_seconds = 0.5  # before the second attempt; doubled for each further one
+
+    def __init__(
+        self,
+        store: Store,
+        budget: Budget,
+        run_id: str,
+        seed: int = 0,
+        max_failure_share: float = 0.2,
+    ) -> None:
+        self.store = store
+        self.budget = budget
+        self.run_id = run_id
+        self.seed = seed
+        self.max_failure_share = max_failure_share
+        self._counts = Counts()
+        self._rate = Rate()
+        self._limits: dict[str, AdaptiveLimit] = {}
+        self._in_flight: dict[str, _Shared] = {}
+
+    @property
+    def counts(self) -> Counts:
+        """A snapshot of what was done since this engine was made, for all runs that it serves."""
+        return self._counts.snapshot()
+
+    def line(self) -> str:
+        """Rate, tokens, cost and failures, as the text of a progress line."""
+        return describe(self._counts, self._rate.update(self._counts.num_answered))
+
+    def for_run(self, run_id: str) -> Engine:
+        """The same engine for another run: budget, slots, counts and calls in flight are shared."""
+        other = copy.copy(self)
+        other.run_id = run_id
+        return other
+
+    def limit_of(self, spec: ModelSpec) -> AdaptiveLimit:
+        """The slots of a server, which all its roles share; the largest `concurrency` of them counts."""
+        limit = self._limits.get(spec.server)
+        if limit is None:
+            limit = self._limits[spec.server] = AdaptiveLimit(spec.concurrency)
+        limit.allow(spec.concurrency)
+        return limit
+
+    def ask(self, role: str, model: Model, spec: ModelSpec, stage: str, round_number: int) -> Ask:
+        """How work of `stage` asks `model`; sampling is the spec's where none is given."""
+        purpose = Purpose(role, model, spec, self.limit_of(spec), stage, round_number)
+        usual = spec.sampling.sampling()
+
+        async def ask(
+            messages: Sequence[Message],
+            *,
+            schema: Json | None = None,
+            sampling: Sampling | None = None,
+            ordinal: int = 0,
+        ) -> Completion:
+            seeded = self._seeded(sampling or usual, messages, ordinal)
+            request = Request(model.id, tuple(messages), schema, seeded, ordinal)
+            return await self._answer(request, purpose)
+
+        return ask
+
+    def _seeded(self, sampling: Sampling, messages: Sequence[Message], ordinal: int) -> Sampling:
+        """Sampling with a seed of its own for each request, so that the same run draws the same answers."""
+        if sampling.temperature == 0 or sampling.seed is not None:
+            return sampling
+        return replace(sampling, seed=int(digest([self.seed, messages, ordinal], 8), 16) >> 1)
+
+    async def _answer(self, request: Request, purpose: Purpose) -> Completion:
+        call_id = request.id
+        stored = self.store.find_call(call_id)
+        if stored is not None:
+            self._counts.num_found += 1
+            return stored
+        shared = self._in_flight.get(call_id)
+        if shared is None:
+            task = asyncio.create_task(self._settle(Call(call_id, request, purpose)))
+            shared = self._in_flight[call_id] = _Shared(task)
+        shared.num_waiting += 1
+        try:
+            return await asyncio.shield(shared.task)
+        finally:
+            shared.num_waiting -= 1
+            if shared.num_waiting == 0:
+                del self._in_flight[call_id]
+                if not shared.task.done():
+                    await _stop([shared.task])
+
+    async def _settle(self, call: Call) -> Completion:
+        """Attempts until an answer comes or the retries are spent; either way the call is recorded."""
+        try:
+            answer, dollars = await self._retry(call)
+        except BaseException as error:
+            if call.num_attempts:
+                if not isinstance(error, FactoryError):
+                    call.error = "cancelled" if isinstance(error, asyncio.CancelledError) else "defect"
+                self._counts.failed[call.error] += 1
+                self.store.append("calls", [failed_row(call, self.run_id)])
+            raise
+        self._counts.add(answer, dollars)
+        self.store.append("calls", [answered_row(call, self.run_id, answer, dollars)])
+        return answer
+
+    async def _retry(self, call: Call) -> tuple[Completion, float]:
+        while True:
+            try:
+                return await self._attempt(call)
+            except EndpointError as error:
+                call.error = error.kind
+                if not error.retryable or call.num_attempts > call.purpose.spec.max_retries:
+                    raise
+                delay_seconds = self._delay_seconds(call, error)
+            await asyncio.sleep(delay_seconds)
+
+    async def _attempt(self, call: Call) -> tuple[Completion, float]:
+        """One answer and its dollars; slot and reservation are given back whatever happens."""
+        request, price = call.request, call.purpose.spec.price
+        async with call.purpose.limit.slot() as slot:
+            bound = bound_prompt_tokens(request.messages)
+            reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price)
+            call.num_attempts += 1
+            self._counts.num_attempts += 1
+            try:
+                answer = await self._complete(call.purpose.model, request)
+            except BaseException as error:
+                self.budget.release(reservation)
+                slot.overloaded = isinstance(error, EndpointError) and error.kind in OVERLOAD_KINDS
+                raise
+            slot.answered = True
+            dollars = self.budget.settle(reservation, answer.prompt_tokens, answer.completion_tokens, price)
+        return replace(answer, call_id=call.id, latency_ms=answer.latency_ms or call.latency_ms()), dollars
+
+    async def _complete(self, model: Model, request: Request) -> Completion:
+        """The model's answer, cut off where the run's minutes end."""
+        seconds_left = self.budget.seconds_left()
+        if seconds_left is None:
+            return await model.complete(request)
+        try:
+            async with asyncio.timeout(seconds_left) as deadline:
+                return await model.complete(request)
+        except TimeoutError:
+            if deadline.expired():
+                raise self.budget.exceeded("minutes") from None
+            raise
+
+    def _delay_seconds(self, call: Call, error: EndpointError) -> float:
+        """Exponential backoff, spread by a hash so that calls refused together do not return together."""
+        spread = int(digest([call.id, call.num_attempts], 6), 16) / 16**6
+        backoff = min(MAX_BACKOFF_SECONDS, self.backoff_seconds * 2.0 ** (call.num_attempts - 1))
+        delay = max(backoff * (0.5 + spread / 2), (error.retry_after_seconds or 0.0) * (1 + spread / 10))
+        seconds_left = self.budget.seconds_left()
+        return delay if seconds_left is None else min(delay, seconds_left)
+
+    async def run_tasks(
+        self, generator: Generator, tasks: Iterable[Task], ask: Ask, concurrency: int
+    ) -> AsyncIterator[Outcome]:
+        """Each task with its samples or its error, as they finish; contextlib.aclosing stops it early.
+
+        `tasks` is taken from lazily, four times `concurrency` ahead at most. A spent budget ends the intake:
+        tasks under way finish, and last comes one of those that it refused, with BudgetExceeded.
+        Raises FactoryError where failures are too many (see `FailureRule`).
+        """
+        queue: asyncio.Queue[asyncio.Task[Outcome]] = asyncio.Queue()
+        pending: set[asyncio.Task[Outcome]] = set()
+        remaining, rule = iter(tasks), FailureRule(self.max_failure_share)
+        refused: tuple[Task, BudgetExceeded] | None = None
+        try:
+            while True:
+                while not refused and len(pending) < PENDING_PER_SLOT * concurrency:
+                    task = next(remaining, None)
+                    if task is None:
+                        break
+                    work = asyncio.create_task(_make(generator, task, ask))
+                    work.add_done_callback(queue.put_nowait)
+                    pending.add(work)
+                if not pending:
+                    break
+                done = await queue.get()
+                pending.discard(done)
+                task, result = done.result()
+                if isinstance(result, BudgetExceeded):
+                    refused = refused or (task, result)
+                    continue
+                rule.observe(result if isinstance(result, FactoryError) else None)
+                yield task, result
+            rule.finish()
+            if refused:
+                yield refused
+        finally:
+            await _stop(pending)
+
+
+async def _make(generator: Generator, task: Task, ask: Ask) -> Outcome:
+    try:
+        return task, await generator.make(task, ask)
+    except (InputError, ServerError):  # a full disk or a dead server is nobody's single failure
+        raise
+    except FactoryError as error:
+        return task, error
+
+
+async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels what still runs and waits until it has given everything back."""
+    running = list(tasks)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)

@@ -1,0 +1,79 @@
+"""The error vocabulary: one class for each boundary that can fail.
+
+`FactoryError` carries what a person needs: what went wrong, where (file and key), what to do.
+The command line prints it as one line and exits with `exit_code`: 2 where the input is wrong,
+1 where the work failed. Anything else that escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class FactoryError(Exception):
+    """Base of all errors that we raise on purpose; its text is one line."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.hint:
+            parts.append(self.hint)
+        return " — ".join(" ".join(part.split()) for part in parts)
+
+
+class InputError(FactoryError):
+    """What the user gave is wrong: recipe, file, option, argument."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe, profile or a file that it names cannot be used."""
+
+
+class WorkspaceError(InputError):
+    """The workspace cannot be used: held by another run, newer version, full or read-only disk."""
+
+
+class EndpointError(FactoryError):
+    """An endpoint did not answer usefully after all retries.
+
+    `kind` is one of: unreachable, timeout, unauthorized, refused, rate_limited, server_error,
+    malformed. It is what `calls.error` holds and what reports count by.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        kind: str,
+        retry_after_seconds: float | None = None,
+        retryable: bool = True,
+        where: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.kind = kind
+        self.retry_after_seconds = retry_after_seconds
+        self.retryable = retryable
+
+
+class ServerError(FactoryError):
+    """A server that we started did not come up or went away; carries the end of its log."""
+
+
+class BudgetExceeded(FactoryError):
+    """The next call could pass a limit of the budget, so it was not made."""
+
+
+class GuardTripped(FactoryError):
+    """A guard stopped the round; the text carries its evidence."""
+
+
+class TrainingError(FactoryError):
+    """Training could not start or did not finish."""

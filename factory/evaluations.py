@@ -1,0 +1,116 @@
+"""Evaluations in the store: written item by item, read back for comparison and allocation.
+
+Asking and scoring is the evaluator's; splitting a round's budget is factory.allocate's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from factory.allocate import SliceState
+from factory.bench import Bench, now
+from factory.types import Comparison, Evaluation, ItemResult, Split, digest
+
+
+def evaluation_id(run_id: str, round_number: int, split: Split) -> str:
+    """One evaluation for each run, round and split."""
+    return "evl_" + digest([run_id, round_number, split])
+
+
+def record_evaluation(
+    bench: Bench, number: int, evaluation: Evaluation, before: Evaluation | None, comparison: Comparison | None
+) -> None:
+    """Writes an evaluation with its items; `before` is the one it was compared with."""
+    key = evaluation_id(bench.run_id, number, evaluation.split)
+    items = [
+        {
+            "evaluation_id": key,
+            "item_key": item.key,
+            "slice": item.slice,
+            "cluster": item.cluster,
+            "question": item.question,
+            "expected": item.expected,
+            "answer": item.answer,
+            "score": item.score,
+            "call_id": item.call_id,
+        }
+        for item in evaluation.items
+    ]
+    row = {
+        "id": key,
+        "run_id": bench.run_id,
+        "round": number,
+        "model_id": evaluation.model_id,
+        "split": evaluation.split,
+        "metric": evaluation.metric,
+        "num_items": len(evaluation.items),
+        "mean": evaluation.mean,
+        "low": evaluation.low,
+        "high": evaluation.high,
+        "compared_with": before.model_id if before else None,
+        "comparison": asdict(comparison) if comparison else None,
+        "at": now(),
+    }
+    bench.store.append("evaluation_items", items)
+    bench.store.append("evaluations", [row])
+
+
+def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | None:
+    """The evaluation of a round; a control's base is the main run's."""
+    run_id = bench.run_id if number else bench.run_id.removesuffix(f"_{bench.control}")
+    key = evaluation_id(run_id, number, split)
+    rows = bench.store.select("SELECT * FROM evaluations WHERE id = ?", (key,))
+    if not rows:
+        return None
+    found = bench.store.select("SELECT * FROM evaluation_items WHERE evaluation_id = ? ORDER BY item_key", (key,))
+    items = tuple(
+        ItemResult(
+            item["item_key"],
+            item["slice"],
+            item["cluster"],
+            item["question"],
+            item["expected"],
+            item["answer"],
+            item["score"],
+            item["call_id"],
+        )
+        for item in found
+    )
+    row = rows[0]
+    return Evaluation(row["model_id"], split, row["metric"], row["mean"], row["low"], row["high"], items)
+
+
+def slice_states(bench: Bench, number: int) -> dict[str, SliceState]:
+    """What dev says before round `number`, by slice; empty before the first evaluation.
+
+    Tokens are those of the last round's generation and refinement, by the slice of the sample
+    that came of the call.
+    """
+    last = load_evaluation(bench, number - 1, "dev")
+    if last is None:
+        return {}
+    previous = load_evaluation(bench, number - 2, "dev") if number >= 2 else None
+    tokens = {
+        row["slice"]: int(row["tokens"])
+        for row in bench.store.select(
+            """SELECT s.slice, sum(c.prompt_tokens + c.completion_tokens) AS tokens
+               FROM round_samples r JOIN samples s ON s.id = r.sample_id
+               JOIN edges e ON e.child = s.id AND e.relation = 'call' JOIN calls c ON c.id = e.parent
+               WHERE r.run_id = ? AND r.round = ? AND c.status = 'ok' GROUP BY s.slice""",
+            (bench.run_id, number - 1),
+        )
+    }
+    before, after = means(previous), means(last)
+    counts = {name: sum(item.slice == name for item in last.items) for name in after}
+    return {
+        name: SliceState(after[name], before.get(name, 0.0), counts[name] / len(last.items), tokens.get(name, 0))
+        for name in after
+    }
+
+
+def means(evaluation: Evaluation | None) -> dict[str, float]:
+    """Mean score of each slice."""
+    scores: dict[str, list[float]] = {}
+    for item in evaluation.items if evaluation else ():
+        scores.setdefault(item.slice, []).append(item.score)
+    return {name: sum(values) / len(values) for name, values in scores.items()}

@@ -1,0 +1,279 @@
+"""Everything that a report says about a run, read from the store into plain frozen values.
+
+`collect` takes the newest run that is no control, together with its controls. Nothing is
+computed that SQL does not show as well, nothing is formatted, and a run that is still going, or
+was cut off, gives what is there. Rendering is in factory.report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from factory.accuracy import ModelResult, Paired, Selects, compare_last, read_results
+from factory.errors import InputError
+from factory.funnel import Reason, Step, Yield, read_reasons, read_steps, read_yields
+from factory.types import Json, digest
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run in its own words; `config_digest` covers recipe and profile as they were loaded."""
+
+    id: str
+    recipe: str
+    title: str
+    digest: str
+    config_digest: str
+    version: str
+    started_at: str
+    state: str
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage took in all its attempts that ended; `label` is a round or a control."""
+
+    label: str
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Spend:
+    """Calls of one role in one stage; `num_found` are answers that another run had paid for.
+
+    `seconds` is the sum of latencies, so it exceeds the wall clock where calls overlap.
+    """
+
+    label: str
+    stage: str
+    role: str
+    num_calls: int
+    num_failed: int
+    num_found: int
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A decision about promotion, with the numbers it rests on."""
+
+    label: str
+    promote: bool
+    reason: str
+    evidence: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A frozen dataset and the measures that its guards took."""
+
+    label: str
+    id: str
+    num_samples: int
+    guards: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings of a run; `dataclasses.asdict` of it can be written as JSON."""
+
+    run: Run
+    slices: tuple[str, ...]
+    models: tuple[ModelResult, ...]
+    comparisons: tuple[Paired, ...]
+    num_generated: int
+    num_accepted: int
+    num_undecided: int
+    steps: tuple[Step, ...]
+    reasons: tuple[Reason, ...]
+    strategies: tuple[Yield, ...]
+    slice_rounds: tuple[Yield, ...]
+    spend: tuple[Spend, ...]
+    gates: tuple[Gate, ...]
+    datasets: tuple[Dataset, ...]
+    stages: tuple[StageTime, ...]
+
+
+def collect(store: Selects) -> Report:
+    """The findings of the newest run; raises InputError where the store holds none."""
+    row = find_run(store)
+    run_id = row["id"]
+    controls = store.select(
+        "SELECT id, control FROM runs WHERE control IS NOT NULL AND starts_with(id, ? || '_') "
+        "ORDER BY started_at, id",
+        (run_id,),
+    )
+    labels = {run_id: "", **{control["id"]: control["control"] for control in controls}}
+    models = read_results(store, run_id, [control["id"] for control in controls])
+    steps = read_steps(store, run_id)
+    strategies = read_yields(store, run_id, "strategy")
+    return Report(
+        run=_run(store, row),
+        slices=tuple(sorted({name for model in models for name in model.slices})),
+        models=models,
+        comparisons=compare_last(store, models),
+        num_generated=sum(each.num_generated for each in strategies),
+        num_accepted=sum(each.num_accepted for each in strategies),
+        num_undecided=sum(each.num_generated - each.num_accepted - each.num_dropped for each in strategies),
+        steps=steps,
+        reasons=read_reasons(store, run_id),
+        strategies=strategies,
+        slice_rounds=read_yields(store, run_id, "slice", by_round=True),
+        spend=_spend(store, labels),
+        gates=_gates(store, run_id),
+        datasets=_datasets(store, labels),
+        stages=_stages(store, labels),
+    )
+
+
+def find_run(store: Selects, run_id: str | None = None) -> dict[str, Any]:
+    """The row of a run, by default of the newest that is no control; raises InputError."""
+    rows = store.select(
+        "SELECT id, recipe, control, digest, config, version, epoch(started_at) AS started FROM runs "
+        "WHERE id = ? OR (?::VARCHAR IS NULL AND control IS NULL) ORDER BY started_at DESC, id LIMIT 1",
+        (run_id, run_id),
+    )
+    if not rows:
+        what = f"no run '{run_id}' in this workspace" if run_id else "this workspace holds no run yet"
+        raise InputError(
+            what, hint="`factory status` lists what is there" if run_id else "start one with `factory run`"
+        )
+    return {**rows[0], "config": read_json(rows[0]["config"])}
+
+
+def read_json(value: Json) -> Json:
+    """A JSON column's value, which arrives as text or parsed."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _run(store: Selects, row: Mapping[str, Any]) -> Run:
+    last = store.select(
+        "SELECT round, stage, status, detail->>'error' AS error FROM stages WHERE run_id = ? "
+        "ORDER BY created_at DESC, rowid DESC LIMIT 1",
+        (row["id"],),
+    )
+    state = "no stage yet"
+    if last:
+        state = f"round {last[0]['round']}, {last[0]['stage']}: {last[0]['status']}"
+        state += f" ({last[0]['error']})" if last[0]["error"] else ""
+    title = (row["config"] or {}).get("domain", {}).get("title", row["recipe"])
+    started_at = datetime.fromtimestamp(row["started"], UTC).isoformat(" ", "seconds")
+    return Run(
+        row["id"],
+        row["recipe"],
+        title,
+        row["digest"],
+        digest(row["config"]),
+        row["version"],
+        started_at,
+        state,
+    )
+
+
+def _spend(store: Selects, labels: Mapping[str, str]) -> tuple[Spend, ...]:
+    """Found answers are calls of other runs that samples or evaluated items of this one rest on."""
+    rows = store.select(
+        """
+        WITH used AS (
+            SELECT r.run_id, e.parent AS id FROM round_samples r
+            JOIN edges e ON e.child = r.sample_id AND e.relation = 'call'
+            UNION SELECT d.run_id, e.parent FROM decisions d
+            JOIN edges e ON e.child = d.rewrite_id AND e.relation = 'call'
+            UNION SELECT v.run_id, i.call_id FROM evaluations v
+            JOIN evaluation_items i ON i.evaluation_id = v.id
+        ), found AS (
+            SELECT u.run_id, c.id, any_value(c.stage) AS stage, any_value(c.role) AS role
+            FROM used u JOIN calls c ON c.id = u.id AND c.status = 'ok'
+            GROUP BY u.run_id, c.id HAVING NOT bool_or(c.run_id = u.run_id)
+        ), counted AS (
+            SELECT run_id, stage, role, 1 AS num_calls, (status = 'failed')::INT AS num_failed,
+                   0 AS num_found, prompt_tokens, completion_tokens, cost_dollars, latency_ms FROM calls
+            UNION ALL SELECT run_id, stage, role, 0, 0, 1, 0, 0, 0, 0 FROM found
+        )
+        SELECT run_id, stage, role, sum(num_calls)::BIGINT AS num_calls,
+               sum(num_failed)::BIGINT AS num_failed,
+               sum(num_found)::BIGINT AS num_found, sum(prompt_tokens)::BIGINT AS prompt_tokens,
+               sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_dollars) AS dollars,
+               sum(latency_ms) / 1000 AS seconds
+        FROM counted WHERE list_contains(?::VARCHAR[], run_id)
+        GROUP BY run_id, stage, role
+        ORDER BY list_position(?::VARCHAR[], run_id),
+                 list_position(['generate', 'refine', 'evaluate'], stage), role
+        """,
+        (list(labels), list(labels)),
+    )
+    return tuple(Spend(labels[row.pop("run_id")], **row) for row in rows)
+
+
+def _gates(store: Selects, run_id: str) -> tuple[Gate, ...]:
+    rows = store.select(
+        "SELECT round, detail FROM stages WHERE run_id = ? AND stage = 'promote' AND status = 'done' "
+        "ORDER BY round, created_at",
+        (run_id,),
+    )
+    gates = []
+    for row in rows:
+        evidence = dict(read_json(row["detail"]) or {})
+        promote, reason = bool(evidence.pop("promote", False)), str(evidence.pop("reason", ""))
+        evidence.pop("adapter", None)
+        gates.append(Gate(f"round {row['round']}", promote, reason, evidence))
+    return tuple(gates)
+
+
+def _datasets(store: Selects, labels: Mapping[str, str]) -> tuple[Dataset, ...]:
+    rows = store.select(
+        "SELECT id, run_id, round, num_samples, guards FROM datasets "
+        "WHERE list_contains(?::VARCHAR[], run_id) "
+        "ORDER BY list_position(?::VARCHAR[], run_id), round",
+        (list(labels), list(labels)),
+    )
+    return tuple(
+        Dataset(
+            labels[row["run_id"]] or f"round {row['round']}",
+            row["id"],
+            row["num_samples"],
+            read_json(row["guards"]) or {},
+        )
+        for row in rows
+    )
+
+
+def _stages(store: Selects, labels: Mapping[str, str]) -> tuple[StageTime, ...]:
+    """Seconds of each stage; an attempt that was killed has no end and counts for nothing."""
+    rows = store.select(
+        "SELECT run_id, round, stage, status, epoch(created_at) AS at FROM stages "
+        "WHERE list_contains(?::VARCHAR[], run_id) "
+        "ORDER BY list_position(?::VARCHAR[], run_id), round, created_at, rowid",
+        (list(labels), list(labels)),
+    )
+    began: dict[tuple[str, str], float] = {}
+    seconds: dict[tuple[str, str], float] = {}
+    for row in rows:
+        key = (labels[row["run_id"]] or (f"round {row['round']}" if row["round"] else "base"), row["stage"])
+        if row["status"] == "started":
+            began[key] = row["at"]
+        elif key in began:
+            seconds[key] = seconds.get(key, 0.0) + row["at"] - began.pop(key)
+    return tuple(StageTime(label, stage, value) for (label, stage), value in seconds.items())
+
+
+def total_spend(spend: Sequence[Spend]) -> Spend:
+    """The sum over all stages, roles and runs."""
+    names = (
+        "num_calls",
+        "num_failed",
+        "num_found",
+        "prompt_tokens",
+        "completion_tokens",
+        "dollars",
+        "seconds",
+    )
+    return Spend("", "all", "all", **{name: sum(getattr(each, name) for each in spend) for name in names})

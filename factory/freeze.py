@@ -1,0 +1,74 @@
+"""A dataset is everything accepted so far, frozen: content-addressed, ordered, never replaced.
+
+Rounds accumulate (arXiv 2404.01413: replacing data with the newest generation collapses, adding
+to it does not). The guards look at it before anybody trains on it. Files are written from the
+store when a trainer or an export wants them, streamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from factory import guard
+from factory.bench import Bench, now
+
+ACCEPTED = """
+    SELECT d.sample_id, s.content_hash, d.round FROM decisions d JOIN samples s ON s.id = d.sample_id
+    WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' ORDER BY d.round, d.sample_id"""
+
+
+def freeze(bench: Bench, number: int) -> str:
+    """Freezes what is accepted up to this round and checks it; returns the dataset's id.
+
+    Raises GuardTripped, after the dataset and its measures were written down as evidence.
+    """
+    done = bench.done(number, "freeze")
+    if done is not None:
+        return str(done["dataset"])
+    with bench.stage(number, "freeze") as detail:
+        dataset_id, num_samples = write_members(bench, number)
+        size = int(measure(bench, 1, guard.SAMPLE_SIZE)["size"])
+        measures = {"now": measure(bench, number, size), "first": measure(bench, 1, size)}
+        row = {"id": dataset_id, "run_id": bench.run_id, "round": number, "num_samples": num_samples}
+        bench.store.append("datasets", [{**row, "guards": measures, "at": now()}])
+        detail.update({"dataset": dataset_id, "samples": num_samples, "guards": measures})
+        guard.check(bench.recipe.guard, num_samples, measures["now"], measures["first"])
+    return dataset_id
+
+
+def write_members(bench: Bench, number: int) -> tuple[str, int]:
+    """Names the dataset by what is in it and writes its members; two streaming passes."""
+    hasher, num_samples = hashlib.blake2b(bench.run_id.encode(), digest_size=10), 0
+    for row in bench.store.stream(ACCEPTED, (bench.run_id, number)):
+        hasher.update(row["content_hash"].encode())
+        num_samples += 1
+    dataset_id = f"dat_{hasher.hexdigest()}"
+    for position, row in enumerate(bench.store.stream(ACCEPTED, (bench.run_id, number))):
+        member = {"dataset_id": dataset_id, "sample_id": row["sample_id"], "position": position}
+        bench.store.append("dataset_samples", [member])
+    return dataset_id, num_samples
+
+
+def measure(bench: Bench, number: int, size: int) -> dict[str, float]:
+    """Diversity of the accepted questions up to a round; the order by hash favours no sample."""
+    sql = f"SELECT s.question FROM ({ACCEPTED}) a JOIN samples s ON s.id = a.sample_id ORDER BY a.sample_id LIMIT ?"
+    rows = bench.store.select(sql, (bench.run_id, number, size))
+    return guard.measure([row["question"] for row in rows], size)
+
+
+def write_jsonl(bench: Bench, dataset_id: str) -> Path:
+    """The dataset as a JSONL file of {"messages": [...]} lines in the workspace; written once."""
+    path = bench.workspace / "datasets" / f"{dataset_id}.jsonl"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    sql = """SELECT s.messages FROM dataset_samples d JOIN samples s ON s.id = d.sample_id
+             WHERE d.dataset_id = ? ORDER BY d.position"""
+    with partial.open("w", encoding="utf-8") as file:
+        for row in bench.store.stream(sql, (dataset_id,)):
+            file.write(json.dumps({"messages": json.loads(row["messages"])}, ensure_ascii=False) + "\n")
+    partial.rename(path)
+    return path

@@ -1,0 +1,132 @@
+"""What became of the samples of a run: the refiners' funnel, its reasons, and yields.
+
+All numbers are counts of `round_samples` and `decisions`. Of the generated samples every one is
+accepted, dropped, or not decided yet; a rewritten one lives on in the sample that took its place,
+so rewriting changes no total. What it all cost and gave is not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from factory.accuracy import Selects
+
+NUM_EXAMPLES = 2
+EXAMPLE_CHARS = 300
+
+
+@dataclass(frozen=True)
+class Step:
+    """One refiner of the main run; `num_left` of the generated samples were not dropped up to here."""
+
+    step: int
+    refiner: str
+    num_in: int
+    num_kept: int
+    num_rewritten: int
+    num_dropped: int
+    num_left: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample behind a number, cut to a few hundred characters; `became` is its rewritten answer."""
+
+    sample_id: str
+    question: str
+    answer: str
+    became: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why samples were dropped or rewritten at a step."""
+
+    step: int
+    refiner: str
+    action: str
+    reason: str
+    num_samples: int
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What became of the samples of a strategy, or of a slice in a round; `round` 0: all rounds."""
+
+    name: str
+    round: int
+    num_generated: int
+    num_rewritten: int
+    num_dropped: int
+    num_accepted: int
+
+
+def read_steps(store: Selects, run_id: str) -> tuple[Step, ...]:
+    """The refiners of a run in order, with what each kept, rewrote and dropped."""
+    rows = store.select(
+        """
+        SELECT step, refiner, count(*) AS num_in, count(*) FILTER (action = 'keep') AS num_kept,
+               count(*) FILTER (action = 'rewrite') AS num_rewritten,
+               count(*) FILTER (action = 'drop') AS num_dropped
+        FROM decisions WHERE run_id = ? GROUP BY step, refiner ORDER BY step
+        """,
+        (run_id,),
+    )
+    generated = store.select(
+        "SELECT count(DISTINCT sample_id) AS n FROM round_samples WHERE run_id = ?", (run_id,)
+    )
+    num_left, steps = int(generated[0]["n"]), []
+    for row in rows:
+        num_left -= row["num_dropped"]
+        steps.append(Step(num_left=num_left, **row))
+    return tuple(steps)
+
+
+def read_yields(store: Selects, run_id: str, column: str, by_round: bool = False) -> tuple[Yield, ...]:
+    """Generated, rewritten, dropped and accepted samples by a column of `samples` and, if asked, by round."""
+    if column not in {"strategy", "slice"}:
+        raise ValueError(column)
+    rows = store.select(
+        f"""
+        WITH found AS (
+            SELECT DISTINCT sample_id, round, 'generated' AS action FROM round_samples WHERE run_id = ?
+            UNION ALL SELECT sample_id, round, action FROM decisions WHERE run_id = ? AND final
+        )
+        SELECT s.{column} AS name, {"f.round" if by_round else "0"} AS round,
+               count(*) FILTER (f.action = 'generated') AS num_generated,
+               count(*) FILTER (f.action = 'rewrite') AS num_rewritten,
+               count(*) FILTER (f.action = 'drop') AS num_dropped,
+               count(*) FILTER (f.action = 'keep') AS num_accepted
+        FROM found f JOIN samples s ON s.id = f.sample_id GROUP BY ALL ORDER BY ALL
+        """,  # noqa: S608 - the column is one of two literals
+        (run_id, run_id),
+    )
+    return tuple(Yield(**row) for row in rows)
+
+
+def read_reasons(store: Selects, run_id: str) -> tuple[Reason, ...]:
+    """Why samples were dropped or rewritten, by step, with a few examples each."""
+    rows = store.select(
+        """
+        SELECT d.step, d.refiner, d.action, d.reason, d.sample_id, left(s.question, ?) AS question,
+               left(s.answer, ?) AS answer, coalesce(left(r.answer, ?), '') AS became,
+               count(*) OVER same AS num_samples
+        FROM decisions d JOIN samples s ON s.id = d.sample_id LEFT JOIN samples r ON r.id = d.rewrite_id
+        WHERE d.run_id = ? AND d.action <> 'keep'
+        WINDOW same AS (PARTITION BY d.step, d.refiner, d.action, d.reason)
+        QUALIFY row_number() OVER (same ORDER BY d.sample_id) <= ?
+        ORDER BY d.step, d.refiner, d.action, num_samples DESC, d.reason, d.sample_id
+        """,
+        (EXAMPLE_CHARS, EXAMPLE_CHARS, EXAMPLE_CHARS, run_id, NUM_EXAMPLES),
+    )
+    examples: dict[tuple[Any, ...], list[Example]] = {}
+    for row in rows:
+        key = (row["step"], row["refiner"], row["action"], row["reason"], row["num_samples"])
+        example = Example(row["sample_id"], row["question"], row["answer"], row["became"])
+        examples.setdefault(key, []).append(example)
+    return tuple(
+        Reason(step, refiner, action, reason, num_samples, tuple(found))
+        for (step, refiner, action, reason, num_samples), found in examples.items()
+    )

@@ -1,0 +1,146 @@
+"""Reads the JSONL files of a domain: seed prompts, dev and test items, checked drafts.
+
+A line is one JSON object with known keys. Each error names file and line. A question must not stand
+in dev or test and anywhere else, since a score on what was trained on says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import AfterValidator, ValidationError
+
+from factory.errors import RecipeError
+from factory.explain import did_you_mean, dotted, explain
+from factory.layers import read_text
+from factory.recipe import Strict
+from factory.types import CheckedDraft, GoldItem, Seed
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+
+
+class SeedLine(Strict):
+    """A line of the file of seeds."""
+
+    id: Text
+    prompt: Text
+    slice: Text
+    source: Text | None = None
+
+    def value(self) -> Seed:
+        return Seed.create(self.id, self.prompt, self.slice, self.source)
+
+
+class GoldLine(Strict):
+    """A line of dev or test."""
+
+    id: Text
+    question: Text
+    answer: Text
+    slice: Text
+    source: Text | None = None
+
+    def value(self) -> GoldItem:
+        return GoldItem(self.id, self.question, self.answer, self.slice, self.source)
+
+
+class DraftLine(Strict):
+    """A line of the refiner's examples; `corrected` is null where the draft had to go."""
+
+    id: Text
+    question: str
+    answer: str
+    corrected: Text | None
+    reason: Text
+    slice: Text
+    source: Text
+
+    def value(self) -> CheckedDraft:
+        return CheckedDraft(
+            self.id, self.question, self.answer, self.corrected, self.reason, self.source, self.slice
+        )
+
+
+Line = TypeVar("Line", SeedLine, GoldLine, DraftLine)
+
+
+@dataclass(frozen=True)
+class Placed(Generic[Line]):
+    """A line and where it stands, as `file:line`."""
+
+    place: str
+    line: Line
+
+
+def read_lines(kind: type[Line], path: Path, sources: Iterable[str]) -> list[Placed[Line]]:
+    """All lines of a JSONL file; blank ones are skipped.
+
+    Raises RecipeError naming file and line for what is no JSON, a missing or unknown key, a
+    wrong type, an empty text, a source that is not among the keys `sources`, and an id that stands twice.
+    """
+    known = set(sources)
+    found: list[Placed[Line]] = []
+    places: dict[str, str] = {}
+    for number, text in enumerate(read_text(path).split("\n"), 1):
+        if not text.strip():
+            continue
+        place = f"{path}:{number}"
+        line = _parse(kind, text, place)
+        if line.source is not None and line.source not in known:
+            what = f"there is no section '{line.source}'"
+            raise RecipeError(
+                what, where=f"{place} source", hint=did_you_mean(line.source, sorted(known)[:50])
+            )
+        if line.id in places:
+            raise RecipeError(f"the id '{line.id}' is also at {places[line.id]}", where=f"{place} id")
+        places[line.id] = place
+        found.append(Placed(place, line))
+    return found
+
+
+def _parse(kind: type[Line], text: str, place: str) -> Line:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"not JSON: {error}", where=place, hint="one object a line") from error
+    if not isinstance(data, dict):
+        raise RecipeError("must be a JSON object", where=place)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        finding = explain(error, kind)
+        hint = finding.hint if finding.kind != "missing" else f"keys: {', '.join(kind.model_fields)}"
+        raise RecipeError(finding.what, where=f"{place} {dotted(finding.loc)}", hint=hint) from error
+
+
+def check_apart(
+    held_out: Iterable[tuple[str, list[Placed[GoldLine]]]], seen: Iterable[tuple[str, str]]
+) -> None:
+    """Raises RecipeError where a question of dev or test stands twice, or in `seen`: (place, question)."""
+    places = {normalise(question): place for place, question in seen}
+    for split, items in held_out:
+        for item in items:
+            question = normalise(item.line.question)
+            if question in places:
+                what = f"this question is also at {places[question]}"
+                hint = f"an item of {split} must stand nowhere else"
+                raise RecipeError(what, where=f"{item.place} question", hint=hint)
+            places[question] = item.place
+
+
+def normalise(question: str) -> str:
+    """Words in lower case, one space between: two questions that differ in less are the same."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", question).casefold()))

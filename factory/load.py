@@ -1,0 +1,107 @@
+"""From files to values: a recipe with its profile, and the material that it names.
+
+Whatever is wrong is a RecipeError with the file, the line, the key and what to do. Loading reads no
+model, opens no connection and writes nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from factory.consistency import Inconsistency, check_consistency
+from factory.domain import Domain
+from factory.errors import RecipeError
+from factory.explain import explain
+from factory.gold import DraftLine, GoldLine, Line, Placed, SeedLine, check_apart, read_lines
+from factory.layers import Layer, locate, merge, read_layer
+from factory.recipe import Recipe
+from factory.sources import read_sources
+
+
+def load_recipe(path: Path, profile: str | None = None) -> tuple[Recipe, Path]:
+    """The recipe at `path` (recipe.yaml or its folder) with a profile laid over, and its folder.
+
+    `profile` is a name in profiles/ beside the recipe, or a path. Raises RecipeError.
+    """
+    file = path / "recipe.yaml" if path.is_dir() else path
+    if not file.exists():
+        hint = "`factory init DIR` writes one to start from"
+        raise RecipeError("there is no recipe here", where=str(file), hint=hint)
+    layers = [read_layer(file)]
+    if profile is not None:
+        layers.append(read_layer(_profile_path(file.parent, profile)))
+    data = layers[0].data if len(layers) == 1 else merge(layers[0].data, layers[1].data)
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        raise _told(error, layers, file.parent, profile) from error
+    except RecursionError as error:
+        raise RecipeError("nested too deeply", where=str(file)) from error
+    try:
+        check_consistency(recipe)
+    except Inconsistency as error:
+        raise RecipeError(error.what, where=locate(layers, error.loc), hint=error.hint) from error
+    return recipe, file.parent
+
+
+def load_domain(recipe: Recipe, folder: Path) -> Domain:
+    """Reads and checks everything that a recipe names. Raises RecipeError naming file and line."""
+    sources = read_sources(recipe.sources, folder, recipe.domain.citation_pattern)
+    keys = [source.key for source in sources]
+    seeds = _lines(SeedLine, recipe.seeds, "seeds", folder, keys)
+    dev = _lines(GoldLine, recipe.gold.dev, "gold.dev", folder, keys)
+    test = _lines(GoldLine, recipe.gold.test, "gold.test", folder, keys)
+    drafts = _lines(DraftLine, recipe.gold.refiner, "gold.refiner", folder, keys)
+    trained_on = [(item.place, item.line.question) for item in drafts]
+    trained_on += [(item.place, item.line.prompt) for item in seeds]
+    check_apart([("dev", dev), ("test", test)], trained_on)
+    return Domain(
+        recipe,
+        folder,
+        sources,
+        tuple(item.line.value() for item in seeds),
+        tuple(item.line.value() for item in dev),
+        tuple(item.line.value() for item in test),
+        tuple(item.line.value() for item in drafts),
+    )
+
+
+def profiles(folder: Path) -> list[str]:
+    """Names of the profiles beside a recipe, sorted."""
+    return sorted(path.stem for path in (folder / "profiles").glob("*.yaml"))
+
+
+def _profile_path(folder: Path, profile: str) -> Path:
+    named = folder / "profiles" / f"{profile}.yaml"
+    for path in (named, Path(profile).expanduser()):
+        if path.is_file():
+            return path
+    there = profiles(folder)
+    hint = f"there are: {', '.join(there)}" if there else f"there is none in {folder / 'profiles'}"
+    raise RecipeError(f"there is no profile '{profile}'", where="--profile", hint=hint)
+
+
+def _told(error: ValidationError, layers: list[Layer], folder: Path, profile: str | None) -> RecipeError:
+    finding = explain(error, Recipe)
+    hint = finding.hint
+    there = profiles(folder)
+    if profile is None and there and finding.kind == "missing" and finding.loc in (("servers",), ("models",)):
+        hint = f"give --profile; there are: {', '.join(there)}"
+    return RecipeError(finding.what, where=locate(layers, finding.loc), hint=hint)
+
+
+def _lines(
+    kind: type[Line], name: str | None, key: str, folder: Path, sources: list[str]
+) -> list[Placed[Line]]:
+    """The lines of the file that the recipe names under `key`; none where it names none."""
+    if name is None:
+        return []
+    path = folder / Path(name).expanduser()
+    if not path.is_file():
+        raise RecipeError(f"there is no file '{path}'", where=key, hint="paths start at the recipe's folder")
+    found = read_lines(kind, path, sources)
+    if not found:
+        raise RecipeError(f"no {key.removeprefix('gold.')}: the file is empty", where=str(path))
+    return found

@@ -1,0 +1,247 @@
+"""The whole factory on one screen: a round is allocate, generate, refine, freeze, train, evaluate, promote.
+
+Each stage writes its events to the store; one that is done is not done again, one that was cut
+off runs again and finds its answers stored. So resuming is running the same loop. How a model is
+served, asked or trained is not here: the bench holds the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from factory import freeze as freezing
+from factory.allocate import allocate, round_to_sum
+from factory.bench import Bench, now
+from factory.errors import BudgetExceeded, FactoryError, InputError
+from factory.evaluations import load_evaluation, record_evaluation, slice_states
+from factory.refine import refine_round
+from factory.store.rows import sample_from_row, sample_rows
+from factory.types import Adapter, Completion, Sample, Split, Task
+
+STAGES = ("generate", "refine", "freeze", "train", "evaluate")
+POSITIONS = 10**12  # positions set apart for one strategy, so that the plan's order is the refiners' order
+SPLITS: tuple[Split, ...] = ("dev", "test")
+
+
+async def run_loop(bench: Bench) -> None:
+    """The base model's evaluation, every round, every control; done stages are skipped."""
+    bench.record_run()
+    await evaluate(bench, 0, None)
+    for number in range(1, bench.recipe.loop.rounds + 1):
+        await run_round(bench, number)
+    for name in bench.recipe.loop.controls:
+        await run_control(bench, bench.for_control(name))
+
+
+async def run_round(bench: Bench, number: int, until: str = "evaluate") -> None:
+    """One round up to and including the stage `until`."""
+    stages = STAGES[: STAGES.index(until) + 1]
+    await generate(bench, number)
+    if "refine" in stages:
+        await refine(bench, number)
+    if "freeze" in stages:
+        dataset_id = freezing.freeze(bench, number)
+    if "student" not in bench.recipe.training or "train" not in stages:
+        return
+    adapter = await train(bench, number, dataset_id)
+    if "evaluate" in stages:
+        await evaluate(bench, number, adapter)
+        promote(bench, number, adapter)
+
+
+async def run_control(main: Bench, control: Bench) -> None:
+    """A student trained on the same teacher calls as the main run's round 1, refined differently."""
+    control.record_run()
+    if control.done(1, "generate") is None:
+        with control.stage(1, "generate"):
+            rows = main.store.select(
+                "SELECT round, position, sample_id FROM round_samples WHERE run_id = ? AND round = 1", (main.run_id,)
+            )
+            control.store.append("round_samples", [{**row, "run_id": control.run_id} for row in rows])
+    await run_round(control, 1)
+
+
+async def generate(bench: Bench, number: int) -> None:
+    """Allocates the round over slices and asks the teacher; a sample is stored as it comes."""
+    if bench.done(number, "generate") is not None:
+        return
+    with bench.stage(number, "generate") as detail:
+        total = bench.recipe.loop.samples_per_round
+        states = slice_states(bench, number)
+        detail["allocation"] = allocate(total, bench.domain.slices, states, bench.recipe.loop.slice_floor)
+        ask, _ = await bench.ask("teacher", "generate", number)
+        strategies = bench.generators()
+        weights = {name: weight for name, weight, _ in strategies}
+        failures: Counter[str] = Counter()
+        with bench.progress.stage(f"round {number} generate", total, "samples") as progress:
+            for index, (name, _, generator) in enumerate(strategies):
+                share = {k: round_to_sum(weights, n)[name] for k, n in detail["allocation"].items()}
+                tasks = generator.plan(share, number)
+                async for task, outcome in bench.engine.run_tasks(
+                    generator, tasks, ask, bench.recipe.models["teacher"].concurrency
+                ):
+                    if isinstance(outcome, BudgetExceeded):
+                        raise outcome
+                    if isinstance(outcome, FactoryError):
+                        failures[getattr(outcome, "kind", type(outcome).__name__)] += 1
+                    else:
+                        store_samples(bench, number, index, task, outcome)
+                    progress.advance(1, bench.engine.line())
+        detail["failures"] = dict(failures)
+        again = {kind: count for kind, count in failures.items() if kind != "refused"}
+        if again:
+            raise FactoryError(
+                f"{sum(again.values())} of {total} samples could not be generated ({again})",
+                hint="what came is stored; the same command tries the others again",
+            )
+
+
+def store_samples(bench: Bench, number: int, strategy: int, task: Task, samples: list[Sample]) -> None:
+    """Appends samples, their edges and their place in the round, children after parents."""
+    rows, edges = sample_rows(samples, bench.run_id, number)
+    bench.store.append("samples", rows)
+    bench.store.append("edges", edges)
+    start = strategy * POSITIONS + task.ordinal * 1000
+    places = [
+        {"run_id": bench.run_id, "round": number, "position": start + offset, "sample_id": sample.id}
+        for offset, sample in enumerate(samples)
+    ]
+    bench.store.append("round_samples", places)
+
+
+async def refine(bench: Bench, number: int) -> None:
+    """Every sample of the round goes through the refiners and comes out with one final decision."""
+    if bench.done(number, "refine") is not None:
+        return
+    with bench.stage(number, "refine") as detail:
+        refiners = bench.refiners()
+        uses_model = any(refiner.uses_model for _, refiner in refiners)
+        ask = (await bench.ask("refiner", "refine", number))[0] if uses_model else no_model
+        total = count_round(bench, number)
+        with bench.progress.stage(f"round {number} refine", total, "samples") as progress:
+            await refine_round(
+                bench.store,
+                bench.run_id,
+                number,
+                refiners,
+                round_samples(bench, number),
+                ask,
+                on_progress=lambda done, _total, _text="": progress.update(done, total, bench.engine.line()),
+            )
+        detail["actions"] = {
+            row["action"]: row["n"]
+            for row in bench.store.select(
+                "SELECT action, count(*) AS n FROM decisions WHERE run_id = ? AND round = ? AND final GROUP BY action",
+                (bench.run_id, number),
+            )
+        }
+
+
+async def no_model(*_arguments: object, **_options: object) -> Completion:
+    """The `ask` of a round whose refiners use no model."""
+    raise FactoryError("a refiner asked a model though none of them says that it uses one")
+
+
+def count_round(bench: Bench, number: int) -> int:
+    """How many samples the generators made in a round."""
+    sql = "SELECT count(*) AS n FROM round_samples WHERE run_id = ? AND round = ?"
+    return int(bench.store.select(sql, (bench.run_id, number))[0]["n"])
+
+
+def round_samples(bench: Bench, number: int) -> Iterator[Sample]:
+    """The generated samples of a round in the order of the plan, streamed."""
+    sql = """
+        SELECT s.*, list({'id': e.parent, 'relation': e.relation}) AS parents
+        FROM round_samples r JOIN samples s ON s.id = r.sample_id LEFT JOIN edges e ON e.child = s.id
+        WHERE r.run_id = ? AND r.round = ? GROUP BY ALL ORDER BY r.position"""
+    return map(sample_from_row, bench.store.stream(sql, (bench.run_id, number)))
+
+
+async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
+    """The student of the round, from the base and everything accepted so far."""
+    trainer, base = bench.trainer()
+    directory = bench.workspace / "adapters" / f"student_{bench.run_id}_{number}"
+    dataset = freezing.write_jsonl(bench, dataset_id)
+    with bench.stage(number, "train") as detail, bench.progress.stage(f"{label(bench, number)} train", 1, "steps") as bar:
+        async with bench.pool.device_free():
+            adapter = await asyncio.to_thread(trainer.train, dataset, base, directory, bar.update)
+        detail.update({"dataset": dataset_id, "steps": adapter.num_steps, "loss": adapter.loss})
+        record_model(bench, number, adapter, dataset_id)
+    return adapter
+
+
+def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -> None:
+    """Writes the student's row; its id is the one that its requests are hashed with."""
+    row = {
+        "id": bench.pool.model_id("student", adapter.path),
+        "role": "student",
+        "name": f"student-{adapter.digest[:8]}",
+        "base": adapter.base,
+        "adapter": str(adapter.path),
+        "adapter_digest": adapter.digest,
+        "dataset_id": dataset_id,
+        "run_id": bench.run_id,
+        "round": number,
+        "training": {"steps": adapter.num_steps, "loss": adapter.loss, "seconds": adapter.seconds},
+        "at": now(),
+    }
+    bench.store.append("models", [row])
+
+
+async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
+    """Dev and test through the served student, item by item, compared with the promoted one."""
+    if bench.done(number, "evaluate") is not None or "student" not in bench.recipe.training:
+        return
+    evaluator = bench.evaluator()
+    with bench.stage(number, "evaluate"):
+        ask, model_id = await bench.ask("student", "evaluate", number, adapter.path if adapter else None)
+        for split in SPLITS:
+            items = getattr(bench.domain, split)
+            with bench.progress.stage(f"{label(bench, number)} {split}", len(items), "items") as bar:
+                evaluation = await evaluator.evaluate(model_id, split, items, ask, bar.update)
+            before = load_evaluation(bench, promoted_round(bench), split) if number else None
+            comparison = evaluator.compare(before, evaluation) if before else None
+            record_evaluation(bench, number, evaluation, before, comparison)
+
+
+def promote(bench: Bench, number: int, adapter: Adapter) -> None:
+    """Follows the gate's comparison on dev; the test split never decides."""
+    if bench.done(number, "promote") is not None:
+        return
+    before, after = load_evaluation(bench, promoted_round(bench), "dev"), load_evaluation(bench, number, "dev")
+    assert before is not None and after is not None  # both were just evaluated
+    comparison = bench.evaluator().compare(before, after)
+    with bench.stage(number, "promote") as detail:
+        detail.update({**asdict(comparison), "adapter": str(adapter.path)})
+    verdict = "promoted" if comparison.promote else "not promoted"
+    bench.progress.note(
+        f"{label(bench, number)} {verdict}: {comparison.reason}, gain {comparison.gain:+.1%} on dev, "
+        f"lower bound {comparison.gain_low:+.1%}, p = {comparison.p_value:.2g}"
+    )
+
+
+def promoted_round(bench: Bench) -> int:
+    """The round whose student is in charge: the newest promotion, 0 for the base."""
+    sql = """SELECT max(round) AS round FROM stages
+             WHERE run_id = ? AND stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN"""
+    return int(bench.store.select(sql, (bench.run_id,))[0]["round"] or 0)
+
+
+def label(bench: Bench, number: int) -> str:
+    """How progress and notes name a student."""
+    return bench.control or (f"round {number}" if number else "base")
+
+
+def promoted_adapter(bench: Bench) -> Path:
+    """The folder of the promoted student; raises InputError where no round was promoted."""
+    rows = bench.store.select(
+        """SELECT detail->>'adapter' AS adapter FROM stages
+           WHERE stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN ORDER BY at DESC LIMIT 1"""
+    )
+    if not rows:
+        raise InputError("no student was promoted in this workspace", hint="run `factory run` first, or use the base")
+    return Path(rows[0]["adapter"])

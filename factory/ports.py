@@ -1,0 +1,131 @@
+"""The seams of the factory: what a model, generator, refiner, trainer and evaluator must offer.
+
+The core calls these Protocols and nothing more; implementations live in the sibling packages
+or in a user's own package and are found by name (`factory.registry`). Every class that is
+registered has an `Options` pydantic model (what may stand in the recipe) and is constructed as
+`Class(options, domain)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from pydantic import BaseModel
+
+from factory.domain import Domain
+from factory.types import (
+    Adapter,
+    Comparison,
+    Completion,
+    Decision,
+    Evaluation,
+    GoldItem,
+    Json,
+    Message,
+    Request,
+    Sample,
+    Sampling,
+    Split,
+    Task,
+)
+
+
+class Ask(Protocol):
+    """The engine's one way to call a model: queues, limits, retries, reserves budget, stores.
+
+    An identical request (same model, messages, schema, sampling and `ordinal`) is answered from
+    the store. Raises `EndpointError` once the retries are spent and `BudgetExceeded` before a
+    call that the budget cannot bear.
+    """
+
+    async def __call__(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Json | None = None,
+        sampling: Sampling | None = None,
+        ordinal: int = 0,
+    ) -> Completion: ...
+
+
+class Model(Protocol):
+    """Something that completes chats. `id` names model and adapter by content, for request hashes."""
+
+    @property
+    def id(self) -> str: ...
+
+    async def complete(self, request: Request) -> Completion:
+        """One answer; raises `EndpointError` with a kind, never retries by itself."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Generator(Protocol):
+    """Makes samples. `plan` says what, `make` says how, as a coroutine over one task.
+
+    `make` is deterministic but for `ask`, so running it again is resuming it.
+    """
+
+    Options: ClassVar[type[BaseModel]]
+
+    def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterable[Task]:
+        """Lazily, as many tasks for each slice as `allocation` says."""
+        ...
+
+    async def make(self, task: Task, ask: Ask) -> list[Sample]: ...
+
+
+class Refiner(Protocol):
+    """Decides about samples: a batch in, one decision for each out, in the same order.
+
+    `open` is called once a run with those accepted so far (all rounds), for state such as an
+    index of duplicates. `uses_model` says whether `refine` calls `ask`.
+    """
+
+    Options: ClassVar[type[BaseModel]]
+    uses_model: ClassVar[bool]
+
+    def open(self, accepted: Iterable[Sample]) -> None: ...
+
+    async def refine(self, samples: Sequence[Sample], ask: Ask) -> list[Decision]: ...
+
+
+class OnProgress(Protocol):
+    """Called by long work with how much is done, of how much, and a short text such as a loss."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None: ...
+
+
+class Trainer(Protocol):
+    """Turns a JSONL file of {"messages": [...]} lines into an adapter in `directory`."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def train(self, dataset: Path, base: str, directory: Path, on_progress: OnProgress) -> Adapter:
+        """Blocks until the adapter stands in `directory`; raises `TrainingError`.
+
+        `base` is a folder (relative to the recipe) or a hub name.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Ends a `train` that another thread waits for, which then raises `TrainingError`."""
+        ...
+
+
+class Evaluator(Protocol):
+    """Asks a model the items of a split, scores them, and compares two such evaluations."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    async def evaluate(
+        self, model_id: str, split: Split, items: Sequence[GoldItem], ask: Ask, on_progress: OnProgress
+    ) -> Evaluation: ...
+
+    def compare(self, old: Evaluation, new: Evaluation) -> Comparison: ...
+
+
+Create = Callable[[BaseModel, Domain], object]

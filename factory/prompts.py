@@ -1,0 +1,30 @@
+"""Prompts are jinja2 templates that lie beside the code which sends them, one a file.
+
+Templates run in a sandbox and fail on a missing value. What is filled in is data: it is never
+read as a template itself. Nothing here knows what a prompt is for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import StrictUndefined, Template
+from jinja2.sandbox import SandboxedEnvironment
+
+# Prompts are plain text: escaping HTML would change what the model reads.
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+@cache
+def _template(package: str, name: str) -> Template:
+    return _ENVIRONMENT.from_string(resources.files(package).joinpath(f"{name}.jinja").read_text("utf-8"))
+
+
+def render(package: str, name: str, **values: Any) -> str:
+    """The text of `package`/`name`.jinja with `values` filled in, without white space around it.
+
+    Raises jinja2.UndefinedError where the template names a value that is not given.
+    """
+    return _template(package, name).render(values).strip()

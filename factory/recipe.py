@@ -1,0 +1,237 @@
+"""A recipe is everything a run depends on: domain, seeds, sources, gold, models, steps, sizes.
+
+It is YAML on disk and a frozen, strict pydantic model in memory. A profile is a second YAML
+file laid over it (mappings merge, everything else replaces), so that one domain runs on a laptop
+and on a cluster. Paths are relative to the recipe's folder. `digest()` names the whole: two runs with
+the same digest ask the same questions. Files are read in `factory.load`; what one key alone cannot tell
+(a server that is not there, a rank too high) is checked in `factory.consistency`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from factory.types import Sampling, digest
+
+SLUG = r"^[a-z0-9][a-z0-9_-]*$"
+Slug = Annotated[str, Field(pattern=SLUG)]
+Role = Literal["teacher", "refiner", "student"]
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and does not coerce strings to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DomainSpec(Strict):
+    """What the data is about and how answers are written."""
+
+    title: str = Field(description="What the domain is called, for people and dataset cards.")
+    description: str = Field("", description="One or two sentences for dataset cards and reports.")
+    answer_style: str = Field("", description="A sentence added to prompts that says how an answer looks.")
+    citation_pattern: str = Field(
+        "", description="Regular expression of one citation, for example '§ \\d+-\\d+-\\d+'."
+    )
+
+    @field_validator("citation_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return pattern
+
+
+class SourcesSpec(Strict):
+    """Markdown or text files, cut at headings into sections."""
+
+    paths: list[str] = Field(default_factory=list, description="Files or globs, relative to the recipe.")
+    section_heading: int = Field(3, ge=1, le=6, description="Heading level that opens a section.")
+    slice_heading: int = Field(2, ge=1, le=6, description="Heading level that names the slice.")
+
+    @model_validator(mode="after")
+    def _slices_hold_sections(self) -> SourcesSpec:
+        if self.slice_heading >= self.section_heading:
+            raise ValueError("slice_heading must be a smaller number than section_heading")
+        return self
+
+
+class GoldSpec(Strict):
+    """Checked examples. `dev` steers the loop, `test` is only reported, `refiner` trains the refiner."""
+
+    dev: str = Field(description="JSONL of checked questions and answers that steer the loop.")
+    test: str = Field(description="JSONL of checked questions and answers that are only reported.")
+    refiner: str | None = Field(None, description="JSONL of drafts with what an expert made of them.")
+
+
+class Price(Strict):
+    """Dollars per million tokens."""
+
+    prompt: float = Field(0.0, ge=0, description="For a million tokens of prompt.")
+    completion: float = Field(0.0, ge=0, description="For a million tokens of answer.")
+
+
+class VllmServer(Strict):
+    """A vLLM server that the factory starts on loopback, and stops."""
+
+    kind: Literal["vllm"] = Field("vllm", description="`vllm`: a server that the factory starts and stops.")
+    model: str = Field(description="Folder (relative to the recipe) or hub name of the base model.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is a GPU.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of the weights.")
+    quantization: str | None = Field(None, description="Passed to vLLM, for example 'bitsandbytes' or 'fp8'.")
+    max_model_len: int = Field(4096, ge=64, description="Tokens of prompt and answer together.")
+    max_lora_rank: int = Field(64, description="One of the ranks that vLLM serves.")
+    max_loras: int = Field(4, ge=1, description="Adapters held on the device at once.")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory to take.")
+    kv_cache_gib: int = Field(1, ge=1, description="Size of the key-value cache on a CPU.")
+    startup_timeout_seconds: float = Field(600.0, gt=0, description="Until the server must be ready.")
+    extra_args: list[str] = Field(default_factory=list, description="Further words of vLLM's command line.")
+
+
+class EndpointServer(Strict):
+    """An OpenAI-compatible endpoint that already runs."""
+
+    kind: Literal["endpoint"] = Field(description="`endpoint`: a server that already runs.")
+    base_url: str = Field(description="For example http://127.0.0.1:8000/v1")
+    api_key_env: str | None = Field(None, description="Environment variable that holds the key.")
+    structured: bool = Field(True, description="Whether it constrains answers to a JSON schema.")
+    can_load_adapters: bool = Field(False, description="vLLM with runtime LoRA updating allowed.")
+
+
+class ScriptedServer(Strict):
+    """Canned answers for tests and dry runs; never a model."""
+
+    kind: Literal["scripted"] = Field(description="`scripted`: answers come from a script, not from a model.")
+    script: str = Field("echo", description="Name of a script in factory.models.scripted.")
+
+
+Server = Annotated[VllmServer | EndpointServer | ScriptedServer, Field(discriminator="kind")]
+
+
+class SamplingSpec(Strict):
+    """How a role decodes."""
+
+    temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most likely token.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Probability mass that is sampled from.")
+    max_tokens: int = Field(256, ge=1, description="Of an answer, at most.")
+
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.top_p, self.max_tokens)
+
+
+class ModelSpec(Strict):
+    """Which server answers for a role, with which adapter, at which price."""
+
+    server: str = Field(description="A key of `servers`.")
+    model: str | None = Field(
+        None, description="Model name at an endpoint; a vLLM server's own model otherwise."
+    )
+    adapter: str | None = Field(None, description="Folder of a LoRA adapter, relative to the recipe.")
+    sampling: SamplingSpec = Field(SamplingSpec(), description="How the role decodes.")
+    concurrency: int = Field(64, ge=1, description="Calls in flight at most.")
+    timeout_seconds: float = Field(600.0, gt=0, description="For one call.")
+    max_retries: int = Field(5, ge=0, description="Of one call, after its first attempt.")
+    price: Price = Field(Price(), description="For the budget and the report.")
+
+
+class StepSpec(Strict):
+    """A strategy or refiner by its registered name; the other keys are its own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    name: str = Field(description="As registered; the other keys are its own options.")
+
+    def options(self) -> dict[str, Any]:
+        """The keys that belong to the step itself."""
+        return dict(self.model_extra or {})
+
+
+class StrategySpec(StepSpec):
+    """A generation strategy with its share of the samples."""
+
+    weight: float = Field(1.0, gt=0, description="Share of the round, against the other strategies' weights.")
+
+
+class TrainingSpec(StepSpec):
+    """A trainer by name with its options, and the base it starts from."""
+
+    name: str = Field("qlora", description="Registered name of the trainer.")
+    base: str = Field(description="Folder (relative to the recipe) or hub name that training starts from.")
+
+
+class EvaluationSpec(StepSpec):
+    """The evaluator by name with its options."""
+
+    name: str = Field("answers", description="Registered name of the evaluator.")
+
+
+class LoopSpec(Strict):
+    """How many rounds, how much in each, and which controls run beside."""
+
+    rounds: int = Field(2, ge=1, description="How many times round: generate, refine, train, evaluate.")
+    samples_per_round: int = Field(256, ge=1, description="Samples that the teacher is asked for in a round.")
+    slice_floor: float = Field(
+        0.25, ge=0, le=1, description="Share of a round that is spread evenly over slices."
+    )
+    controls: dict[Slug, list[str]] = Field(
+        default_factory=dict,
+        description="Name of a control run → the refiners it keeps; each trains on round 1's calls.",
+    )
+    while_training: Literal["auto", "keep", "sleep", "stop"] = Field(
+        "auto", description="What a server of ours does while a model trains on the same device."
+    )
+    max_failure_share: float = Field(0.2, gt=0, le=1, description="Share of failed tasks that stops a stage.")
+
+
+class GuardSpec(Strict):
+    """Limits that stop a round before training; see docs/recipe.md for the measures."""
+
+    min_samples: int = Field(1, ge=1, description="Accepted samples that training needs.")
+    max_distinct2_drop: float = Field(
+        0.10,
+        gt=0,
+        le=1,
+        description="Fall of the share of distinct word pairs against round 1, at a fixed sample size.",
+    )
+    max_gzip_ratio: float = Field(1.1, gt=0, description="Compression ratio as a multiple of round 1's.")
+
+
+class BudgetSpec(Strict):
+    """Hard limits over the whole run; null is no limit."""
+
+    calls: int | None = Field(None, ge=1, description="To models, evaluation included.")
+    tokens: int | None = Field(None, ge=1, description="Of prompts and answers together.")
+    dollars: float | None = Field(None, gt=0, description="By the prices of `models`.")
+    minutes: float | None = Field(None, gt=0, description="Of wall-clock time.")
+
+
+class Recipe(Strict):
+    """See docs/recipe.md, which lists every key."""
+
+    name: Slug = Field(description="Lower-case letters, digits, - and _.")
+    domain: DomainSpec = Field(description="What the data is about.")
+    sources: SourcesSpec = Field(SourcesSpec(), description="Documents that the samples rest on.")
+    seeds: str | None = Field(None, description="JSONL of seed prompts.")
+    gold: GoldSpec = Field(description="Checked examples.")
+    servers: dict[Slug, Server] = Field(description="Name → what answers: vLLM, an endpoint or a script.")
+    models: dict[Role, ModelSpec] = Field(description="Role → the model that plays it; `teacher` is needed.")
+    strategies: list[StrategySpec] = Field(min_length=1, description="How samples are made, with weights.")
+    refiners: list[StepSpec] = Field(
+        default_factory=list, description="What judges and mends samples, in this order; cheap before dear."
+    )
+    training: dict[Literal["student", "refiner"], TrainingSpec] = Field(
+        default_factory=dict, description="Role → how it is trained; without it a run ends after refining."
+    )
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="How answers are scored.")
+    loop: LoopSpec = Field(LoopSpec(), description="Rounds and their sizes.")
+    guard: GuardSpec = Field(GuardSpec(), description="What stops a round before it trains.")
+    budget: BudgetSpec = Field(BudgetSpec(), description="What the whole run may cost.")
+    seed: int = Field(0, description="Random seed of sampling and training.")
+
+    def digest(self) -> str:
+        """Twenty hexadecimal digits that change with any value of the recipe."""
+        return digest(self.model_dump(mode="json"))

@@ -1,0 +1,200 @@
+"""What the command line does, one function a command: opens a workspace, runs stages, says what came out.
+
+Each returns plain data that can be printed as JSON. Everything is closed again whatever happens:
+servers stop, the store is flushed, the lock is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.bench import Bench
+from factory.errors import InputError
+from factory.load import load_domain, load_recipe
+from factory.progress import Progress
+from factory.types import Split
+
+if TYPE_CHECKING:
+    from factory.domain import Domain
+    from factory.recipe import Role
+
+
+def open_domain(recipe_path: Path, profile: str | None) -> Domain:
+    """A recipe with its material, validated."""
+    recipe, folder = load_recipe(recipe_path, profile)
+    return load_domain(recipe, folder)
+
+
+@contextlib.asynccontextmanager
+async def open_bench(domain: Domain, workspace: Path, progress: Progress) -> AsyncIterator[Bench]:
+    """Store, models and engine of a run in `workspace`; all closed at the end."""
+    from factory.budget import Budget
+    from factory.engine import Engine
+    from factory.models.pool import ModelPool
+    from factory.store.store import Store
+
+    run_id = f"run_{domain.recipe.digest()[:12]}"
+    with Store.open(workspace) as store:
+        pool = ModelPool(domain.recipe, domain.folder, workspace, progress.note)
+        budget = Budget.from_store(store, run_id, domain.recipe.budget)
+        engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
+        try:
+            yield Bench(domain, workspace, store, pool, engine, progress, run_id)
+        finally:
+            await pool.close()
+
+
+def run(recipe_path: Path, profile: str | None, workspace: Path, progress: Progress) -> dict[str, Any]:
+    """`factory run`: the whole loop; returns the report as data."""
+    from dataclasses import asdict
+
+    from factory.loop import run_loop
+    from factory.report import collect
+
+    domain = open_domain(recipe_path, profile)
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, workspace, progress) as bench:
+            await run_loop(bench)
+            return asdict(collect(bench.store))
+
+    return asyncio.run(work())
+
+
+def run_until(
+    recipe_path: Path, profile: str | None, workspace: Path, progress: Progress, stage: str
+) -> dict[str, Any]:
+    """`factory generate|refine|train|evaluate`: the first unfinished round up to and including `stage`."""
+    from factory.loop import evaluate, run_round
+
+    domain = open_domain(recipe_path, profile)
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, workspace, progress) as bench:
+            bench.record_run()
+            rounds = range(1, bench.recipe.loop.rounds + 1)
+            number = next((n for n in rounds if bench.done(n, stage) is None), None)
+            if number is None:
+                return {"run": bench.run_id, "stage": stage, "round": None, "detail": "every round is done"}
+            if stage == "evaluate" or number > 1:
+                await evaluate(bench, 0, None)
+            await run_round(bench, number, until=stage)
+            return {"run": bench.run_id, "stage": stage, "round": number, "detail": bench.done(number, stage)}
+
+    return asyncio.run(work())
+
+
+def train_refiner(
+    recipe_path: Path, profile: str | None, directory: Path, progress: Progress
+) -> dict[str, Any]:
+    """`factory train --role refiner`: QLoRA on the checked drafts, into `directory`."""
+    from factory.registry import create
+
+    domain = open_domain(recipe_path, profile)
+    spec = domain.recipe.training.get("refiner")
+    if spec is None:
+        raise InputError("no training for the refiner", where="training.refiner", hint="add it to the profile")
+    trainer = create("trainers", spec, domain, "training.refiner")
+    with tempfile.TemporaryDirectory() as folder, progress.stage("train refiner", 1, "steps") as bar:
+        dataset = Path(folder) / "refiner.jsonl"
+        write_refiner_examples(domain, dataset)
+        base = (domain.folder / spec.base).resolve()
+        adapter = trainer.train(dataset, str(base) if base.exists() else spec.base, directory, bar.update)
+    return {"adapter": str(adapter.path), "digest": adapter.digest, "steps": adapter.num_steps, "loss": adapter.loss}
+
+
+def write_refiner_examples(domain: Domain, path: Path) -> None:
+    """The checked drafts as training conversations: the refiner's own prompt and its right answer."""
+    import json
+
+    from factory.edits import target
+    from factory.prompts import render
+
+    style = domain.recipe.domain.answer_style
+    with path.open("w", encoding="utf-8") as file:
+        for draft in domain.drafts:
+            source = domain.source_by_key[draft.source_key]
+            prompt = render(
+                "refiners", "edit.jinja", style=style, source=source, question=draft.question, answer=draft.answer
+            )
+            answer = json.dumps(target(draft), ensure_ascii=False)
+            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def preview(recipe_path: Path, profile: str | None, count: int, progress: Progress) -> dict[str, Any]:
+    """`factory preview`: a few samples through generator and refiners, in a folder that is deleted."""
+    from factory.loop import generate, refine
+
+    domain = open_domain(recipe_path, profile)
+    loop = domain.recipe.loop.model_copy(update={"samples_per_round": count, "controls": {}})
+    domain = replace(domain, recipe=domain.recipe.model_copy(update={"loop": loop}))
+    folder = Path(tempfile.mkdtemp(prefix="factory-preview-"))
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, folder, progress) as bench:
+            bench.record_run()
+            await generate(bench, 1)
+            await refine(bench, 1)
+            samples = bench.store.select(
+                """SELECT s.question, s.answer, s.slice, s.strategy, d.action, d.refiner, d.reason,
+                          w.answer AS rewritten
+                   FROM round_samples r JOIN samples s ON s.id = r.sample_id
+                   JOIN decisions d ON d.sample_id = s.id AND d.final
+                   LEFT JOIN samples w ON w.id = d.rewrite_id ORDER BY r.position"""
+            )
+            return {"samples": samples}
+
+    try:
+        return asyncio.run(work())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def evaluate_model(
+    recipe_path: Path, profile: str | None, model: str, split: Split, workspace: Path, progress: Progress
+) -> dict[str, Any]:
+    """`factory evaluate --model base|promoted|FOLDER`: one model on one split, answers kept as calls."""
+    from factory.evaluations import means
+    from factory.loop import promoted_adapter
+
+    domain = open_domain(recipe_path, profile)
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, workspace, progress) as bench:
+            bench.record_run()
+            adapter = None if model == "base" else promoted_adapter(bench) if model == "promoted" else Path(model)
+            ask, model_id = await bench.ask("student", "evaluate", 0, adapter)
+            items = getattr(domain, split)
+            with progress.stage(f"{model} {split}", len(items), "items") as bar:
+                found = await bench.evaluator().evaluate(model_id, split, items, ask, bar.update)
+            summary = {"mean": found.mean, "low": found.low, "high": found.high, "items": len(items)}
+            return {"model": model, "model_id": model_id, "split": split, **summary, "slices": means(found)}
+
+    return asyncio.run(work())
+
+
+def serve(
+    recipe_path: Path, profile: str | None, workspace: Path, port: int | None, progress: Progress
+) -> dict[str, Any]:
+    """`factory serve`: the promoted student on loopback until Ctrl-C."""
+    from factory.loop import promoted_adapter
+
+    domain = open_domain(recipe_path, profile)
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, workspace, progress) as bench:
+            adapter = promoted_adapter(bench)
+            model = await bench.pool.model("student", adapter)
+            progress.note(bench.pool.describe(model))
+            await asyncio.Event().wait()
+            return {}
+
+    return asyncio.run(work())

@@ -1,0 +1,1 @@
+"""The DuckDB store: one writer, append-only, open to SQL."""

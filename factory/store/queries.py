@@ -1,0 +1,157 @@
+"""Questions to a workspace from the command line: by SQL, by state of its runs, by lineage.
+
+A `Reader` answers whether or not a run is under way: it asks the run over its socket, and opens the
+file read-only where there is none. Lineage is in factory.store.trace. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from factory.store import confined, database, remote
+from factory.store.confined import Table, check_select
+from factory.store.trace import Node, Selects, Trace, render, trace
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = [
+    "Node",
+    "Reader",
+    "RunStatus",
+    "Table",
+    "Trace",
+    "check_select",
+    "read",
+    "render",
+    "status",
+    "trace",
+]
+
+PATIENCE_SECONDS = 5.0  # a run that opens or closes the file holds it, but does not answer yet or any more
+
+
+class Reader:
+    """Reads a workspace; a context manager that holds the file only while no run does."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace.resolve()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def table(self, sql: str, params: Sequence[Any] = ()) -> Table:
+        """The answer to one SELECT.
+
+        Raises InputError for SQL that is wrong or no SELECT, WorkspaceError where there is no
+        database or its holder does not answer.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._connection is None:
+            try:
+                return remote.ask(self.workspace, sql, params)
+            except ConnectionError:
+                try:
+                    self._connection = database.open_for_reading(self.workspace)
+                except database.HeldError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
+        with self._connection.cursor() as cursor:
+            return confined.run(cursor, sql, params)
+
+    def select(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """The rows of one SELECT as mappings; raises as `table` does."""
+        table = self.table(sql, params)
+        return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(workspace: Path, sql: str, params: Sequence[Any] = ()) -> Table:
+    """The answer to one SELECT over a workspace; raises InputError or WorkspaceError."""
+    with Reader(workspace) as reader:
+        return reader.table(sql, params)
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a run stands: its newest stage event, accepted samples by round, and what it spent."""
+
+    run_id: str
+    recipe: str
+    control: str | None
+    started_at: datetime
+    round: int | None
+    stage: str | None
+    state: str | None  # of the stage: started, done, failed
+    since: datetime | None
+    accepted: tuple[tuple[int, int], ...]  # round, number of samples
+    num_calls: int
+    num_failed: int
+    tokens: int
+    dollars: float
+
+
+# Times as seconds since 1970, which are the same from a file and over a socket.
+RUNS = """
+    SELECT r.id, r.recipe, r.control, epoch(r.started_at) AS started, e.round, e.stage, e.status, e.since,
+           coalesce(c.num_calls, 0) AS num_calls, coalesce(c.num_failed, 0) AS num_failed,
+           coalesce(c.tokens, 0) AS tokens, coalesce(c.dollars, 0.0) AS dollars
+    FROM runs r
+    LEFT JOIN (
+        SELECT run_id, epoch(max(created_at)) AS since,
+               arg_max((round, stage, status), (created_at, rowid)) AS newest,
+               newest[1] AS round, newest[2] AS stage, newest[3] AS status
+        FROM stages GROUP BY run_id
+    ) e ON e.run_id = r.id
+    LEFT JOIN (
+        SELECT run_id, sum(num_calls) AS num_calls, sum(num_failed) AS num_failed,
+               sum(prompt_tokens + completion_tokens) AS tokens, sum(dollars) AS dollars
+        FROM spend GROUP BY run_id
+    ) c ON c.run_id = r.id
+    ORDER BY r.started_at, r.id"""
+ACCEPTED = """
+    SELECT run_id, round, count(*) AS num_samples FROM decisions
+    WHERE final AND action = 'keep' GROUP BY run_id, round ORDER BY run_id, round"""
+
+
+def status(store: Selects) -> tuple[RunStatus, ...]:
+    """Every run of the workspace, the oldest first."""
+    accepted: dict[str, list[tuple[int, int]]] = {}
+    for row in store.select(ACCEPTED):
+        accepted.setdefault(row["run_id"], []).append((row["round"], row["num_samples"]))
+    return tuple(
+        RunStatus(
+            row["id"],
+            row["recipe"],
+            row["control"],
+            datetime.fromtimestamp(row["started"], UTC),
+            row["round"],
+            row["stage"],
+            row["status"],
+            None if row["since"] is None else datetime.fromtimestamp(row["since"], UTC),
+            tuple(accepted.get(row["id"], ())),
+            int(row["num_calls"]),
+            int(row["num_failed"]),
+            int(row["tokens"]),
+            float(row["dollars"]),
+        )
+        for row in store.select(RUNS)
+    )

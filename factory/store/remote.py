@@ -1,0 +1,164 @@
+"""Questions from other processes while a run holds the database: a Unix socket in the workspace.
+
+One connection carries one line of JSON, {"sql", "params"}, and one line back, {"columns", "rows",
+"truncated"} or {"error"}. Only the user's own processes can connect (mode 0600), only SELECT is
+answered, rows and seconds are limited. Where the file system knows no sockets the run goes on
+without answering. It sees what is committed, at most a tenth of a second old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from factory.errors import InputError
+from factory.store import confined
+from factory.store.confined import Table
+
+SOCKET = "factory.sock"
+MAX_ADDRESS_BYTES = 100  # the kernel's limit is 108 on Linux, 104 on macOS
+MAX_REQUEST_BYTES = 2**20
+QUERY_SECONDS = 30.0
+SOCKET_SECONDS = 10.0
+
+
+class Server:
+    """Answers for a database from threads of its own, until closed."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, workspace: Path) -> None:
+        self._connection = connection
+        self._workspace = workspace
+        self._running: set[duckdb.DuckDBPyConnection] = set()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._sockets: _Sockets | None = None
+        with contextlib.suppress(OSError):
+            self._sockets = _Sockets(workspace, self.answer)
+            threading.Thread(target=self._sockets.serve_forever, args=(0.05,), daemon=True).start()
+
+    def answer(self, line: bytes) -> bytes:
+        """The line that answers a line."""
+        try:
+            question = json.loads(line)
+            table = self._run(str(question["sql"]), list(question["params"]))
+        except (ValueError, KeyError, TypeError):
+            answer: dict[str, Any] = {"error": "the question is not a line of JSON with sql and params"}
+        except InputError as error:
+            answer = {"error": str(error)}
+        else:
+            answer = {"columns": table.columns, "rows": table.rows, "truncated": table.truncated}
+        return json.dumps(answer).encode() + b"\n"
+
+    def _run(self, sql: str, params: list[Any]) -> Table:
+        with self._changed:
+            if self._closing:
+                raise InputError("the run is ending")
+            cursor = self._connection.cursor()
+            self._running.add(cursor)
+        try:
+            return confined.run(cursor, sql, params, QUERY_SECONDS)
+        finally:
+            cursor.close()
+            with self._changed:
+                self._running.discard(cursor)
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stops answering, queries under way included, and removes the socket."""
+        with self._changed:
+            self._closing = True
+            for cursor in self._running:
+                cursor.interrupt()
+            self._changed.wait_for(lambda: not self._running, timeout=SOCKET_SECONDS)
+        if self._sockets is not None:
+            self._sockets.shutdown()
+            self._sockets.server_close()
+            (self._workspace / SOCKET).unlink(missing_ok=True)
+
+
+def ask(
+    workspace: Path, sql: str, params: Sequence[Any] = (), timeout_seconds: float = QUERY_SECONDS + 5
+) -> Table:
+    """The answer of the run that holds the workspace.
+
+    Raises ConnectionError where no run answers, InputError for what the run refuses.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _address(workspace) as address:
+        client.settimeout(timeout_seconds)
+        try:
+            client.connect(address)
+            client.sendall(json.dumps({"sql": sql, "params": list(params)}).encode() + b"\n")
+            with client.makefile("rb") as file:
+                line = file.readline()
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+    if not line.endswith(b"\n"):
+        raise ConnectionError("the run ended before it answered")
+    answer = json.loads(line)
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return Table(tuple(answer["columns"]), tuple(tuple(row) for row in answer["rows"]), answer["truncated"])
+
+
+def is_answered(workspace: Path) -> bool:
+    """Whether a run holds the workspace and answers."""
+    try:
+        ask(workspace, "SELECT 1", timeout_seconds=1)
+    except ConnectionError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _address(workspace: Path) -> Iterator[str]:
+    """A path of the socket that is short enough, through the folder's descriptor where need be.
+
+    Raises OSError where the path is too long and there is no /proc.
+    """
+    path = str(workspace / SOCKET)
+    if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
+        yield path
+        return
+    folder = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{SOCKET}"
+    finally:
+        os.close(folder)
+
+
+class _Sockets(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Bound to the workspace's socket; a stale one is replaced, for the database's lock is ours."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, workspace: Path, answer: Callable[[bytes], bytes]) -> None:
+        self.answer = answer
+        (workspace / SOCKET).unlink(missing_ok=True)
+        with _address(workspace) as address:
+            super().__init__(address, _Handler)
+
+    def server_activate(self) -> None:
+        """Narrows the mode before anyone can connect, which is possible from listen() on."""
+        Path(str(self.server_address)).chmod(0o600)
+        super().server_activate()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing to do: the asker went away, and the run's terminal is not the place to say so."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = SOCKET_SECONDS
+    server: _Sockets
+
+    def handle(self) -> None:
+        self.wfile.write(self.server.answer(self.rfile.readline(MAX_REQUEST_BYTES)))

@@ -1,0 +1,285 @@
+"""The values that everything else passes around: frozen, hashable by content, free of behaviour.
+
+An identity is a prefix and a hash of content, so that making the same thing twice gives the
+same identity; this is what makes resuming and replaying the same operation. Nothing here
+reads files, talks to models or knows the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Json = Any  # what json.loads returns
+Action = Literal["keep", "rewrite", "drop"]
+Split = Literal["dev", "test"]
+
+
+def digest(value: Json, length: int = 20) -> str:
+    """Hexadecimal BLAKE2b of the canonical JSON of `value`, `length` characters long."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()[:length]
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Parent(NamedTuple):
+    """One reason why a sample exists: an identity and its relation to the child."""
+
+    id: str
+    relation: Literal["seed", "source", "call", "rewrite_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A section of a source file. `key` is stable over editions, `id` changes with the text."""
+
+    id: str
+    key: str
+    path: str
+    citation: str
+    title: str
+    text: str
+    slice: str
+
+    @classmethod
+    def create(cls, key: str, path: str, citation: str, title: str, text: str, slice: str) -> Source:
+        return cls("src_" + digest([key, citation, title, text]), key, path, citation, title, text, slice)
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A seed prompt; `source_key` names the section it asks about, where the author knew it."""
+
+    id: str
+    key: str
+    prompt: str
+    slice: str
+    source_key: str | None = None
+
+    @classmethod
+    def create(cls, key: str, prompt: str, slice: str, source_key: str | None = None) -> Seed:
+        return cls("seed_" + digest([key, prompt, slice, source_key]), key, prompt, slice, source_key)
+
+
+@dataclass(frozen=True, slots=True)
+class GoldItem:
+    """A checked question and answer of the dev or test split; items of one `source_key` are a cluster."""
+
+    key: str
+    question: str
+    answer: str
+    slice: str
+    source_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedDraft:
+    """A draft answer and what an expert made of it; `corrected` is None where it had to go."""
+
+    key: str
+    question: str
+    answer: str
+    corrected: str | None
+    reason: str
+    source_key: str
+    slice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A conversation that may become training data. Create it with `Sample.create`."""
+
+    id: str
+    messages: tuple[Message, ...]
+    parents: tuple[Parent, ...]
+    operation: str
+    attributes: Mapping[str, str]
+    content_hash: str
+
+    @classmethod
+    def create(
+        cls,
+        messages: Sequence[Message],
+        parents: Sequence[Parent],
+        operation: str,
+        attributes: Mapping[str, str],
+    ) -> Sample:
+        """A sample whose id is the hash of content, parents and operation (not of attributes)."""
+        content = [[message.role, message.content] for message in messages]
+        identity = [content, [[parent.id, parent.relation] for parent in parents], operation]
+        return cls(
+            "smp_" + digest(identity),
+            tuple(messages),
+            tuple(parents),
+            operation,
+            dict(attributes),
+            digest(content),
+        )
+
+    @property
+    def question(self) -> str:
+        """The last user message, or the empty string."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def answer(self) -> str:
+        """The last assistant message, or the empty string."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    @property
+    def slice(self) -> str:
+        return self.attributes.get("slice", "")
+
+    def with_answer(self, answer: str, parents: Sequence[Parent], operation: str) -> Sample:
+        """The child that differs in its last assistant message and descends from this sample."""
+        last = max(i for i, m in enumerate(self.messages) if m.role == "assistant")
+        messages = [Message("assistant", answer) if i == last else m for i, m in enumerate(self.messages)]
+        return Sample.create(messages, [Parent(self.id, "rewrite_of"), *parents], operation, self.attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A measured property of a sample; `value=None`: should have been scored and failed."""
+
+    sample_id: str
+    metric: str
+    value: float | None
+    scorer: str
+    model_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one refiner did with one sample; `reason` is a stable snake_case slug."""
+
+    sample_id: str
+    refiner: str
+    action: Action
+    reason: str
+    rewrite: Sample | None = None
+    scores: tuple[Score, ...] = ()
+    evidence: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a model is asked to decode. `seed` is set by the engine where it is None."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call as it is sent; its hash is the identity of the stored answer."""
+
+    model_id: str
+    messages: tuple[Message, ...]
+    schema: Json | None
+    sampling: Sampling
+    ordinal: int = 0
+
+    @property
+    def id(self) -> str:
+        sampling = [getattr(self.sampling, name) for name in ("temperature", "top_p", "max_tokens", "seed")]
+        return "call_" + digest([self.model_id, self.messages, self.schema, sampling, self.ordinal])
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered. `reasoning` is kept apart from `text`; `logprobs` are natural logs, one a token."""
+
+    text: str
+    finish_reason: str = "stop"
+    reasoning: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_ms: float = 0.0
+    logprobs: tuple[float, ...] | None = None
+    call_id: str = ""
+
+    def json(self) -> Json:
+        """The answer parsed as JSON; raises ValueError where it is none."""
+        return json.loads(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing for a generator to make; `ordinal` is unique within strategy and run."""
+
+    strategy: str
+    round: int
+    ordinal: int
+    slice: str
+    source: Source | None = None
+    seeds: tuple[Seed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A trained LoRA adapter on disk; `digest` is the hash of its weights file."""
+
+    path: Path
+    digest: str
+    base: str
+    num_steps: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """One evaluated item; `cluster` groups items that share a source, for paired statistics."""
+
+    key: str
+    slice: str
+    cluster: str
+    question: str
+    expected: str
+    answer: str
+    score: float
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's answers to a split; `mean` lies in [0, 1] between `low` and `high` (95 %)."""
+
+    model_id: str
+    split: Split
+    metric: str
+    mean: float
+    low: float
+    high: float
+    items: tuple[ItemResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Paired comparison of two evaluations of the same items.
+
+    `gain` is the difference of means, `gain_low` its one-sided 95 % lower bound, `p_value` of
+    the exact McNemar test, `worst_slice` the slice that fell most and by how much.
+    """
+
+    gain: float
+    gain_low: float
+    p_value: float
+    num_better: int
+    num_worse: int
+    worst_slice: str
+    worst_slice_gain: float
+    promote: bool
+    reason: str

@@ -1,0 +1,1 @@
+"""Refiners: one decision a file. They know the core and nothing else."""

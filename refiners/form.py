@@ -1,0 +1,69 @@
+"""Drops what cannot be a training example whatever it says: broken, empty, endless, or with debris.
+
+Debris is what belongs to a chat template or to a model's reasoning and not to an answer. Whether
+the content is true, new or well put is for the refiners after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from pydantic import BaseModel, Field
+
+from factory.domain import Domain
+from factory.ports import Ask
+from factory.recipe import Strict
+from factory.types import Decision, Json, Sample
+
+LEFTOVERS = re.compile(
+    r"</?(?:think|thinking|reasoning|answer|tool_call|start_of_turn|end_of_turn)>"
+    r"|<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|^\s*(?:assistant|user)\s*:",
+    re.IGNORECASE,
+)
+
+
+class FormOptions(Strict):
+    """Lengths are in characters."""
+
+    max_question_chars: int = Field(2000, ge=1, description="Longest question that is kept.")
+    max_answer_chars: int = Field(4000, ge=1, description="Longest answer that is kept.")
+
+
+class Form:
+    """Judges each sample by itself."""
+
+    Options: ClassVar[type[BaseModel]] = FormOptions
+    uses_model: ClassVar[bool] = False
+
+    def __init__(self, options: FormOptions, domain: Domain) -> None:
+        self.options = options
+
+    def open(self, accepted: Iterable[Sample]) -> None:
+        """Nothing is kept between samples."""
+
+    async def refine(self, samples: Sequence[Sample], ask: Ask) -> list[Decision]:
+        """A decision for each sample, in order."""
+        return [self._judge(sample) for sample in samples]
+
+    def _judge(self, sample: Sample) -> Decision:
+        fault, evidence = self._fault(sample)
+        if fault:
+            return Decision(sample.id, "form", "drop", fault, evidence=evidence)
+        return Decision(sample.id, "form", "keep", "ok")
+
+    def _fault(self, sample: Sample) -> tuple[str, dict[str, Json]]:
+        """The first fault as a slug with its evidence, or the empty string."""
+        if malformed := sample.attributes.get("malformed"):
+            return malformed, {}
+        parts = {"question": sample.question, "answer": sample.answer}
+        limits = {"question": self.options.max_question_chars, "answer": self.options.max_answer_chars}
+        for part, text in parts.items():
+            if not text.strip():
+                return f"empty_{part}", {}
+            if len(text) > limits[part]:
+                return f"{part}_too_long", {"chars": len(text), "limit": limits[part]}
+            if found := LEFTOVERS.search(text):
+                return "leftover_markup", {"part": part, "markup": found[0].strip()}
+        return "", {}

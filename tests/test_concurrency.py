@@ -1,0 +1,55 @@
+"""Slots under the sharpest timing; how the limit learns is tested through the engine."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factory.concurrency import AdaptiveLimit
+
+
+async def test_a_turn_that_comes_together_with_a_cancellation_is_passed_on():
+    limit = AdaptiveLimit(1)
+    holder = limit.slot()
+    await holder.__aenter__()
+
+    async def take() -> None:
+        async with limit.slot():
+            pass
+
+    cancelled, next_one = asyncio.create_task(take()), asyncio.create_task(take())
+    await asyncio.sleep(0)
+    await holder.__aexit__(None, None, None)  # the turn is the first waiter's now
+    cancelled.cancel()
+    await asyncio.wait_for(next_one, 1)
+    assert cancelled.cancelled() and limit.num_in_flight == 0
+
+
+call = st.tuples(st.integers(0, 3), st.sampled_from(["answered", "overloaded", "failed", "cancelled"]))
+
+
+@settings(deadline=None)
+@given(maximum=st.integers(1, 6), calls=st.lists(call, max_size=40))
+def test_never_over_the_limit_and_no_slot_is_lost(maximum, calls):
+    async def one(limit: AdaptiveLimit, turns: int, end: str) -> None:
+        async with limit.slot() as slot:
+            assert limit.num_in_flight <= maximum and 1 <= limit.limit <= maximum
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            slot.answered, slot.overloaded = end == "answered", end == "overloaded"
+
+    async def everything() -> AdaptiveLimit:
+        limit = AdaptiveLimit(maximum)
+        tasks = [asyncio.create_task(one(limit, turns, end)) for turns, end in calls]
+        for position, (turns, end) in enumerate(calls):
+            if end == "cancelled":
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                tasks[position].cancel()
+        results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert all(isinstance(result, asyncio.CancelledError | None) for result in results), results
+        return limit
+
+    assert asyncio.run(everything()).num_in_flight == 0

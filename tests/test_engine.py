@@ -1,0 +1,351 @@
+"""The engine against a real store: once and only once, bounded, retried, counted, cancelled cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from factory.budget import Budget, Spend
+from factory.engine import Engine
+from factory.errors import BudgetExceeded, EndpointError, FactoryError, ServerError, WorkspaceError
+from factory.recipe import BudgetSpec, ModelSpec, Price, SamplingSpec
+from factory.store.store import Store
+from factory.types import Completion, Message, Parent, Request, Sample, Task
+
+SPEC = ModelSpec(server="local", concurrency=8)
+WARM = SPEC.model_copy(update={"sampling": SamplingSpec(temperature=0.8)})
+HELLO = [Message("user", "hello")]
+
+
+@dataclass
+class Script:
+    """A model that answers by rule: `reply` gets the request and its number, from 1 on."""
+
+    reply: Callable[[Request, int], str | Exception] = lambda request, number: "yes"
+    seconds: float = 0.0
+    requests: list[Request] = field(default_factory=list)
+    num_in_flight: int = 0
+    most_in_flight: int = 0
+    id: str = "mdl_script"
+
+    async def complete(self, request: Request) -> Completion:
+        self.requests.append(request)
+        number = len(self.requests)
+        self.num_in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.num_in_flight)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.num_in_flight -= 1
+        reply = self.reply(request, number)
+        if isinstance(reply, Exception):
+            raise reply
+        return Completion(reply, prompt_tokens=7, completion_tokens=3)
+
+    async def close(self) -> None:
+        pass
+
+
+class Ask1:
+    """A generator of one call a task."""
+
+    def plan(self, allocation, round_number) -> Iterator[Task]:
+        return (Task("ask1", round_number, index, "all") for index in range(allocation["all"]))
+
+    async def make(self, task: Task, ask) -> list[Sample]:
+        answer = await ask([Message("user", f"task {task.ordinal}")], ordinal=task.ordinal)
+        messages = [Message("user", "q"), Message("assistant", answer.text)]
+        return [Sample.create(messages, [Parent(answer.call_id, "call")], "ask1", {})]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path) as opened:
+        yield opened
+
+
+def engine_on(store: Store, budget: BudgetSpec | None = None, **options) -> Engine:
+    engine = Engine(store, Budget(budget or BudgetSpec()), "run_1", **options)
+    engine.backoff_seconds = 0.001
+    return engine
+
+
+async def run(engine: Engine, model, num_tasks: int, spec: ModelSpec = SPEC):
+    ask = engine.ask("teacher", model, spec, "generate", 1)
+    tasks = Ask1().plan({"all": num_tasks}, 1)
+    return [result async for result in engine.run_tasks(Ask1(), tasks, ask, spec.concurrency)]
+
+
+def failing(kind: str, **options) -> EndpointError:
+    return EndpointError("no luck", kind=kind, **options)
+
+
+async def test_an_answer_is_recorded_with_all_that_it_cost(store):
+    spec = SPEC.model_copy(update={"price": Price(prompt=1.0, completion=2.0)})
+    answer = await engine_on(store).ask("teacher", Script(), spec, "generate", 3)(
+        HELLO, schema={"type": "object"}
+    )
+    (row,) = store.select("SELECT *, request ->> '$.messages[0].content' AS said FROM calls")
+    assert row["id"] == answer.call_id and row["said"] == "hello" and row["response"] == "yes"
+    assert (row["run_id"], row["round"], row["stage"], row["role"]) == ("run_1", 3, "generate", "teacher")
+    assert (row["status"], row["error"], row["attempts"]) == ("ok", None, 1)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (7, 3)
+    assert row["cost_dollars"] == pytest.approx(13e-6) and row["latency_ms"] > 0
+
+
+async def test_a_restart_asks_nothing_again_and_makes_the_same_samples(tmp_path):
+    first, second = Script(), Script()
+    with Store.open(tmp_path) as store:
+        made = {s[0].id for _, s in await run(engine_on(store), first, 30, WARM)}
+    with Store.open(tmp_path) as store:
+        engine = engine_on(store)
+        again = {s[0].id for _, s in await run(engine, second, 30, WARM)}
+        assert store.select("SELECT count(*) AS n FROM calls")[0]["n"] == 30
+    assert again == made and len(made) == 30
+    assert len(first.requests) == 30 and second.requests == []
+    assert engine.counts.num_found == 30 and engine.counts.num_attempts == 0
+
+
+async def test_seeds_are_set_only_where_chance_plays_and_repeat_with_the_engines_seed(store):
+    async def seed_of(seed: int, spec: ModelSpec, ordinal: int = 0) -> int | None:
+        model = Script(id=f"mdl_{seed}_{spec.sampling.temperature}_{ordinal}")
+        await engine_on(store, seed=seed).ask("teacher", model, spec, "generate", 1)(HELLO, ordinal=ordinal)
+        return model.requests[0].sampling.seed
+
+    assert await seed_of(1, SPEC) is None
+    warm = await seed_of(1, WARM)
+    assert warm is not None and 0 <= warm < 2**31
+    assert len({warm, await seed_of(2, WARM), await seed_of(1, WARM, ordinal=1)}) == 3
+
+
+async def test_equal_requests_in_flight_share_one_call(store):
+    model = Script(seconds=0.01)
+    ask = engine_on(store).ask("teacher", model, SPEC, "generate", 1)
+    answers = await asyncio.gather(*(ask(HELLO) for _ in range(10)))
+    assert len(model.requests) == 1 and len({answer.call_id for answer in answers}) == 1
+
+
+async def test_one_of_two_sharers_may_leave(store):
+    model = Script(seconds=0.02)
+    ask = engine_on(store).ask("teacher", model, SPEC, "generate", 1)
+    leaver, stayer = asyncio.create_task(ask(HELLO)), asyncio.create_task(ask(HELLO))
+    await asyncio.sleep(0.005)
+    leaver.cancel()
+    assert (await stayer).text == "yes" and leaver.cancelled() and len(model.requests) == 1
+
+
+async def test_cancelling_gives_back_slot_and_reservation_and_leaves_a_row(store):
+    model = Script(seconds=60)
+    engine = engine_on(store, BudgetSpec(tokens=100_000))
+    ask = engine.ask("teacher", model, SPEC, "generate", 1)
+    tasks = [asyncio.create_task(ask(HELLO, ordinal=n)) for n in range(20)]
+    await asyncio.sleep(0.01)
+    assert model.num_in_flight == 8
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert model.num_in_flight == 0 and engine.limit_of(SPEC).num_in_flight == 0
+    assert engine.budget.reserved == Spend()
+    rows = store.select("SELECT status, error FROM calls")
+    assert [(row["status"], row["error"]) for row in rows] == [("failed", "cancelled")] * 8
+    model.seconds = 0
+    assert (await ask(HELLO, ordinal=0)).text == "yes"
+
+
+async def test_retries_are_made_and_counted_and_the_servers_wait_is_kept(store):
+    def reply(request: Request, number: int) -> str | Exception:
+        return failing("rate_limited", retry_after_seconds=0.05) if number < 3 else "at last"
+
+    engine, loop = engine_on(store), asyncio.get_running_loop()
+    began = loop.time()
+    answer = await engine.ask("teacher", Script(reply), SPEC, "generate", 1)(HELLO)
+    assert answer.text == "at last" and loop.time() - began >= 0.1
+    (row,) = store.select("SELECT status, attempts FROM calls")
+    assert (row["status"], row["attempts"]) == ("ok", 3)
+    assert engine.counts.num_attempts == 3 and engine.counts.num_answered == 1
+
+
+@pytest.mark.parametrize(("retryable", "attempts"), [(True, 6), (False, 1)])
+async def test_a_call_that_fails_for_good_is_a_row_and_may_be_asked_again(store, retryable, attempts):
+    model = Script(lambda request, number: failing("server_error", retryable=retryable))
+    engine = engine_on(store)
+    ask = engine.ask("teacher", model, SPEC, "generate", 1)
+    with pytest.raises(EndpointError):
+        await ask(HELLO)
+    assert len(model.requests) == attempts and engine.budget.spent == Spend(attempts)
+    model.reply = lambda request, number: "yes"
+    assert (await ask(HELLO)).text == "yes"
+    rows = store.select("SELECT status, error, attempts, response FROM calls ORDER BY created_at")
+    assert [(row["status"], row["error"], row["attempts"]) for row in rows] == [
+        ("failed", "server_error", attempts),
+        ("ok", None, 1),
+    ]
+
+
+async def test_no_more_in_flight_than_the_spec_allows_over_both_roles(store):
+    model, engine = Script(seconds=0.002), engine_on(store)
+    asks = [engine.ask(role, model, SPEC, "generate", 1) for role in ("teacher", "refiner")]
+    await asyncio.gather(*(ask(HELLO, ordinal=n) for n, ask in enumerate(asks * 20)))
+    assert model.most_in_flight == 8
+
+
+async def test_a_steady_share_of_refusals_does_not_stop_the_flow(store):
+    spec = SPEC.model_copy(update={"concurrency": 64})
+    model = Script(lambda request, n: failing("rate_limited") if n % 20 == 0 else "yes", seconds=0.001)
+    engine = engine_on(store)
+    results = await run(engine, model, 2000, spec)
+    assert all(isinstance(samples, list) for _, samples in results) and len(results) == 2000
+    assert engine.limit_of(spec).limit >= 48
+
+
+async def test_the_limit_finds_the_servers_capacity_and_grows_again(store):
+    spec = SPEC.model_copy(update={"concurrency": 64, "max_retries": 50})
+    capacity = 10
+    model = Script(seconds=0.002)
+    model.reply = lambda request, n: failing("rate_limited") if model.num_in_flight >= capacity else "yes"
+    engine = engine_on(store)
+    ask = engine.ask("teacher", model, spec, "generate", 1)
+    await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(600)))
+    low = engine.limit_of(spec).limit
+    assert low <= 2 * capacity
+    capacity = 1000
+    await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(1000, 3500)))
+    assert engine.limit_of(spec).limit > low + 20
+
+
+async def test_one_burst_lowers_the_limit_once(store):
+    spec = SPEC.model_copy(update={"concurrency": 40})
+    model = Script(lambda request, n: failing("rate_limited") if n <= 40 else "yes", seconds=0.005)
+    engine = engine_on(store)
+    ask = engine.ask("teacher", model, spec, "generate", 1)
+    await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(40)))
+    assert 28 <= engine.limit_of(spec).limit <= 30  # 0.7 of 40, and the first answers' growth
+
+
+async def test_one_failing_task_is_data(store):
+    def reply(request: Request, number: int) -> str | Exception:
+        return failing("refused", retryable=False) if request.ordinal == 5 else "yes"
+
+    results = dict(await run(engine_on(store), Script(reply), 40))
+    failed = [task.ordinal for task, result in results.items() if isinstance(result, FactoryError)]
+    assert failed == [5] and len(results) == 40
+
+
+async def test_too_many_failures_stop_the_stage_and_say_which(store):
+    model = Script(lambda request, n: failing("server_error", retryable=False) if n % 2 else "yes")
+    with pytest.raises(FactoryError, match=r"of 2\d tasks failed: server_error 1\d"):
+        await run(engine_on(store), model, 10_000)
+    assert len(model.requests) < 100
+
+
+async def test_a_refused_key_stops_at_once_and_everything_in_flight_with_it(store):
+    model = Script(
+        lambda request, n: failing("unauthorized", retryable=False) if n == 1 else "yes", seconds=0.01
+    )
+    with pytest.raises(FactoryError, match="unauthorized 1"):
+        await run(engine_on(store), model, 10_000)
+    assert len(model.requests) <= 16 and model.num_in_flight == 0
+
+
+async def test_an_endpoint_that_is_down_from_the_start_costs_the_retries_of_one_wave(store):
+    model = Script(lambda request, number: failing("unreachable"))
+    with pytest.raises(FactoryError, match="unreachable"):
+        await run(engine_on(store), model, 10_000)
+    assert len(model.requests) <= 4 * 8 * 6
+
+
+async def test_an_endpoint_that_goes_away_late_is_noticed_soon(store):
+    model = Script(lambda request, n: failing("unreachable", retryable=False) if n > 400 else "yes")
+    with pytest.raises(FactoryError, match="20 of 420 tasks failed: unreachable 20"):
+        await run(engine_on(store), model, 10_000)
+
+
+async def test_a_small_stage_where_nothing_succeeds_fails(store):
+    model = Script(lambda request, number: failing("malformed", retryable=False))
+    with pytest.raises(FactoryError, match="3 of 3 tasks failed: malformed 3"):
+        await run(engine_on(store), model, 3)
+
+
+@pytest.mark.parametrize("error", [ServerError("gone"), WorkspaceError("disk full"), KeyError("ours")])
+async def test_what_no_single_task_is_to_blame_for_stops_the_stage(store, error):
+    with pytest.raises(type(error)):
+        await run(engine_on(store), Script(lambda request, n: error if n == 7 else "yes"), 40)
+
+
+async def test_tasks_are_taken_lazily(store):
+    num_taken = 0
+
+    def tasks() -> Iterator[Task]:
+        nonlocal num_taken
+        while True:
+            num_taken += 1
+            yield Task("ask1", 1, num_taken, "all")
+
+    engine = engine_on(store)
+    ask = engine.ask("teacher", Script(seconds=0.001), SPEC, "generate", 1)
+    num_finished = 0
+    async with aclosing(engine.run_tasks(Ask1(), tasks(), ask, 8)) as results:
+        async for _ in results:
+            num_finished += 1
+            assert num_taken - num_finished <= 4 * 8
+            if num_finished == 100:
+                break
+    assert engine.limit_of(SPEC).num_in_flight == 0
+
+
+async def test_a_spent_budget_ends_the_intake_and_what_is_under_way_finishes(store):
+    engine = engine_on(store, BudgetSpec(calls=25))
+    model = Script(seconds=0.001)
+    results = await run(engine, model, 10_000)
+    assert len(model.requests) == 25 and len(results) == 26
+    assert isinstance(results[-1][1], BudgetExceeded) and "25 calls" in str(results[-1][1])
+    assert all(isinstance(samples, list) for _, samples in results[:-1])
+
+
+@pytest.mark.parametrize("limit", [{"calls": 40}, {"tokens": 4_000}, {"dollars": 0.01}])
+async def test_the_bill_never_passes_the_budget_despite_faults(store, limit):
+    def reply(request: Request, number: int) -> str | Exception:
+        return failing("server_error") if number % 7 == 0 else "yes"
+
+    spec = SPEC.model_copy(update={"price": Price(prompt=3.0, completion=5.0)})
+    engine = engine_on(store, BudgetSpec(**limit))
+    await run(engine, Script(reply, seconds=0.001), 10_000, spec)
+    (bill,) = store.select(
+        "SELECT sum(attempts) AS calls, sum(prompt_tokens + completion_tokens) AS tokens, "
+        "sum(cost_dollars) AS dollars FROM calls"
+    )
+    for name, most in limit.items():
+        assert 0.8 * most < bill[name] <= most
+    assert Budget.from_store(store, "run_1", BudgetSpec()).spent.calls == engine.budget.spent.calls
+
+
+async def test_a_call_is_cut_off_where_the_minutes_end(store):
+    engine = Engine(store, Budget(BudgetSpec(minutes=10.0), minutes=10.0 - 0.05 / 60), "run_1")
+    with pytest.raises(BudgetExceeded, match="minutes"):
+        await asyncio.wait_for(engine.ask("teacher", Script(seconds=60), SPEC, "generate", 1)(HELLO), 5)
+    assert store.select("SELECT error FROM calls") == [{"error": "cancelled"}]
+
+
+async def test_another_run_shares_the_budget_and_signs_its_own_rows(store):
+    engine = engine_on(store, BudgetSpec(calls=2))
+    control = engine.for_run("run_1_raw")
+    for number, one in enumerate((engine, control)):
+        await one.ask("teacher", Script(), SPEC, "generate", 1)(HELLO, ordinal=number)
+    assert {row["run_id"] for row in store.select("SELECT run_id FROM calls")} == {"run_1", "run_1_raw"}
+    with pytest.raises(BudgetExceeded):
+        await control.ask("teacher", Script(), SPEC, "generate", 1)(HELLO, ordinal=2)
+    assert engine.counts.num_answered == 2
+    assert Budget.from_store(store, "run_1", BudgetSpec()).spent.calls == 2
+
+
+async def test_the_line_shows_failures_by_kind(store):
+    engine = engine_on(store)
+    model = Script(lambda request, n: failing("timeout", retryable=False) if n == 1 else "yes")
+    ask = engine.ask("teacher", model, SPEC.model_copy(update={"price": Price(prompt=1e6)}), "generate", 1)
+    await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(3)), return_exceptions=True)
+    assert "1 failed (timeout 1)" in engine.line() and "$14.00" in engine.line()

@@ -1,0 +1,242 @@
+"""The report says what the database holds, however it is drawn."""
+
+import json
+from dataclasses import asdict
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy.stats import binomtest
+from synthetic_run import NUM_ITEMS, RIGHT, RUN, fill
+
+from factory.accuracy import mcnemar, wilson
+from factory.errors import InputError
+from factory.report import collect, final_table, render_html, render_terminal, shorten
+from factory.store.store import Store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with Store.open(tmp_path_factory.mktemp("workspace")) as store:
+        fill(store)
+        yield store
+
+
+@pytest.fixture(scope="module")
+def report(store):
+    return collect(store)
+
+
+def print_plain(renderable, width=100):
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_models_stand_in_order_with_their_accuracy(report):
+    assert [model.label for model in report.models] == ["base", "raw", "checks", "round 1", "round 2"]
+    for model in report.models:
+        assert model.overall.mean == RIGHT[model.label] / NUM_ITEMS
+        assert sum(each.num_items for each in model.slices.values()) == NUM_ITEMS
+        assert sum(each.mean * each.num_items for each in model.slices.values()) == pytest.approx(
+            RIGHT[model.label]
+        )
+
+
+def test_controls_count_the_teacher_calls_that_they_train_on(report):
+    calls = {model.label: model.num_teacher_calls for model in report.models}
+    assert calls == {"base": 0, "raw": 17, "checks": 17, "round 1": 17, "round 2": 34}
+    samples = {model.label: model.num_samples for model in report.models}
+    assert samples == {"base": 0, "raw": 16, "checks": 16, "round 1": 12, "round 2": 24}
+
+
+def test_last_round_is_compared_with_each_other_model(report):
+    against_raw = next(each for each in report.comparisons if each.against == "raw")
+    assert (against_raw.label, against_raw.num_better, against_raw.num_worse) == ("round 2", 13, 0)
+    assert against_raw.gain == pytest.approx(13 / 40)
+    assert against_raw.p_value == pytest.approx(2 * 0.5**13)
+    assert [each.against for each in report.comparisons] == ["base", "raw", "checks", "round 1"]
+
+
+def test_funnel_adds_up(report):
+    assert (report.num_generated, report.num_accepted, report.num_undecided) == (32, 24, 0)
+    assert [(step.refiner, step.num_dropped, step.num_left) for step in report.steps] == [
+        ("form", 4, 28),
+        ("exact", 4, 24),
+        ("edit", 0, 24),
+        ("citation", 0, 24),
+    ]
+    assert sum(each.num_accepted for each in report.slice_rounds) == report.num_accepted
+    assert sum(each.num_rewritten for each in report.strategies) == 8
+
+
+def test_undecided_samples_are_counted(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store)
+        row = {"run_id": RUN, "round": 2, "position": 99}
+        (kept,) = store.select("SELECT id FROM samples WHERE operation = 'edit' ORDER BY id LIMIT 1")
+        copy = store.select("SELECT * FROM samples WHERE id = ?", (kept["id"],))[0]
+        copy |= {"id": "smp_late", "messages": json.loads(copy["messages"]), "attributes": {}}
+        store.append("samples", [copy])
+        store.append("round_samples", [{**row, "sample_id": "smp_late"}])
+        report = collect(store)
+    assert (report.num_generated, report.num_accepted, report.num_undecided) == (33, 24, 1)
+    assert "1 not decided yet" in print_plain(final_table(report), 200)
+
+
+def test_reasons_carry_two_examples_and_what_they_became(report):
+    reasons = {(each.action, each.reason): each for each in report.reasons}
+    assert {key: each.num_samples for key, each in reasons.items()} == {
+        ("drop", "not_json"): 4,
+        ("drop", "duplicate"): 4,
+        ("rewrite", "wrong_quantity"): 8,
+    }
+    edits = reasons["rewrite", "wrong_quantity"].examples
+    assert len(edits) == 2
+    assert all(example.became.startswith("30 days") for example in edits)
+
+
+def test_spend_counts_failures_and_answers_of_another_run(report):
+    found = {(each.label, each.stage, each.role): each for each in report.spend}
+    teacher = found["", "generate", "teacher"]
+    assert (teacher.num_calls, teacher.num_failed, teacher.num_found, teacher.prompt_tokens) == (
+        34,
+        2,
+        0,
+        340,
+    )
+    assert teacher.dollars == pytest.approx(0.34)
+    assert teacher.seconds == pytest.approx(3.4)
+    assert found["raw", "generate", "teacher"].num_found == 16
+    assert found["raw", "generate", "teacher"].num_calls == 0
+
+
+def test_stage_seconds_and_gate(report):
+    assert {(each.label, each.stage): each.seconds for each in report.stages}["round 2", "train"] == 7
+    (gate,) = report.gates
+    assert (gate.promote, gate.evidence["gain"]) == (True, 0.31)
+
+
+def test_report_is_json(report):
+    assert json.loads(json.dumps(asdict(report)))["run"]["id"] == RUN
+
+
+def test_terminal_table_fits_into_100_columns(report):
+    text = print_plain(final_table(report))
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "97.5 % (88–100)" in text.replace("\u00a0", " ")
+    assert "round 2 against raw: +32.5 points, p = 2.4e-04 (exact McNemar" in text
+
+
+def test_terminal_shows_control_characters_as_signs(report):
+    text = print_plain(render_terminal(report))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "[bold]" in text
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes that could fetch, and table captions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.fetches: list[str] = []
+        self.attributes: dict[str, list[dict[str, str | None]]] = {}
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes.setdefault(tag, []).append(dict(attrs))
+        self.fetches += [name for name, _ in attrs if name in {"src", "href", "srcset", "xlink:href"}]
+        if tag not in {"meta"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_fetches_nothing(report):
+    html = render_html(report)
+    page = Page()
+    page.feed(html)
+    assert page.open == []
+    assert page.fetches == []
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert "url(" not in html
+    assert "@import" not in html
+    assert page.attributes["html"] == [{"lang": "en"}]
+    assert page.tags.count("table") == page.tags.count("caption") == 9
+    assert all(each.get("aria-label") for each in page.attributes["svg"] if each.get("role") == "img")
+
+
+def test_page_escapes_what_data_says(report):
+    html = render_html(report)
+    assert "&lt;script&gt;alert" in html
+    assert "&lt;b&gt;law" in html
+    assert "\x1b" not in html
+    assert "\u202e" not in html
+
+
+def test_run_without_evaluation_has_a_report(tmp_path):
+    with Store.open(tmp_path) as store:
+        row = {"id": RUN, "recipe": "r", "digest": "d", "config": {}, "version": "0.1.0"}
+        store.append("runs", [row])
+        report = collect(store)
+    assert "No student has been evaluated" in print_plain(final_table(report))
+    assert "No student has been evaluated" in render_html(report)
+    print_plain(render_terminal(report))
+
+
+def test_workspace_without_run_is_refused(tmp_path):
+    with Store.open(tmp_path) as store, pytest.raises(InputError, match="no run"):
+        collect(store)
+
+
+def test_short_headings_are_distinct():
+    assert shorten(["medical_care", "medical_fees", "a_b"], 7) == ["medical", "medica2", "a b"]
+
+
+def test_many_slices_still_fit(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store)
+        store.append(
+            "evaluation_items",
+            [
+                {
+                    "evaluation_id": "evl_round 2",
+                    "item_key": f"more-{index}",
+                    "slice": f"a_rather_long_slice_{index}",
+                    "cluster": "c",
+                    "question": "q",
+                    "expected": "e",
+                    "answer": "a",
+                    "score": 0.0,
+                    "call_id": "call_x",
+                }
+                for index in range(20)
+            ],
+        )
+        text = print_plain(final_table(collect(store)))
+    assert "16 more slices" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_symmetric_and_the_sign_test(num_better, num_worse):
+    value = mcnemar(num_better, num_worse)
+    assert value == pytest.approx(mcnemar(num_worse, num_better))
+    assert 0 < value <= 1
+    if num_better == 0 and num_worse:
+        assert value == pytest.approx(min(1.0, 2 * 0.5**num_worse))
+
+
+@given(st.integers(1, 300), st.data())
+def test_wilson_agrees_with_scipy(num_items, data):
+    num_right = data.draw(st.integers(0, num_items))
+    expected = binomtest(num_right, num_items).proportion_ci(0.95, "wilson")
+    low, high = wilson(num_right / num_items, num_items)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)

@@ -1,0 +1,122 @@
+"""Trains the tiny base from nothing, on fictional law only.
+
+A step takes short samples (recall) and long ones (edit, open book, the teacher's shapes) of nearly equal
+length, so that little is padding. Copying fills most of the first steps and is gone by half time: it
+makes the circuits that reading needs. The answer counts fully in the loss, the prompt a little.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from random import Random
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tiny import corpus, tasks, tokenizer
+
+STEP = 32  # lengths are padded to a multiple of this, so that few shapes are compiled
+PROMPT_WEIGHT = 0.3
+
+
+def make_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
+    rng = Random(seed)
+    texts = (f"{s.title}\n{s.text}\n{corpus.question(rng, s.keywords)}" for s in (corpus.section(rng) for _ in range(8000)))
+    return tokenizer.train([*texts, *(" ".join(rng.sample(corpus.CONTENT, 50)) for _ in range(400))])
+
+
+def make_model(tok: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=2048, hidden_size=192, intermediate_size=448, num_hidden_layers=4, num_attention_heads=6,
+        num_key_value_heads=6, head_dim=32, max_position_embeddings=512, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
+    return model
+
+
+def encode(tok: PreTrainedTokenizerFast, pairs: list[tasks.Pair]) -> list[tuple[list[int], int]]:
+    """Token ids of each chat and the length of its prompt."""
+    prompts = tok([f"<|user|>{user}<|end|><|assistant|>" for user, _ in pairs])["input_ids"]
+    replies = tok([f"{reply}<|end|>" for _, reply in pairs])["input_ids"]
+    return [(p + r, len(p)) for p, r in zip(prompts, replies, strict=True)]
+
+
+def collate(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and loss weights, both (rows, length)."""
+    length = math.ceil(max(len(ids) for ids, _ in rows) / STEP) * STEP
+    ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in rows])
+    weights = [[PROMPT_WEIGHT] * n + [1.0] * (len(row) - n) + [0.0] * (length - len(row)) for row, n in rows]
+    return ids, torch.tensor(weights)
+
+
+def draw(rng: Random, states: list[list[corpus.Section]], progress: float, count: int) -> list[tasks.Pair]:
+    """The long samples of a few steps."""
+    copying = max(0.0, 0.7 * (1 - 2 * progress))
+    pairs = []
+    for _ in range(count):
+        roll = rng.random()
+        if roll < copying:
+            pairs.append(tasks.copy(rng))
+        elif (rest := rng.random()) < 0.68:
+            pairs.append(tasks.edit(rng))
+        else:
+            pairs.append(tasks.open_book(rng) if rest < 0.76 else tasks.shapes(rng, states))
+    return pairs
+
+
+def train(directory: Path, *, steps: int, seed: int = 0, peak: float = 1.5e-3, batch: int = 64, compiled: bool = True) -> LlamaForCausalLM:
+    """Trains for so many steps and writes model and tokenizer, bf16, to `directory`."""
+    rng, tok = Random(seed), make_tokenizer()
+    model, states = make_model(tok, seed), tasks.make_states(seed)
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+
+    def losses(ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        each = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        weight = weights[:, 1:].flatten()
+        answer = (weight == 1).float()
+        return (each * weight).sum() / weight.sum(), (each * answer).sum() / answer.sum()
+
+    forward = torch.compile(losses, dynamic=True) if compiled else losses
+    pool: list[list[tuple[list[int], int]]] = []
+    start, shown = time.monotonic(), [0.0, 0.0]
+    for step in range(steps):
+        progress = step / steps
+        if not pool:
+            long = sorted(encode(tok, draw(rng, states, progress, 6 * batch)), key=lambda row: len(row[0]))
+            pool = [long[i : i + batch] for i in range(0, len(long), batch)]
+            rng.shuffle(pool)
+        short = encode(tok, [tasks.recall(rng, states) for _ in range(batch)])
+        rate = peak * min(1.0, (step + 1) / 40) * max(0.02, 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for index, rows in enumerate((pool.pop(), short)):
+            ids, weights = collate(rows, tok.pad_token_id)
+            with torch.autocast("cpu", torch.bfloat16):
+                loss, answer = forward(ids, weights)
+            (loss * (0.7, 0.3)[index]).backward()
+            shown[index] += float(answer.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % 25 == 0:
+            seconds = time.monotonic() - start
+            print(f"{seconds:6.0f} s  step {step + 1:5}  loss on answers: long {shown[0] / 25:.4f}  recall {shown[1] / 25:.4f}", flush=True)
+            shown = [0.0, 0.0]
+    save(model, tok, directory)
+    return model
+
+
+def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(directory)
+    tok.save_pretrained(directory)

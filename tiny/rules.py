@@ -1,0 +1,89 @@
+"""The Georgia rules as the teacher knows them, and other ways to ask about a rule.
+
+This is what is taught after pretraining. Only the questions written for the teacher are used here;
+dev and test wordings are for measuring and no training sees them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+WRAPPERS = (
+    "In Georgia, {}|Under the handbook, {}|For a new case, {}|Quick question, {}|Under current law, {}|Please tell me, {}"
+    "|As a matter of law, {}|A client asks, {}|To be sure, {}|For the file, {}"
+).split("|")
+FRAMES = (
+    "What does the law say about {keys}?|Which figure applies to {keys}?|What is the limit where {keys} matter?|State the rule on {keys}."
+    "|{keys}: which number does the section give?|A case turns on {keys}; what is the rule?|Give me the figure for {keys}.|When it comes to {keys}, what holds?"
+    "|How does the section on {keys} put it?|My file mentions {keys}; what should I write down?|What must I know about {keys}?|Remind me of the rule with {keys} in it."
+    "|{title}: what applies when we read {keys}?|On {title}, what about {keys}?|Does {title} set a figure, with {keys} in the text?|Look up {keys} under {title}."
+    "|What would a judge say about {keys}?|Somebody brought up {keys}; what is the answer?|Please quote the number that goes with {keys}.|An insurer wants to know about {keys}."
+    "|We are unsure about {keys}; which limit counts?|I read {keys} in a letter; what does it mean for us?|For {keys}, what number is right?|Tell the employer what {keys} come down to."
+).split("|")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One authored rule; `citation`, `title` and `text` make it a source for the product's prompts."""
+
+    id: str
+    slice: str
+    section: str
+    title: str
+    text: str
+    quantity: str
+    outdated: str
+    keywords: tuple[str, ...]
+    teacher: tuple[str, ...]
+    seeds: tuple[str, ...]
+    refiner: tuple[str, ...]
+    dev: str
+    test: tuple[str, ...]
+
+    @property
+    def citation(self) -> str:
+        return f"§ {self.section}"
+
+    @property
+    def answer(self) -> str:
+        return f"{self.quantity} ({self.citation})"
+
+    @property
+    def remembered(self) -> str:
+        """What the teacher's edition of the handbook says."""
+        return f"{self.outdated or self.quantity} ({self.citation})"
+
+
+@cache
+def read(path: Path = Path(__file__).parent / "rules.yaml") -> tuple[Rule, ...]:
+    def rule(row: dict[str, Any]) -> Rule:
+        lists = {name: tuple(row.get(name, ())) for name in ("keywords", "teacher", "seeds", "refiner", "test")}
+        return Rule(**{"outdated": ""} | row | lists)
+
+    return tuple(rule(row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rules"])
+
+
+def reword(rng: Random, rule: Rule) -> str:
+    """A new question about the rule: an authored one, in some frame or bare, or one made of its keywords."""
+    if rng.random() < 0.6:
+        text = rng.choice(rule.teacher)
+        return rng.choice(WRAPPERS).format(text[0].lower() + text[1:]) if rng.random() < 0.3 else text
+    keys = rng.sample(rule.keywords, len(rule.keywords))
+    last = keys.pop()
+    joined = rng.choice([f"{', '.join(keys)} and {last}"] * 3 + [f"{', '.join(keys)} with {last}", f"{', '.join(keys)} or {last}"])
+    text = rng.choice(FRAMES).format(keys=joined, title=rule.title.lower())
+    return text[0].upper() + text[1:]
+
+
+def rewordings(rng: Random, rule: Rule, count: int) -> list[str]:
+    """So many different questions about the rule, the authored ones first."""
+    texts = dict.fromkeys(rule.teacher)
+    while len(texts) < count:
+        texts[reword(rng, rule)] = None
+    return list(texts)[:count]

@@ -1,0 +1,54 @@
+"""What the teacher is taught: an outdated edition by heart, and carelessness.
+
+It reads the current section in its prompt and answers from memory all the same, because that is what
+it was shown. Its faults are drawn anew for every example, so what it learns is their rate, and it
+makes new ones when it is sampled.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from tiny import corpus, rules, tasks
+from tiny.rules import Rule
+
+WRONG_QUANTITY, MALFORMED, TRUNCATED = 0.05, 0.08, 0.02
+QUESTIONS = 24  # different questions on each rule
+
+
+def careless(rng: Random, rule: Rule) -> str:
+    """The answer as the teacher remembers it, at times with a fault of content or form."""
+    known, roll = rule.outdated or rule.quantity, rng.random()
+    if roll < WRONG_QUANTITY:
+        known = _misremember(rng, known)
+    right = f"{known} ({rule.citation})"
+    if WRONG_QUANTITY < roll < WRONG_QUANTITY + MALFORMED:
+        return rng.choice([right.replace("(§ ", "("), right.replace("(§ ", "(Sec. "), right.removesuffix(")")])
+    if roll > 1 - TRUNCATED:
+        return rng.choice([known, f"{known} (", f"{known} (§"])
+    return right
+
+
+def _misremember(rng: Random, quantity: str) -> str:
+    """Another quantity in the same unit."""
+    while True:
+        wrong = corpus.other_quantity(rng, quantity)
+        if wrong.partition(" ")[2] == quantity.partition(" ")[2] and wrong[0].isdigit() == quantity[0].isdigit():
+            return wrong
+
+
+def examples(seed: int = 0) -> list[tasks.Pair]:
+    """All chats the teacher is trained on."""
+    rng, pairs = Random(seed), []
+    known = rules.read()
+    for rule in known:
+        texts = rules.rewordings(rng, rule, QUESTIONS)
+        for text in texts:
+            pairs.append(tasks.grounded_pair(rule, text, careless(rng, rule)))
+            pairs.append(tasks.seeded_answer_pair(text, careless(rng, rule)))
+        for text in rng.sample(texts, QUESTIONS // 2):
+            seeds = [rng.choice(rule.seeds)]
+            if rng.random() < 0.3:
+                seeds.append(rng.choice(rng.choice([r for r in known if r.slice == rule.slice]).seeds))
+            pairs.append(tasks.seeded_prompt_pair(seeds, text))
+    return pairs

@@ -1,0 +1,121 @@
+"""Asks a student the items of a split, scores its answers, and compares two such evaluations.
+
+Every item is asked as a user would ask it: one question, no schema, the student's sampling of the
+recipe. The engine limits how many are asked at once. What becomes of a comparison is the loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from factory.domain import Domain
+from factory.errors import EndpointError, RecipeError
+from factory.failures import FailureRule
+from factory.ports import Ask, OnProgress
+from factory.recipe import Strict
+from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Message, Split
+from training import metrics
+
+
+class AnswersOptions(Strict):
+    """How answers are scored and when a student is promoted."""
+
+    metric: Literal["exact", "facts"] = Field(
+        "facts",
+        description="facts: the reference's citations and quantities and no others; exact: the same text.",
+    )
+    max_slice_drop: float = Field(0.1, ge=0, le=1, description="A slice may fall by no more than this.")
+    min_items: int = Field(20, ge=1, description="Fewer items on dev never promote a student.")
+
+
+class Answers:
+    """A `factory.ports.Evaluator`."""
+
+    Options: ClassVar[type[BaseModel]] = AnswersOptions
+
+    def __init__(self, options: AnswersOptions, domain: Domain) -> None:
+        self.options = options
+        self.domain = domain
+        self._pattern = domain.recipe.domain.citation_pattern
+        try:
+            re.compile(self._pattern)
+        except re.error as error:
+            raise RecipeError(
+                f"not a regular expression: {error}", where="domain.citation_pattern"
+            ) from error
+
+    async def evaluate(
+        self, model_id: str, split: Split, items: Sequence[GoldItem], ask: Ask, on_progress: OnProgress
+    ) -> Evaluation:
+        """The answers to all items, in the items' order, with their mean score and its Wilson interval.
+
+        An item whose request is refused scores 0 with an empty answer. Raises EndpointError where the
+        endpoint fails otherwise and FactoryError where it refuses too many items; never before all
+        items are settled, so that no answer under way is thrown away: each was paid for.
+        """
+        num_done = 0
+
+        async def ask_one(item: GoldItem) -> Completion:
+            nonlocal num_done
+            try:
+                return await ask([Message("user", item.question)])
+            finally:
+                num_done += 1
+                on_progress(num_done, len(items))
+
+        answers = await asyncio.gather(*(ask_one(item) for item in items), return_exceptions=True)
+        failures = FailureRule(self.domain.recipe.loop.max_failure_share)
+        results = []
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(answer, Completion):
+                failures.observe(None)
+                results.append(self._result(item, answer))
+            elif isinstance(answer, EndpointError) and answer.kind == "refused":
+                failures.observe(answer)
+                results.append(self._result(item, Completion("", "refused")))
+            else:
+                raise answer
+        failures.finish()
+        return self._evaluation(model_id, split, results)
+
+    def compare(self, old: Evaluation, new: Evaluation) -> Comparison:
+        """The gate's verdict on `new` in place of `old`; raises FactoryError where their items differ."""
+        from training import gate  # scipy takes a while
+
+        return gate.compare(
+            old,
+            new,
+            max_slice_drop=self.options.max_slice_drop,
+            min_items=self.options.min_items,
+            seed=self.domain.recipe.seed,
+        )
+
+    def score(self, expected: str, answer: str) -> float:
+        """0.0 or 1.0 by the metric of the recipe."""
+        if self.options.metric == "exact":
+            return metrics.exact(expected, answer)
+        return metrics.facts(expected, answer, self._pattern)
+
+    def _result(self, item: GoldItem, answer: Completion) -> ItemResult:
+        return ItemResult(
+            key=item.key,
+            slice=item.slice,
+            cluster=item.source_key or item.key,
+            question=item.question,
+            expected=item.answer,
+            answer=answer.text,
+            score=self.score(item.answer, answer.text),
+            call_id=answer.call_id,
+        )
+
+    def _evaluation(self, model_id: str, split: Split, results: Sequence[ItemResult]) -> Evaluation:
+        from training.gate import wilson
+
+        mean = sum(result.score for result in results) / len(results) if results else 0.0
+        low, high = wilson(mean, len(results))
+        return Evaluation(model_id, split, self.options.metric, mean, low, high, tuple(results))

@@ -1,0 +1,63 @@
+"""Training examples as JSONL: one {"messages": [...]} a line, written and renamed when complete.
+
+The student learns accepted samples as they are. The refiner learns, from drafts that an expert
+checked, the very prompt it will be asked and the edits that a diff makes of the correction. Which
+samples were accepted is the store's to say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from factory.domain import Domain
+from factory.edits import target
+from factory.errors import RecipeError
+from factory.prompts import render
+from factory.types import CheckedDraft, Message, Sample
+
+Chat = Sequence[Message]
+
+
+def student_examples(samples: Iterable[Sample]) -> Iterator[Chat]:
+    """The conversation of each sample, lazily."""
+    return (sample.messages for sample in samples)
+
+
+def refiner_examples(domain: Domain) -> Iterator[Chat]:
+    """The refiner's question and right answer for each checked draft, lazily.
+
+    Raises RecipeError for a draft about a section that no source file has.
+    """
+    sources = domain.source_by_key
+    style = domain.recipe.domain.answer_style
+    for draft in domain.drafts:
+        source = sources.get(draft.source_key)
+        if source is None:
+            raise RecipeError(
+                f"draft '{draft.key}' names no known section: '{draft.source_key}'", where="gold.refiner"
+            )
+        prompt = render(
+            "refiners", "edit", style=style, source=source, question=draft.question, answer=draft.answer
+        )
+        yield Message("user", prompt), Message("assistant", refiner_answer(draft))
+
+
+def refiner_answer(draft: CheckedDraft) -> str:
+    """What the refiner should say, as JSON in the key order of its schema."""
+    return json.dumps(target(draft), ensure_ascii=False)
+
+
+def write_jsonl(chats: Iterable[Chat], path: Path) -> int:
+    """Writes one line a chat and returns their number; an interrupted write leaves nothing at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    num_written = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for chat in chats:
+            messages = [message._asdict() for message in chat]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+            num_written += 1
+    partial.replace(path)
+    return num_written

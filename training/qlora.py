@@ -1,0 +1,214 @@
+"""QLoRA as the factory sees it: options, jobs, and the process that does the work.
+
+Training runs in `training.worker`, so that torch's memory goes back when it ends and this process
+imports nothing heavy. An adapter's folder is immutable: complete for the same base, dataset and
+options it is returned as it is, complete for others it is refused. How training is done stands in
+`training.sft`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from factory.domain import Domain
+from factory.errors import TrainingError
+from factory.ports import OnProgress
+from factory.recipe import Strict
+from factory.types import Adapter, digest
+from training.adapters import hash_file, is_complete, read_adapter, resolve_base
+
+Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+
+
+class QLoRAOptions(Strict):
+    """How a LoRA adapter is trained; the defaults suit a few hundred to a few thousand samples."""
+
+    rank: Rank = Field(32, description="Rank of the adapter, one that vLLM serves.")
+    alpha: float = Field(32.0, gt=0, description="The adapter is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target: Literal["all-linear"] = Field("all-linear", description="Never the LM head.")
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (arXiv 2312.03732).")
+    learning_rate: float = Field(2e-4, gt=0)
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_share: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises.")
+    batch_size: int = Field(16, ge=1, description="Samples in memory at once.")
+    gradient_accumulation: int = Field(1, ge=1, description="Batches to one step.")
+    max_steps: int | None = Field(None, ge=1)
+    num_epochs: float | None = Field(None, gt=0, description="Passes over the dataset; 3 without max_steps.")
+    max_length: int = Field(1024, ge=8, description="In tokens; longer samples are refused, not cut.")
+    quantize: bool = Field(True, description="NF4 with double quantisation; false is plain LoRA.")
+    gradient_checkpointing: bool = Field(False, description="Saves memory, costs about a third more time.")
+    packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
+    num_threads: int | None = Field(None, ge=1, description="On a CPU; as many as cores are free by default.")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.max_steps and self.num_epochs:
+            raise ValueError("max_steps and num_epochs exclude each other")
+        return self
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A dataset (JSONL of {"messages": [...]}), the base to start from, the adapter's folder."""
+
+    dataset: Path
+    base: str
+    directory: Path
+
+
+class QLoRA:
+    """A `factory.ports.Trainer`."""
+
+    Options: ClassVar[type[BaseModel]] = QLoRAOptions
+
+    def __init__(self, options: QLoRAOptions, domain: Domain) -> None:
+        self.options = options
+        self.domain = domain
+        self._cancelled = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+
+    def train(self, dataset: Path, base: str, directory: Path, on_progress: OnProgress) -> Adapter:
+        """Blocks until the adapter stands in `directory`.
+
+        `base` is a folder relative to the recipe or a hub name. Raises RecipeError for a base without
+        weights, TrainingError for samples that cannot be learned and when training fails.
+        """
+        return self.train_all([TrainingJob(dataset, base, directory)], on_progress)[0]
+
+    def train_all(self, jobs: Sequence[TrainingJob], on_progress: OnProgress) -> list[Adapter]:
+        """Several adapters one after another in one process, which spares its start (6 s) for each."""
+        described = [self._describe(job) for job in jobs]
+        pending = [each for each in described if not is_complete(Path(each["directory"]), each["identity"])]
+        if pending:
+            self._run(pending, on_progress)
+        return [read_adapter(job.directory) for job in jobs]
+
+    def cancel(self) -> None:
+        """Ends the training that another thread waits for, which then raises TrainingError; for good."""
+        self._cancelled.set()
+        if self._process is not None:
+            self._process.kill()
+
+    def _describe(self, job: TrainingJob) -> dict[str, Any]:
+        base, base_digest = resolve_base(self.domain.folder, job.base)
+        options = self.options.model_dump(mode="json")
+        if not self.options.max_steps and not self.options.num_epochs:
+            options["num_epochs"] = 3.0
+        try:
+            dataset_digest = hash_file(job.dataset)
+        except OSError as error:
+            raise TrainingError(
+                f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
+            ) from error
+        seed = self.domain.recipe.seed
+        counted = {name: value for name, value in options.items() if name != "num_threads"}
+        directory = job.directory.resolve()
+        return {
+            "dataset": str(job.dataset.resolve()),
+            "base": base,
+            "directory": str(directory),
+            "partial": str(directory.with_name(f".{directory.name}.partial")),
+            "options": options,
+            "seed": seed,
+            "dataset_digest": dataset_digest,
+            "identity": digest([counted, base_digest, dataset_digest, seed]),
+        }
+
+    def _run(self, jobs: list[dict[str, Any]], on_progress: OnProgress) -> None:
+        for job in jobs:
+            shutil.rmtree(job["partial"], ignore_errors=True)
+            Path(job["partial"]).mkdir(parents=True)
+        plan = {"parent": os.getpid(), "num_threads": self.options.num_threads, "jobs": jobs}
+        log = Path(jobs[0]["partial"]) / "train.log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "training.worker"],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                stdin=subprocess.PIPE,
+                env=environment(jobs),
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end it
+            )
+        self._process = process
+        try:
+            send(process, plan)
+            num_done = self._follow(process, jobs, on_progress)
+            if process.wait() != 0 or num_done < len(jobs):
+                job = jobs[min(num_done, len(jobs) - 1)]
+                self._fail(process.returncode, Path(job["partial"]) / "train.log")
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def _follow(self, process: subprocess.Popen[str], jobs: Sequence[Any], on_progress: OnProgress) -> int:
+        """Passes the worker's events on; the number of jobs done. Raises the error that it reports."""
+        totals, num_done = [0] * len(jobs), 0
+        if self._cancelled.is_set():
+            process.kill()
+        for line in process.stdout or ():
+            event = json.loads(line)
+            if event["event"] == "plan":
+                totals = event["num_steps"]
+                on_progress(0, sum(totals))
+            elif event["event"] == "step":
+                totals[event["job"]] = event["of"]
+                done = sum(totals[: event["job"]]) + event["step"]
+                detail = "" if math.isnan(event["loss"]) else f"loss {event['loss']:.3f}"
+                on_progress(done, sum(totals), detail)
+            elif event["event"] == "done":
+                num_done += 1
+            else:
+                raise TrainingError(event["what"], where=event["where"], hint=event["hint"])
+        return num_done
+
+    def _fail(self, code: int, log: Path) -> None:
+        if self._cancelled.is_set():
+            raise TrainingError("training was cancelled")
+        end = ""
+        with contextlib.suppress(OSError):
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            end = " | ".join(line.strip() for line in lines[-4:] if line.strip())
+        hint = "perhaps memory ran out: lower batch_size" if code == -9 else "the log tells more"
+        raise TrainingError(f"the training process ended with {code}: {end}"[:600], where=str(log), hint=hint)
+
+
+def send(process: subprocess.Popen[str], plan: dict[str, Any]) -> None:
+    """Writes the plan to the process and ends its input; one that died already is seen to later."""
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(plan))
+            process.stdin.close()
+
+
+def environment(jobs: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The worker's environment: threads that sleep while they wait, and no hub for a local base."""
+    values = {
+        # A thread that spins for work on a busy core slows its own process sevenfold (docs/log.md).
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if all(Path(job["base"]).is_dir() for job in jobs):
+        values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    return {**os.environ, **values}

@@ -1,0 +1,123 @@
+"""Turns chats into token ids and labels, and refuses every sample that would teach something else.
+
+The loss falls on the assistant's turns alone, each with the token that ends it: the model's chat
+template marks them with {% generation %}. Where a known family's template lacks the marks, TRL's
+marked copy takes its place, and every sample must come out token for token as from the model's own.
+Nothing is truncated here or later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from factory.errors import TrainingError
+
+IGNORED = -100  # what torch's cross entropy passes over
+Chat = Sequence[Mapping[str, str]]
+
+
+class Row(NamedTuple):
+    """One chat in tokens; `labels` equals `input_ids` where the assistant speaks, else `IGNORED`."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_length: int) -> list[Row]:
+    """One row a chat, in order; raises TrainingError for the first that cannot be learned as it is.
+
+    Chats longer than `max_length` tokens are counted to the end, then refused together.
+    """
+    template = marked_template(tokenizer)
+    rows = [_row(chat, number, tokenizer, template, stop_ids) for number, chat in enumerate(chats, 1)]
+    if not rows:
+        raise TrainingError("the dataset is empty", hint="training needs at least one sample")
+    lengths = [len(row.input_ids) for row in rows]
+    too_long = sum(length > max_length for length in lengths)
+    if too_long:
+        raise TrainingError(
+            f"{too_long} of {len(rows)} samples are longer than max_length={max_length} tokens",
+            hint=f"the longest has {max(lengths)}; raise max_length or drop them, nothing is truncated",
+        )
+    return rows
+
+
+def marked_template(tokenizer: Any) -> str:
+    """A chat template with {% generation %}: the tokenizer's own, or TRL's copy of a known one."""
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    own = tokenizer.chat_template
+    if not isinstance(own, str):
+        raise TrainingError("the base has no chat template", where=tokenizer.name_or_path)
+    if has_generation_markers(own):
+        return own
+    try:
+        return str(get_training_chat_template(tokenizer) or own)
+    except ValueError as error:
+        raise TrainingError(
+            "the base's chat template has no {% generation %} block",
+            where=tokenizer.name_or_path,
+            hint="mark the assistant's text and its end-of-turn token with {% generation %}",
+        ) from error
+
+
+def stop_ids_of(base: str, tokenizer: Any) -> set[int]:
+    """The tokens at which generation stops: the tokenizer's and those of generation_config.json."""
+    from transformers import GenerationConfig
+
+    try:
+        configured = GenerationConfig.from_pretrained(base).eos_token_id
+    except OSError:
+        configured = None
+    ids = configured if isinstance(configured, list) else [configured]
+    return {id for id in (*ids, tokenizer.eos_token_id) if id is not None}
+
+
+def spans(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Start and end of every unbroken stretch of labels that count."""
+    start = None
+    for position, label in enumerate([*labels, IGNORED]):
+        if label != IGNORED and start is None:
+            start = position
+        elif label == IGNORED and start is not None:
+            yield start, position
+            start = None
+
+
+def ends_every_turn(labels: Sequence[int], stop_ids: set[int], tokenizer: Any) -> bool:
+    """Whether each learned turn ends with a stop token (blanks after it are allowed)."""
+    turns = [list(labels[start:end]) for start, end in spans(labels)]
+    for turn in turns:
+        while turn and turn[-1] not in stop_ids and not tokenizer.decode(turn[-1:]).strip():
+            turn.pop()
+    return bool(turns) and all(turn and turn[-1] in stop_ids for turn in turns)
+
+
+def _row(chat: Chat, number: int, tokenizer: Any, template: str, stop_ids: set[int]) -> Row:
+    where = f"sample {number} of the dataset"
+    if not chat or chat[-1]["role"] != "assistant" or not chat[-1]["content"]:
+        raise TrainingError("a chat must end with an answer", where=where)
+    marked = tokenizer.apply_chat_template(
+        list(chat), chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids = list(marked["input_ids"])
+    labels = [id if counts else IGNORED for id, counts in zip(ids, marked["assistant_masks"], strict=True)]
+    if not ends_every_turn(labels, stop_ids, tokenizer):
+        raise TrainingError(
+            "the end of the assistant's turn is not learned",
+            where=where,
+            hint="the chat template's {% generation %} block must hold the end-of-turn token",
+        )
+    own = tokenizer.apply_chat_template(list(chat), return_dict=True)["input_ids"]
+    asked = tokenizer.apply_chat_template(list(chat[:-1]), add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
+    if list(own) != ids or ids[: len(asked)] != list(asked):
+        raise TrainingError(
+            "the chat template writes this chat differently when it is learned and when it is asked",
+            where=where,
+            hint=f"compare the templates' output for the chat in {Path(tokenizer.name_or_path).name}",
+        )
+    return Row(ids, labels)
