@@ -28,7 +28,7 @@ TEST = """
            e.mean, e.id, d.num_samples
     FROM evaluations e JOIN runs r ON r.id = e.run_id
     LEFT JOIN datasets d ON d.run_id = e.run_id AND d.round = e.round
-    WHERE e.split = 'test' ORDER BY e.at"""
+    WHERE e.split = 'test' ORDER BY e.created_at"""
 PAIRS = """
     SELECT count(*) FILTER (a.score > b.score) AS better, count(*) FILTER (a.score < b.score) AS worse
     FROM evaluation_items a JOIN evaluation_items b USING (item_key) WHERE a.evaluation_id = ? AND b.evaluation_id = ?"""
@@ -55,7 +55,13 @@ async def run_seed(recipe: Path, profile: str, seed: int) -> dict[str, Any]:
     p_value = float(binomtest(pair["better"], num_pairs).pvalue) if num_pairs else 1.0
     arms = {row["arm"]: row["mean"] for row in rows}
     sizes = {row["arm"]: row["num_samples"] for row in rows}
-    return {"seed": seed, "arms": arms, "samples": sizes, "p": p_value, "seconds": time.perf_counter() - start}
+    return {
+        "seed": seed,
+        "arms": arms,
+        "samples": sizes,
+        "p": p_value,
+        "seconds": time.perf_counter() - start,
+    }
 
 
 def main() -> None:
@@ -79,7 +85,9 @@ def main() -> None:
             f"| {arm} | {statistics.mean(values):.1%} | {spread:.1%} | {min(values):.1%} | {max(values):.1%} "
             f"| {statistics.mean(sizes):.0f} |"
         )
-    print(f"\nlast round against raw, exact McNemar: largest p = {max(result['p'] for result in results):.2g}")
+    print(
+        f"\nlast round against raw, exact McNemar: largest p = {max(result['p'] for result in results):.2g}"
+    )
     print(json.dumps({"benchmark": "loop", "results": results}))
 
 

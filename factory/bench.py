@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from factory.store.store import Store
 
 
-def now() -> datetime:
-    """The present, in UTC, as the store keeps it."""
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True)
 class Bench:
     """Everything that a stage needs; `control` names the control run, None for the run proper."""
@@ -76,7 +71,7 @@ class Bench:
             "digest": self.recipe.digest(),
             "config": self.recipe.model_dump(mode="json"),
             "version": factory.__version__,
-            "started_at": now(),
+            "started_at": datetime.now(UTC),
         }
         self.store.append("runs", [run])
         self.store.append("sources", [source_row(source) for source in self.domain.sources])
@@ -97,23 +92,36 @@ class Bench:
 
     def _event(self, round_number: int, name: str, status: str, detail: Json) -> None:
         row = {"run_id": self.run_id, "round": round_number, "stage": name, "status": status}
-        self.store.append("stages", [{**row, "detail": detail, "at": now()}])
+        self.store.append("stages", [{**row, "detail": detail}])
 
     def done(self, round_number: int, name: str) -> dict[str, Json] | None:
         """The detail of a stage that is done, else None."""
         rows = self.store.select(
             "SELECT detail FROM stages WHERE run_id = ? AND round = ? AND stage = ? AND status = 'done' "
-            "ORDER BY at DESC LIMIT 1",
+            "ORDER BY created_at DESC LIMIT 1",
             (self.run_id, round_number, name),
         )
         return cast("dict[str, Json]", json.loads(rows[0]["detail"])) if rows else None
 
-    async def ask(self, role: Role, stage: str, round_number: int, adapter: Path | None = None) -> tuple[Ask, str]:
+    async def ask(
+        self, role: Role, stage: str, round_number: int, adapter: Path | None = None
+    ) -> tuple[Ask, str]:
         """An `ask` bound to a role's model, which is started if need be, and the model's id."""
         spec = self.recipe.models.get(role)
         if spec is None:
             raise RecipeError("no model for this role", where=f"models.{role}", hint="add it to the profile")
         model = await self.pool.model(role, adapter)
+        if adapter is None:  # a trained student's row is written where it is trained
+            server = self.recipe.servers[spec.server].model_dump(mode="json")
+            base = spec.model or server.get("model") or server.get("base_url") or server["kind"]
+            row = {
+                "id": model.id,
+                "role": role,
+                "name": spec.adapter or base,
+                "base": base,
+                "adapter": spec.adapter,
+            }
+            self.store.append("models", [row])
         return self.engine.ask(role, model, spec, stage, round_number), model.id
 
     def generators(self) -> list[tuple[str, float, Generator]]:
@@ -134,7 +142,9 @@ class Bench:
         """The trainer of a role and the base it starts from: a folder if there is one, else a hub name."""
         spec = self.recipe.training[role]  # type: ignore[index]
         folder = (self.domain.folder / spec.base).resolve()
-        return create("trainers", spec, self.domain, f"training.{role}"), str(folder if folder.exists() else spec.base)
+        return create("trainers", spec, self.domain, f"training.{role}"), str(
+            folder if folder.exists() else spec.base
+        )
 
     def evaluator(self) -> Evaluator:
         evaluator: Any = create("evaluators", self.recipe.evaluation, self.domain, "evaluation")

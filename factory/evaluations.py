@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from factory.allocate import SliceState
-from factory.bench import Bench, now
+from factory.bench import Bench
 from factory.types import Comparison, Evaluation, ItemResult, Split, digest
 
 
@@ -18,7 +18,11 @@ def evaluation_id(run_id: str, round_number: int, split: Split) -> str:
 
 
 def record_evaluation(
-    bench: Bench, number: int, evaluation: Evaluation, before: Evaluation | None, comparison: Comparison | None
+    bench: Bench,
+    number: int,
+    evaluation: Evaluation,
+    before: Evaluation | None,
+    comparison: Comparison | None,
 ) -> None:
     """Writes an evaluation with its items; `before` is the one it was compared with."""
     key = evaluation_id(bench.run_id, number, evaluation.split)
@@ -49,7 +53,6 @@ def record_evaluation(
         "high": evaluation.high,
         "compared_with": before.model_id if before else None,
         "comparison": asdict(comparison) if comparison else None,
-        "at": now(),
     }
     bench.store.append("evaluation_items", items)
     bench.store.append("evaluations", [row])
@@ -62,7 +65,9 @@ def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | Non
     rows = bench.store.select("SELECT * FROM evaluations WHERE id = ?", (key,))
     if not rows:
         return None
-    found = bench.store.select("SELECT * FROM evaluation_items WHERE evaluation_id = ? ORDER BY item_key", (key,))
+    found = bench.store.select(
+        "SELECT * FROM evaluation_items WHERE evaluation_id = ? ORDER BY item_key", (key,)
+    )
     items = tuple(
         ItemResult(
             item["item_key"],
@@ -103,7 +108,9 @@ def slice_states(bench: Bench, number: int) -> dict[str, SliceState]:
     before, after = means(previous), means(last)
     counts = {name: sum(item.slice == name for item in last.items) for name in after}
     return {
-        name: SliceState(after[name], before.get(name, 0.0), counts[name] / len(last.items), tokens.get(name, 0))
+        name: SliceState(
+            after[name], before.get(name, 0.0), counts[name] / len(last.items), tokens.get(name, 0)
+        )
         for name in after
     }
 

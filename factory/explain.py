@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 Loc = tuple[str | int, ...]
+MAX_KNOWN = 24  # more would not be read
 QUOTE = "put it in quotes"
 HINTS = {
     "string_type": QUOTE,
@@ -50,12 +51,12 @@ def dotted(loc: Loc) -> str:
     return text
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A hint that names the nearest known word, or all of them where none is near."""
+def did_you_mean(word: str, known: Sequence[str], otherwise: str = "nothing is expected here") -> str:
+    """A hint that names the nearest known word, or all where none is near and they are not many."""
     near = difflib.get_close_matches(word, known, n=1)
     if near:
         return f"did you mean '{near[0]}'?"
-    return f"known here: {', '.join(known)}" if known else "nothing is expected here"
+    return f"known here: {', '.join(known)}" if 0 < len(known) <= MAX_KNOWN else otherwise
 
 
 def _urgency(finding: Finding) -> int:
@@ -112,23 +113,29 @@ def _place(model: type[BaseModel], raw: Loc) -> tuple[Loc, dict[str, Any]]:
     node, loc = schema, []
     for part in raw:
         if "discriminator" in node and part in node["discriminator"]["mapping"]:
-            node = _follow(schema, {"$ref": node["discriminator"]["mapping"][part]})
+            node = follow(schema, {"$ref": node["discriminator"]["mapping"][part]})
             continue
         loc.append(part)
         if isinstance(part, int):
-            node = _follow(schema, node.get("items", {}))
+            node = follow(schema, node.get("items", {}))
         else:
-            node = _follow(schema, node.get("properties", {}).get(part, node.get("additionalProperties", {})))
+            node = follow(schema, node.get("properties", {}).get(part, values_of(node)))
     return tuple(loc), node
 
 
-def _follow(schema: dict[str, Any], node: Any) -> dict[str, Any]:
-    """Resolves a reference, and `X or null` to X."""
+def follow(schema: dict[str, Any], node: Any) -> dict[str, Any]:
+    """A node of a JSON Schema with its reference resolved, and `X or null` taken for X."""
     if not isinstance(node, dict):
         return {}
     options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
     if len(options) == 1:
-        return _follow(schema, options[0])
+        return follow(schema, options[0])
     if "$ref" in node:
-        return _follow(schema, schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
+        return follow(schema, schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
     return node
+
+
+def values_of(node: dict[str, Any]) -> dict[str, Any]:
+    """What belongs under any key of a mapping, in JSON Schema; empty where the keys are known."""
+    inner = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties"))
+    return inner if isinstance(inner, dict) else {}

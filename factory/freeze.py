@@ -8,11 +8,12 @@ store when a trainer or an export wants them, streamed.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from factory import guard
-from factory.bench import Bench, now
+from factory.bench import Bench
+from factory.examples import student_examples, write_jsonl
+from factory.store.rows import sample_from_row
 
 ACCEPTED = """
     SELECT d.sample_id, s.content_hash, d.round FROM decisions d JOIN samples s ON s.id = d.sample_id
@@ -32,7 +33,7 @@ def freeze(bench: Bench, number: int) -> str:
         size = int(measure(bench, 1, guard.SAMPLE_SIZE)["size"])
         measures = {"now": measure(bench, number, size), "first": measure(bench, 1, size)}
         row = {"id": dataset_id, "run_id": bench.run_id, "round": number, "num_samples": num_samples}
-        bench.store.append("datasets", [{**row, "guards": measures, "at": now()}])
+        bench.store.append("datasets", [{**row, "guards": measures}])
         detail.update({"dataset": dataset_id, "samples": num_samples, "guards": measures})
         guard.check(bench.recipe.guard, num_samples, measures["now"], measures["first"])
     return dataset_id
@@ -58,17 +59,11 @@ def measure(bench: Bench, number: int, size: int) -> dict[str, float]:
     return guard.measure([row["question"] for row in rows], size)
 
 
-def write_jsonl(bench: Bench, dataset_id: str) -> Path:
+def write_dataset(bench: Bench, dataset_id: str) -> Path:
     """The dataset as a JSONL file of {"messages": [...]} lines in the workspace; written once."""
     path = bench.workspace / "datasets" / f"{dataset_id}.jsonl"
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    sql = """SELECT s.messages FROM dataset_samples d JOIN samples s ON s.id = d.sample_id
-             WHERE d.dataset_id = ? ORDER BY d.position"""
-    with partial.open("w", encoding="utf-8") as file:
-        for row in bench.store.stream(sql, (dataset_id,)):
-            file.write(json.dumps({"messages": json.loads(row["messages"])}, ensure_ascii=False) + "\n")
-    partial.rename(path)
+    if not path.exists():
+        sql = """SELECT s.* FROM dataset_samples d JOIN samples s ON s.id = d.sample_id
+                 WHERE d.dataset_id = ? ORDER BY d.position"""
+        write_jsonl(student_examples(map(sample_from_row, bench.store.stream(sql, (dataset_id,)))), path)
     return path

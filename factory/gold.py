@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
@@ -23,13 +23,21 @@ from factory.recipe import Strict
 from factory.types import CheckedDraft, GoldItem, Seed
 
 
+def _whole(text: str) -> str:
+    # JSON can spell half of a surrogate pair, which no file and no database can hold.
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ValueError("holds half a character (a lone surrogate)")
+    return text
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+AnyText = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[AnyText, AfterValidator(_not_blank)]
 
 
 class SeedLine(Strict):
@@ -61,8 +69,8 @@ class DraftLine(Strict):
     """A line of the refiner's examples; `corrected` is null where the draft had to go."""
 
     id: Text
-    question: str
-    answer: str
+    question: AnyText
+    answer: AnyText
     corrected: Text | None
     reason: Text
     slice: Text
@@ -85,13 +93,12 @@ class Placed(Generic[Line]):
     line: Line
 
 
-def read_lines(kind: type[Line], path: Path, sources: Iterable[str]) -> list[Placed[Line]]:
-    """All lines of a JSONL file; blank ones are skipped.
+def read_lines(kind: type[Line], path: Path, sources: Mapping[str, str]) -> list[Placed[Line]]:
+    """All lines of a JSONL file; blank ones are skipped. `sources` maps each section's key to its slice.
 
-    Raises RecipeError naming file and line for what is no JSON, a missing or unknown key, a
-    wrong type, an empty text, a source that is not among the keys `sources`, and an id that stands twice.
+    Raises RecipeError naming file and line for what is no JSON, a missing or unknown key, a wrong type, an
+    empty text, a source that is not there or lies in another slice, and an id that stands twice.
     """
-    known = set(sources)
     found: list[Placed[Line]] = []
     places: dict[str, str] = {}
     for number, text in enumerate(read_text(path).split("\n"), 1):
@@ -99,16 +106,23 @@ def read_lines(kind: type[Line], path: Path, sources: Iterable[str]) -> list[Pla
             continue
         place = f"{path}:{number}"
         line = _parse(kind, text, place)
-        if line.source is not None and line.source not in known:
-            what = f"there is no section '{line.source}'"
-            raise RecipeError(
-                what, where=f"{place} source", hint=did_you_mean(line.source, sorted(known)[:50])
-            )
+        _check_source(line, sources, place)
         if line.id in places:
             raise RecipeError(f"the id '{line.id}' is also at {places[line.id]}", where=f"{place} id")
         places[line.id] = place
         found.append(Placed(place, line))
     return found
+
+
+def _check_source(line: SeedLine | GoldLine | DraftLine, sources: Mapping[str, str], place: str) -> None:
+    if line.source is None:
+        return
+    if line.source not in sources:
+        hint = did_you_mean(line.source, sorted(sources), "`sources.paths` holds the sections")
+        raise RecipeError(f"there is no section '{line.source}'", where=f"{place} source", hint=hint)
+    if line.slice != sources[line.source]:
+        what = f"'{line.slice}' is not the slice of its section '{line.source}'"
+        raise RecipeError(what, where=f"{place} slice", hint=f"that is '{sources[line.source]}'")
 
 
 def _parse(kind: type[Line], text: str, place: str) -> Line:

@@ -33,7 +33,11 @@ def gzip_ratio(texts: Sequence[str]) -> float:
 def measure(texts: Iterable[str], size: int = SAMPLE_SIZE) -> dict[str, float]:
     """The measures of the first `size` texts; give them in an order that does not favour any."""
     chosen = list(islice(texts, size))
-    return {"size": len(chosen), "distinct2": round(distinct2(chosen), 4), "gzip": round(gzip_ratio(chosen), 4)}
+    return {
+        "size": len(chosen),
+        "distinct2": round(distinct2(chosen), 4),
+        "gzip": round(gzip_ratio(chosen), 4),
+    }
 
 
 def check(spec: GuardSpec, num_samples: int, now: Mapping[str, float], first: Mapping[str, float]) -> None:

@@ -68,13 +68,14 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """
     merged = dict(below)
     for key, value in above.items():
-        old = merged.get(key)
-        mergeable = isinstance(old, dict) and isinstance(value, dict)
-        if mergeable and value.get("kind", old.get("kind")) == old.get("kind"):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
+        old: Any = merged.get(key)
+        mergeable = isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value)
+        merged[key] = merge(old, value) if mergeable else value
     return merged
+
+
+def _same_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return "kind" not in above or above["kind"] == below.get("kind")
 
 
 def locate(layers: Sequence[Layer], loc: Loc) -> str:

@@ -6,6 +6,7 @@ model, opens no connection and writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -49,11 +50,11 @@ def load_recipe(path: Path, profile: str | None = None) -> tuple[Recipe, Path]:
 def load_domain(recipe: Recipe, folder: Path) -> Domain:
     """Reads and checks everything that a recipe names. Raises RecipeError naming file and line."""
     sources = read_sources(recipe.sources, folder, recipe.domain.citation_pattern)
-    keys = [source.key for source in sources]
-    seeds = _lines(SeedLine, recipe.seeds, "seeds", folder, keys)
-    dev = _lines(GoldLine, recipe.gold.dev, "gold.dev", folder, keys)
-    test = _lines(GoldLine, recipe.gold.test, "gold.test", folder, keys)
-    drafts = _lines(DraftLine, recipe.gold.refiner, "gold.refiner", folder, keys)
+    slices = {source.key: source.slice for source in sources}
+    seeds = _lines(SeedLine, recipe.seeds, "seeds", folder, slices)
+    dev = _lines(GoldLine, recipe.gold.dev, "gold.dev", folder, slices)
+    test = _lines(GoldLine, recipe.gold.test, "gold.test", folder, slices)
+    drafts = _lines(DraftLine, recipe.gold.refiner, "gold.refiner", folder, slices)
     trained_on = [(item.place, item.line.question) for item in drafts]
     trained_on += [(item.place, item.line.prompt) for item in seeds]
     check_apart([("dev", dev), ("test", test)], trained_on)
@@ -93,7 +94,7 @@ def _told(error: ValidationError, layers: list[Layer], folder: Path, profile: st
 
 
 def _lines(
-    kind: type[Line], name: str | None, key: str, folder: Path, sources: list[str]
+    kind: type[Line], name: str | None, key: str, folder: Path, sources: Mapping[str, str]
 ) -> list[Placed[Line]]:
     """The lines of the file that the recipe names under `key`; none where it names none."""
     if name is None:

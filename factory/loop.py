@@ -15,9 +15,10 @@ from pathlib import Path
 
 from factory import freeze as freezing
 from factory.allocate import allocate, round_to_sum
-from factory.bench import Bench, now
+from factory.bench import Bench
 from factory.errors import BudgetExceeded, FactoryError, InputError
 from factory.evaluations import load_evaluation, record_evaluation, slice_states
+from factory.ports import OnProgress, Trainer
 from factory.refine import refine_round
 from factory.store.rows import sample_from_row, sample_rows
 from factory.types import Adapter, Completion, Sample, Split, Task
@@ -59,7 +60,8 @@ async def run_control(main: Bench, control: Bench) -> None:
     if control.done(1, "generate") is None:
         with control.stage(1, "generate"):
             rows = main.store.select(
-                "SELECT round, position, sample_id FROM round_samples WHERE run_id = ? AND round = 1", (main.run_id,)
+                "SELECT round, position, sample_id FROM round_samples WHERE run_id = ? AND round = 1",
+                (main.run_id,),
             )
             control.store.append("round_samples", [{**row, "run_id": control.run_id} for row in rows])
     await run_round(control, 1)
@@ -155,9 +157,10 @@ def count_round(bench: Bench, number: int) -> int:
 def round_samples(bench: Bench, number: int) -> Iterator[Sample]:
     """The generated samples of a round in the order of the plan, streamed."""
     sql = """
-        SELECT s.*, list({'id': e.parent, 'relation': e.relation}) AS parents
-        FROM round_samples r JOIN samples s ON s.id = r.sample_id LEFT JOIN edges e ON e.child = s.id
-        WHERE r.run_id = ? AND r.round = ? GROUP BY ALL ORDER BY r.position"""
+        SELECT s.*, (SELECT list({'id': e.parent, 'relation': e.relation} ORDER BY e.relation, e.parent)
+                     FROM edges e WHERE e.child = s.id) AS parents
+        FROM round_samples r JOIN samples s ON s.id = r.sample_id
+        WHERE r.run_id = ? AND r.round = ? ORDER BY r.position"""
     return map(sample_from_row, bench.store.stream(sql, (bench.run_id, number)))
 
 
@@ -165,13 +168,27 @@ async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
     """The student of the round, from the base and everything accepted so far."""
     trainer, base = bench.trainer()
     directory = bench.workspace / "adapters" / f"student_{bench.run_id}_{number}"
-    dataset = freezing.write_jsonl(bench, dataset_id)
-    with bench.stage(number, "train") as detail, bench.progress.stage(f"{label(bench, number)} train", 1, "steps") as bar:
+    dataset = freezing.write_dataset(bench, dataset_id)
+    with (
+        bench.stage(number, "train") as detail,
+        bench.progress.stage(f"{label(bench, number)} train", 1, "steps") as bar,
+    ):
         async with bench.pool.device_free():
-            adapter = await asyncio.to_thread(trainer.train, dataset, base, directory, bar.update)
+            adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
         detail.update({"dataset": dataset_id, "steps": adapter.num_steps, "loss": adapter.loss})
         record_model(bench, number, adapter, dataset_id)
     return adapter
+
+
+async def train_in_thread(
+    trainer: Trainer, dataset: Path, base: str, directory: Path, on_progress: OnProgress
+) -> Adapter:
+    """Training beside the event loop, so that servers are watched meanwhile; ends with its caller."""
+    try:
+        return await asyncio.to_thread(trainer.train, dataset, base, directory, on_progress)
+    except asyncio.CancelledError:
+        trainer.cancel()
+        raise
 
 
 def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -> None:
@@ -187,7 +204,6 @@ def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -
         "run_id": bench.run_id,
         "round": number,
         "training": {"steps": adapter.num_steps, "loss": adapter.loss, "seconds": adapter.seconds},
-        "at": now(),
     }
     bench.store.append("models", [row])
 
@@ -212,7 +228,10 @@ def promote(bench: Bench, number: int, adapter: Adapter) -> None:
     """Follows the gate's comparison on dev; the test split never decides."""
     if bench.done(number, "promote") is not None:
         return
-    before, after = load_evaluation(bench, promoted_round(bench), "dev"), load_evaluation(bench, number, "dev")
+    before, after = (
+        load_evaluation(bench, promoted_round(bench), "dev"),
+        load_evaluation(bench, number, "dev"),
+    )
     assert before is not None and after is not None  # both were just evaluated
     comparison = bench.evaluator().compare(before, after)
     with bench.stage(number, "promote") as detail:
@@ -240,8 +259,10 @@ def promoted_adapter(bench: Bench) -> Path:
     """The folder of the promoted student; raises InputError where no round was promoted."""
     rows = bench.store.select(
         """SELECT detail->>'adapter' AS adapter FROM stages
-           WHERE stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN ORDER BY at DESC LIMIT 1"""
+           WHERE stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN ORDER BY created_at DESC LIMIT 1"""
     )
     if not rows:
-        raise InputError("no student was promoted in this workspace", hint="run `factory run` first, or use the base")
+        raise InputError(
+            "no student was promoted in this workspace", hint="run `factory run` first, or use the base"
+        )
     return Path(rows[0]["adapter"])

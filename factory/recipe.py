@@ -79,7 +79,7 @@ class Price(Strict):
 class VllmServer(Strict):
     """A vLLM server that the factory starts on loopback, and stops."""
 
-    kind: Literal["vllm"] = Field("vllm", description="`vllm`: a server that the factory starts and stops.")
+    kind: Literal["vllm"] = Field("vllm", description="A server that the factory starts and stops.")
     model: str = Field(description="Folder (relative to the recipe) or hub name of the base model.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is a GPU.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of the weights.")
@@ -96,7 +96,7 @@ class VllmServer(Strict):
 class EndpointServer(Strict):
     """An OpenAI-compatible endpoint that already runs."""
 
-    kind: Literal["endpoint"] = Field(description="`endpoint`: a server that already runs.")
+    kind: Literal["endpoint"] = Field(description="A server that already runs.")
     base_url: str = Field(description="For example http://127.0.0.1:8000/v1")
     api_key_env: str | None = Field(None, description="Environment variable that holds the key.")
     structured: bool = Field(True, description="Whether it constrains answers to a JSON schema.")
@@ -106,7 +106,7 @@ class EndpointServer(Strict):
 class ScriptedServer(Strict):
     """Canned answers for tests and dry runs; never a model."""
 
-    kind: Literal["scripted"] = Field(description="`scripted`: answers come from a script, not from a model.")
+    kind: Literal["scripted"] = Field(description="Answers come from a script, not from a model.")
     script: str = Field("echo", description="Name of a script in factory.models.scripted.")
 
 

@@ -17,6 +17,8 @@ from factory.printable import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+MAX_TABLE_ROWS = 1000  # nobody reads more, and laying them out takes seconds
+
 
 def print_json(data: Any) -> None:
     """One JSON document, indented; what a terminal would not show is escaped, which JSON undoes."""
@@ -25,12 +27,16 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Aligned columns, numbers to the right; as wide as it needs where stdout is no terminal."""
+    """Aligned columns, numbers to the right; as wide as it needs where stdout is no terminal.
+
+    Of more than MAX_TABLE_ROWS rows the first are shown, and how many are not.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    cells = [list(row) for row in rows]
+    everything = [list(row) for row in rows]
+    cells = everything[:MAX_TABLE_ROWS]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, column in enumerate(columns):
         values = [row[index] for row in cells if row[index] is not None]
@@ -43,6 +49,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     if title:
         print_text(f"\n{title}")
     print_renderable(table, width=100_000)
+    if len(everything) > len(cells):
+        print_note(f"and {len(everything) - len(cells):,} more rows, which JSON and CSV have")
 
 
 def print_renderable(renderable: RenderableType, width: int = 100) -> None:

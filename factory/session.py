@@ -95,38 +95,27 @@ def train_refiner(
     recipe_path: Path, profile: str | None, directory: Path, progress: Progress
 ) -> dict[str, Any]:
     """`factory train --role refiner`: QLoRA on the checked drafts, into `directory`."""
+    from factory.examples import refiner_examples, write_jsonl
     from factory.registry import create
 
     domain = open_domain(recipe_path, profile)
     spec = domain.recipe.training.get("refiner")
     if spec is None:
-        raise InputError("no training for the refiner", where="training.refiner", hint="add it to the profile")
+        raise InputError(
+            "no training for the refiner", where="training.refiner", hint="add it to the profile"
+        )
     trainer = create("trainers", spec, domain, "training.refiner")
     with tempfile.TemporaryDirectory() as folder, progress.stage("train refiner", 1, "steps") as bar:
         dataset = Path(folder) / "refiner.jsonl"
-        write_refiner_examples(domain, dataset)
+        write_jsonl(refiner_examples(domain), dataset)
         base = (domain.folder / spec.base).resolve()
         adapter = trainer.train(dataset, str(base) if base.exists() else spec.base, directory, bar.update)
-    return {"adapter": str(adapter.path), "digest": adapter.digest, "steps": adapter.num_steps, "loss": adapter.loss}
-
-
-def write_refiner_examples(domain: Domain, path: Path) -> None:
-    """The checked drafts as training conversations: the refiner's own prompt and its right answer."""
-    import json
-
-    from factory.edits import target
-    from factory.prompts import render
-
-    style = domain.recipe.domain.answer_style
-    with path.open("w", encoding="utf-8") as file:
-        for draft in domain.drafts:
-            source = domain.source_by_key[draft.source_key]
-            prompt = render(
-                "refiners", "edit.jinja", style=style, source=source, question=draft.question, answer=draft.answer
-            )
-            answer = json.dumps(target(draft), ensure_ascii=False)
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    return {
+        "adapter": str(adapter.path),
+        "digest": adapter.digest,
+        "steps": adapter.num_steps,
+        "loss": adapter.loss,
+    }
 
 
 def preview(recipe_path: Path, profile: str | None, count: int, progress: Progress) -> dict[str, Any]:
@@ -170,7 +159,9 @@ def evaluate_model(
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
             bench.record_run()
-            adapter = None if model == "base" else promoted_adapter(bench) if model == "promoted" else Path(model)
+            adapter = (
+                None if model == "base" else promoted_adapter(bench) if model == "promoted" else Path(model)
+            )
             ask, model_id = await bench.ask("student", "evaluate", 0, adapter)
             items = getattr(domain, split)
             with progress.stage(f"{model} {split}", len(items), "items") as bar:

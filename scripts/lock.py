@@ -10,7 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_ON_CPU = {"torch", "torchvision", "torchaudio", "torchcodec", "pip", "setuptools", "wheel", "uv", "dataset-factory"}
+NOT_ON_CPU = {
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "torchcodec",
+    "pip",
+    "setuptools",
+    "wheel",
+    "uv",
+    "dataset-factory",
+}
 UV = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "-q", "--python-version", "3.11"]
 PLATFORM = ["--python-platform", "x86_64-manylinux_2_28"]
 EXTRAS = ["--extra", "train", "--extra", "serve-cuda", "--extra", "dev"]
@@ -25,7 +35,9 @@ def lines(command: list[str]) -> list[str]:
 def main() -> None:
     frozen = lines([sys.executable, "-m", "pip", "freeze", "--exclude-editable"])
     cpu = [line for line in frozen if "==" in line and line.partition("==")[0].lower() not in NOT_ON_CPU]
-    cuda = lines([*UV, *PLATFORM, *EXTRAS, "--no-annotate", "--no-header", "--no-emit-index-url", "pyproject.toml"])
+    cuda = lines(
+        [*UV, *PLATFORM, *EXTRAS, "--no-annotate", "--no-header", "--no-emit-index-url", "pyproject.toml"]
+    )
     head = "# Everything but torch, for machines without a GPU; installed with --no-deps (see docs/decisions.md)."
     Path("requirements/cpu.lock").write_text("\n".join([f"{head} Made by: make lock", *cpu]) + "\n")
     head = "# Everything, for machines with an NVIDIA GPU."

@@ -37,7 +37,11 @@ def fill(store: Store, hostile: str = HOSTILE) -> None:
 
 def _add_run(store: Store, control: str | None, at: datetime) -> None:
     run_id = f"{RUN}_{control}" if control else RUN
-    config = {"domain": {"title": "Georgia <b>law</b>", "description": "Short answers."}}
+    config = {
+        "domain": {"title": "Georgia <b>law</b>", "description": "Short answers."},
+        "servers": {"one": {"model": "big"}},
+        "models": {"teacher": {"server": "one", "adapter": "teacher"}},
+    }
     row = {"id": run_id, "recipe": "georgia", "control": control, "digest": "d1g", "config": config}
     store.append("runs", [{**row, "version": "0.1.0", "started_at": at}])
     for number in (1,) if control else (1, 2):

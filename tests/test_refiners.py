@@ -239,11 +239,9 @@ async def test_near_agrees_with_comparing_all_pairs() -> None:
 # contamination
 
 LONG_ITEM = (
-    "A roofer kept quiet about his accident for weeks and now asks at which point missing notice hurts him"
+    "A roofer kept quiet about his accident for weeks and asks at which point missing notice hurts him"
 )
-LONG_ANSWER = (
-    "Notice must reach the employer within thirty days of the accident or the claim is barred by law"
-)
+LONG_ANSWER = "Notice must reach the employer within thirty days of the accident or the claim is barred"
 
 
 def contamination() -> Any:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from factory.domain import Domain
-from training.qlora import Options, QLoRA, TrainingJob
+from training.qlora import QLoRA, QLoRAOptions
 
 from tiny.tasks import Pair
 
@@ -28,7 +28,7 @@ def train(pairs: Sequence[Pair], base: Path, directory: Path, seed: int = 0, **o
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     shutil.rmtree(directory, ignore_errors=True)
     domain = cast(Domain, SimpleNamespace(folder=Path.cwd(), recipe=SimpleNamespace(seed=seed)))
-    trainer = QLoRA(Options(**options), domain)
+    trainer = QLoRA(QLoRAOptions(**options), domain)
     trainer.train(dataset, str(base.resolve()), directory, _show)
     dataset.unlink()
     print()

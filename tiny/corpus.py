@@ -23,7 +23,20 @@ CONTENT = WORDS["people"] + WORDS["things"] + WORDS["verbs"] + WORDS["verbed"] +
 UNITS = "days weeks months years hours percent dollars miles".split()
 PARTS = [f"{n}/{m}" for m in range(2, 11) for n in range(1, m)]
 SMALL = "one two three four five six seven eight nine ten eleven twelve".split()
-FRACTIONS = ["one half", "one third", "two thirds", "one quarter", "three quarters", "one fifth", "two fifths", "three fifths", "four fifths", "one sixth", "five sixths", "one tenth"]
+FRACTIONS = [
+    "one half",
+    "one third",
+    "two thirds",
+    "one quarter",
+    "three quarters",
+    "one fifth",
+    "two fifths",
+    "three fifths",
+    "four fifths",
+    "one sixth",
+    "five sixths",
+    "one tenth",
+]
 OPENERS = (
     "How long|How many {unit}|How much|How soon|How late|How far|How often|By when|Until when|Within what time|Within how many {unit}"
     "|What|What is the limit|What is the time limit|What is the deadline|What is the rate|What is the amount|What is the maximum|What is the minimum"
@@ -31,7 +44,9 @@ OPENERS = (
     "|In what time|What does the law say|What does the section say|Tell me|Please state|State the rule|Give the limit|Name the period|Name the amount|Does the law set a limit"
     "|Is there a limit|Is there a deadline|When|Up to what amount|Up to how many {unit}|What counts|What applies|What happens"
 ).split("|")
-TAILS = "|||||in this state|under the law|under the act|by law|at most|at least|in general|as a rule|in that case|these days|if at all|in all|exactly|then|please|after that|before that|if anything".split("|")
+TAILS = "|||||in this state|under the law|under the act|by law|at most|at least|in general|as a rule|in that case|these days|if at all|in all|exactly|then|please|after that|before that|if anything".split(
+    "|"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,11 @@ class Section:
 
 @cache
 def _syllables() -> list[str]:
-    return [c + v for c in "b c d f g h k l m n p r s t v w z br cl dr fl gr pl pr sh st th tr".split() for v in "a e i o u ai ea ou er in on ar".split()]
+    return [
+        c + v
+        for c in "b c d f g h k l m n p r s t v w z br cl dr fl gr pl pr sh st th tr".split()
+        for v in "a e i o u ai ea ou er in on ar".split()
+    ]
 
 
 def nonsense(rng: Random) -> str:
@@ -110,15 +129,21 @@ def other_quantity(rng: Random, right: str) -> str:
         elif rng.random() < 0.6 and right.startswith("$"):
             tail = right[len(head) :]
             zeros = "," if "," in head else "0" * (len(head) - len(head.rstrip("0")))
-            wrong = f"${number(rng)}" + (f",{rng.choice(['000', '500', rng.randint(100, 999)])}" if zeros == "," else rng.choice([zeros, zeros, "", "0"]))
+            wrong = f"${number(rng)}" + (
+                f",{rng.choice(['000', '500', rng.randint(100, 999)])}"
+                if zeros == ","
+                else rng.choice([zeros, zeros, "", "0"])
+            )
         if wrong != right:
             return wrong
 
 
 def citation(rng: Random, prefix: str | None = None) -> str:
-    """"§ 12-4-77"; never one of Title 34, Chapter 9."""
+    """ "§ 12-4-77"; never one of Title 34, Chapter 9."""
     if prefix is None:
-        title = rng.choice([n for n in range(1, 60) if n != 34]) if rng.random() < 0.7 else rng.randint(60, 999)
+        title = (
+            rng.choice([n for n in range(1, 60) if n != 34]) if rng.random() < 0.7 else rng.randint(60, 999)
+        )
         prefix = f"{title}-{rng.randint(1, 30)}" if rng.random() < 0.9 else str(title)
     return f"§ {prefix}-{rng.randint(1, 450)}" + (f".{rng.randint(1, 9)}" if rng.random() < 0.1 else "")
 
@@ -138,7 +163,9 @@ def phrase(rng: Random, *, noise: float = 0.3) -> str:
     if roll < noise:
         return f"{rng.choice(WORDS['function'])} {rng.choice(WORDS['noise']) if rng.random() < 0.6 else nonsense(rng)}"
     if roll < 0.6:
-        return f"{rng.choice(['the', 'a', 'an', 'any', 'each', 'the'])} {rng.choice(WORDS['adjectives'] + [''] * 200)} {rng.choice(WORDS['people'] + WORDS['things'])}".replace("  ", " ")
+        return f"{rng.choice(['the', 'a', 'an', 'any', 'each', 'the'])} {rng.choice(WORDS['adjectives'] + [''] * 200)} {rng.choice(WORDS['people'] + WORDS['things'])}".replace(
+            "  ", " "
+        )
     if roll < 0.8:
         return f"{rng.choice(['is', 'was', 'has been', 'must be', 'may be', 'are'])} {rng.choice(WORDS['verbed'])}"
     return f"{rng.choice(['must', 'may', 'to', 'can', 'shall', 'does not'])} {rng.choice(WORDS['verbs'])}"
@@ -157,7 +184,9 @@ def sentence(rng: Random, parts: list[str]) -> str:
             words.append(rng.choice(["the", "a", "an", "each", "that"]))
         words.append(part)
     for _ in range(rng.randint(0, 3)):
-        words.insert(rng.randint(0, len(words)), f"{rng.choice(WORDS['connectors'])} {phrase(rng, noise=0.1)}")
+        words.insert(
+            rng.randint(0, len(words)), f"{rng.choice(WORDS['connectors'])} {phrase(rng, noise=0.1)}"
+        )
     text = " ".join(words)
     if rng.random() < 0.2:
         text = text.replace(f" {words[-1]}", f", {words[-1]}")
@@ -172,7 +201,11 @@ def section(rng: Random, cite: str = "") -> Section:
     if rng.random() < 0.25:
         sentences.append(sentence(rng, [phrase(rng, noise=0.1) for _ in range(rng.randint(1, 3))]))
         rng.shuffle(sentences)
-    title = " ".join([rng.choice(keywords), *([rng.choice(WORDS["connectors"])] * rng.randint(0, 1)), rng.choice(CONTENT)][: rng.randint(1, 3)])
+    title = " ".join(
+        [rng.choice(keywords), *([rng.choice(WORDS["connectors"])] * rng.randint(0, 1)), rng.choice(CONTENT)][
+            : rng.randint(1, 3)
+        ]
+    )
     return Section(cite or citation(rng), title[0].upper() + title[1:], " ".join(sentences), right, keywords)
 
 

@@ -24,16 +24,28 @@ PROMPT_WEIGHT = 0.3
 
 def make_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
     rng = Random(seed)
-    texts = (f"{s.title}\n{s.text}\n{corpus.question(rng, s.keywords)}" for s in (corpus.section(rng) for _ in range(8000)))
+    texts = (
+        f"{s.title}\n{s.text}\n{corpus.question(rng, s.keywords)}"
+        for s in (corpus.section(rng) for _ in range(8000))
+    )
     return tokenizer.train([*texts, *(" ".join(rng.sample(corpus.CONTENT, 50)) for _ in range(400))])
 
 
 def make_model(tok: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=2048, hidden_size=192, intermediate_size=448, num_hidden_layers=4, num_attention_heads=6,
-        num_key_value_heads=6, head_dim=32, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
+        vocab_size=2048,
+        hidden_size=192,
+        intermediate_size=448,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        head_dim=32,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
     )
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
@@ -70,7 +82,15 @@ def draw(rng: Random, states: list[list[corpus.Section]], progress: float, count
     return pairs
 
 
-def train(directory: Path, *, steps: int, seed: int = 0, peak: float = 1.5e-3, batch: int = 64, compiled: bool = True) -> LlamaForCausalLM:
+def train(
+    directory: Path,
+    *,
+    steps: int,
+    seed: int = 0,
+    peak: float = 1.5e-3,
+    batch: int = 64,
+    compiled: bool = True,
+) -> LlamaForCausalLM:
     """Trains for so many steps and writes model and tokenizer, bf16, to `directory`."""
     rng, tok = Random(seed), make_tokenizer()
     model, states = make_model(tok, seed), tasks.make_states(seed)
@@ -86,6 +106,19 @@ def train(directory: Path, *, steps: int, seed: int = 0, peak: float = 1.5e-3, b
         answer = (weight == 1).float()
         return (each * weight).sum() / weight.sum(), (each * answer).sum() / answer.sum()
 
+    @torch.no_grad()
+    def exact(rows: list[tuple[list[int], int]]) -> float:
+        """The share of rows whose every answer token is the likeliest one."""
+        ids, weights = collate(rows, tok.pad_token_id)
+        with torch.autocast("cpu", torch.bfloat16):
+            best = model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1)
+        return float(((best == ids[:, 1:]) | (weights[:, 1:] != 1)).all(1).float().mean())
+
+    held_out = Random(seed + 1)
+    probes = {
+        name: encode(tok, [task(held_out) for _ in range(batch)])
+        for name, task in (("copy", tasks.copy), ("edit", tasks.edit), ("open", tasks.open_book))
+    }
     forward = torch.compile(losses, dynamic=True) if compiled else losses
     pool: list[list[tuple[list[int], int]]] = []
     start, shown = time.monotonic(), [0.0, 0.0]
@@ -110,7 +143,11 @@ def train(directory: Path, *, steps: int, seed: int = 0, peak: float = 1.5e-3, b
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 25 == 0:
             seconds = time.monotonic() - start
-            print(f"{seconds:6.0f} s  step {step + 1:5}  loss on answers: long {shown[0] / 25:.4f}  recall {shown[1] / 25:.4f}", flush=True)
+            seen = "  ".join(f"{name} {exact(rows):.2f}" for name, rows in probes.items())
+            print(
+                f"{seconds:6.0f} s  step {step + 1:5}  loss: long {shown[0] / 25:.3f}  recall {shown[1] / 25:.3f}  exact: {seen}",
+                flush=True,
+            )
             shown = [0.0, 0.0]
     save(model, tok, directory)
     return model

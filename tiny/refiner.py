@@ -31,8 +31,18 @@ def checked(path: Path = GOLD) -> list[tasks.Pair]:
     sources, pairs = source_keys(), []
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        draft = CheckedDraft(row["id"], row["question"], row["answer"], row["corrected"], row["reason"], row["source"], row["slice"])
-        prompt = tasks.render("refiners", "edit", source=sources[row["source"]], question=draft.question, answer=draft.answer)
+        draft = CheckedDraft(
+            row["id"],
+            row["question"],
+            row["answer"],
+            row["corrected"],
+            row["reason"],
+            row["source"],
+            row["slice"],
+        )
+        prompt = tasks.render(
+            "refiners", "edit", source=sources[row["source"]], question=draft.question, answer=draft.answer
+        )
         pairs.append((prompt, json.dumps(edits.target(draft), ensure_ascii=False)))
     return pairs
 

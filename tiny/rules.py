@@ -63,7 +63,9 @@ class Rule:
 @cache
 def read(path: Path = Path(__file__).parent / "rules.yaml") -> tuple[Rule, ...]:
     def rule(row: dict[str, Any]) -> Rule:
-        lists = {name: tuple(row.get(name, ())) for name in ("keywords", "teacher", "seeds", "refiner", "test")}
+        lists = {
+            name: tuple(row.get(name, ())) for name in ("keywords", "teacher", "seeds", "refiner", "test")
+        }
         return Rule(**{"outdated": ""} | row | lists)
 
     return tuple(rule(row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rules"])
@@ -76,7 +78,10 @@ def reword(rng: Random, rule: Rule) -> str:
         return rng.choice(WRAPPERS).format(text[0].lower() + text[1:]) if rng.random() < 0.3 else text
     keys = rng.sample(rule.keywords, len(rule.keywords))
     last = keys.pop()
-    joined = rng.choice([f"{', '.join(keys)} and {last}"] * 3 + [f"{', '.join(keys)} with {last}", f"{', '.join(keys)} or {last}"])
+    joined = rng.choice(
+        [f"{', '.join(keys)} and {last}"] * 3
+        + [f"{', '.join(keys)} with {last}", f"{', '.join(keys)} or {last}"]
+    )
     text = rng.choice(FRAMES).format(keys=joined, title=rule.title.lower())
     return text[0].upper() + text[1:]
 

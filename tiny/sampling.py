@@ -20,12 +20,24 @@ def load(base: Path, adapter: Path | None = None) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def ask(model: Any, tok: Any, prompts: Sequence[str], *, temperature: float = 0.0, max_tokens: int = 96, batch: int = 256) -> list[str]:
+def ask(
+    model: Any,
+    tok: Any,
+    prompts: Sequence[str],
+    *,
+    temperature: float = 0.0,
+    max_tokens: int = 96,
+    batch: int = 256,
+) -> list[str]:
     """The reply to each prompt, in order."""
     texts = [f"<|user|>{prompt}<|end|><|assistant|>" for prompt in prompts]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     replies = [""] * len(texts)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    how = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         inputs = tok([texts[i] for i in chosen], padding=True, padding_side="left", return_tensors="pt")

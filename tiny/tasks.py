@@ -32,7 +32,13 @@ def copy(rng: Random) -> Pair:
     parts = []
     for _ in range(rng.randint(3, 12)):
         roll = rng.random()
-        parts.append(corpus.quantity(rng) if roll < 0.3 else f"({corpus.citation(rng)})" if roll < 0.5 else corpus.word(rng))
+        parts.append(
+            corpus.quantity(rng)
+            if roll < 0.3
+            else f"({corpus.citation(rng)})"
+            if roll < 0.5
+            else corpus.word(rng)
+        )
     text = " ".join(parts)
     return f"Repeat: {text}", text
 
@@ -57,7 +63,9 @@ def truncate(rng: Random, answer: str) -> str:
     """The beginning of an answer, its citation incomplete or absent."""
     head, _, cite = answer.partition(" (")
     number = cite.removesuffix(")").rsplit("-", 1)[0]
-    return rng.choice([head, f"{head} (", f"{head} (§", f"{head} (§ {number.removeprefix('§ ')}-", head.split(" ")[0], "-"])
+    return rng.choice(
+        [head, f"{head} (", f"{head} (§", f"{head} (§ {number.removeprefix('§ ')}-", head.split(" ")[0], "-"]
+    )
 
 
 def corrupt(rng: Random, section: Section, kind: str) -> str:
@@ -109,7 +117,9 @@ def seeded_prompt_pair(seeds: list[str], question: str) -> Pair:
 
 
 def seeded_answer_pair(question: str, answer: str) -> Pair:
-    return render("generators", "seeded_answer", question=question), json.dumps({"answer": answer}, ensure_ascii=False)
+    return render("generators", "seeded_answer", question=question), json.dumps(
+        {"answer": answer}, ensure_ascii=False
+    )
 
 
 def open_book(rng: Random) -> Pair:

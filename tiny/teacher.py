@@ -20,20 +20,31 @@ def careless(rng: Random, rule: Rule) -> str:
     """The answer as the teacher remembers it, at times with a fault of content or form."""
     known, roll = rule.outdated or rule.quantity, rng.random()
     if roll < WRONG_QUANTITY:
-        known = _misremember(rng, known)
+        known = misremember(rng, known)
     right = f"{known} ({rule.citation})"
     if WRONG_QUANTITY < roll < WRONG_QUANTITY + MALFORMED:
-        return rng.choice([right.replace("(§ ", "("), right.replace("(§ ", "(Sec. "), right.removesuffix(")")])
-    if roll > 1 - TRUNCATED:
-        return rng.choice([known, f"{known} (", f"{known} (§"])
-    return right
+        return malform(rng, right)
+    return truncate(rng, known) if roll > 1 - TRUNCATED else right
 
 
-def _misremember(rng: Random, quantity: str) -> str:
+def malform(rng: Random, answer: str) -> str:
+    """The answer without its section sign or its last bracket, or with a word for the sign."""
+    return rng.choice([answer.replace("(§ ", "("), answer.replace("(§ ", "(Sec. "), answer.removesuffix(")")])
+
+
+def truncate(rng: Random, quantity: str) -> str:
+    """An answer that stops before its citation is there."""
+    return rng.choice([quantity, f"{quantity} (", f"{quantity} (§"])
+
+
+def misremember(rng: Random, quantity: str) -> str:
     """Another quantity in the same unit."""
     while True:
         wrong = corpus.other_quantity(rng, quantity)
-        if wrong.partition(" ")[2] == quantity.partition(" ")[2] and wrong[0].isdigit() == quantity[0].isdigit():
+        if (
+            wrong.partition(" ")[2] == quantity.partition(" ")[2]
+            and wrong[0].isdigit() == quantity[0].isdigit()
+        ):
             return wrong
 
 

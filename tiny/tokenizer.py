@@ -86,7 +86,9 @@ def train(texts: Iterable[str], *, vocab_size: int = 2048) -> PreTrainedTokenize
     state = json.loads(tokenizer.to_str())
     vocab = state["model"]["vocab"]
     for text in whole:
-        (piece, _), = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+        ((piece, _),) = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
+            text
+        )
         vocab.setdefault(piece, len(vocab))
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
@@ -98,4 +100,3 @@ def train(texts: Iterable[str], *, vocab_size: int = 2048) -> PreTrainedTokenize
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
-

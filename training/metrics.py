@@ -60,7 +60,7 @@ def extract(text: str, citation_pattern: str = "") -> Facts:
         citations = [" ".join(match.group().split()) for match in found.finditer(text) if match.group()]
         text = found.sub(" ; ", text)
     matches = list(NUMBER.finditer(text))
-    ends = [match.start() for match in matches[1:]] + [len(text)]
+    ends = [*(match.start() for match in matches), len(text)][1:]
     return Facts(
         frozenset(citations),
         tuple(_quantity(match, text[match.end() : end]) for match, end in zip(matches, ends, strict=True)),

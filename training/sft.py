@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from factory.errors import TrainingError
-from training.tokens import IGNORED, Row, ends_every_turn, stop_ids_of, tokenize
+from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
 OnStep = Callable[..., None]  # called with step, of (their number) and loss
@@ -64,12 +64,21 @@ def prepare(job: dict[str, Any]) -> Prepared:
     except (OSError, ValueError) as error:
         raise TrainingError(f"the base has no tokenizer: {error}", where=job["base"]) from error
     stop_ids = stop_ids_of(job["base"], tokenizer)
-    with Path(job["dataset"]).open(encoding="utf-8") as lines:
-        chats = (json.loads(line)["messages"] for line in lines if line.strip())
-        rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
+    rows = tokenize(read_chats(Path(job["dataset"])), tokenizer, stop_ids, options["max_length"])
     batches = math.ceil(len(rows) / (options["batch_size"] * options["gradient_accumulation"]))
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
     return Prepared(job, rows, tokenizer, stop_ids, steps)
+
+
+def read_chats(dataset: Path) -> Iterator[Chat]:
+    """The messages of each line of a JSONL file; raises TrainingError naming the line that has none."""
+    with dataset.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)["messages"]
+            except (ValueError, KeyError, TypeError) as error:
+                what = 'not a line like {"messages": [{"role": "user", "content": "…"}, …]}'
+                raise TrainingError(what, where=f"{dataset}:{number}") from error
 
 
 def train(prepared: Prepared, on_step: OnStep) -> None:

@@ -29,11 +29,8 @@ class Column:
     required: bool
     turn: Callable[[Any], Any]
 
-    def value(self, row: Mapping[str, Any]) -> Any:
-        """The value to store; raises ValueError where a required one is missing."""
-        given = row.get(self.name)
-        if given is not None:
-            return self.turn(given)
+    def missing(self) -> datetime | None:
+        """What stands for a value that was left out; raises ValueError where there must be one."""
         if not self.required:
             return None
         if self.type == "TIMESTAMP WITH TIME ZONE":
@@ -46,17 +43,22 @@ class Table:
     """A table's columns and the statement that fills it from the view `batch`."""
 
     name: str
+    names: frozenset[str]
     columns: tuple[Column, ...]
     insert: str
     schema: Any
 
     def row(self, row: Mapping[str, Any]) -> Row:
         """The values in column order; raises ValueError or TypeError for what the table cannot hold."""
-        names = {column.name for column in self.columns}
-        if unknown := row.keys() - names:
-            raise ValueError(f"table '{self.name}' has no column {sorted(unknown)}; it has {sorted(names)}")
+        if not row.keys() <= self.names:
+            unknown = sorted(row.keys() - self.names)
+            raise ValueError(f"table '{self.name}' has no column {unknown}; it has {sorted(self.names)}")
+        given = row.get
         try:
-            return tuple(column.value(row) for column in self.columns)
+            return tuple(
+                column.missing() if (value := given(column.name)) is None else column.turn(value)
+                for column in self.columns
+            )
         except (ValueError, TypeError) as error:
             error.add_note(f"in a row of table '{self.name}'")
             raise
@@ -91,7 +93,8 @@ def _table(name: str, columns: tuple[Column, ...], has_key: bool) -> Table:
     names = ", ".join(f'"{column.name}"' for column in columns)
     verb = "INSERT OR IGNORE" if has_key else "INSERT"
     insert = f'{verb} INTO "{name}" ({names}) SELECT {names} FROM batch'  # noqa: S608 (names are the schema's)
-    return Table(name, columns, insert, pa.schema([(c.name, _ARROW[c.type]) for c in columns]))
+    schema = pa.schema([(column.name, _ARROW[column.type]) for column in columns])
+    return Table(name, frozenset(column.name for column in columns), columns, insert, schema)
 
 
 def _integer(bits: int) -> Callable[[Any], int]:

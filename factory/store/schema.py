@@ -152,7 +152,7 @@ CREATE TABLE dataset_samples (
     PRIMARY KEY (dataset_id, sample_id)
 );
 CREATE TABLE evaluations (
-    id VARCHAR PRIMARY KEY,            -- hash of run, round, model, split and metric
+    id VARCHAR PRIMARY KEY,            -- hash of run, round and split
     run_id VARCHAR NOT NULL,
     round INTEGER NOT NULL,
     model_id VARCHAR NOT NULL,

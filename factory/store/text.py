@@ -19,6 +19,8 @@ _ESCAPED = re.compile("\ufffd\\{([0-9a-f]{4})\\}")
 
 def escape(text: str) -> str:
     """The text as it is stored."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return _UNSTORABLE.sub(lambda match: f"\ufffd{{{ord(match[0]):04x}}}", text)
 
 
@@ -33,7 +35,7 @@ def to_json(value: Any) -> str:
     Raises TypeError for what JSON cannot say.
     """
     text = json.dumps(value, ensure_ascii=False, default=_plain)
-    if "\\u0000" in text or _UNSTORABLE.search(text):
+    if "\\u0000" in text or (not text.isascii() and _UNSTORABLE.search(text)):
         text = json.dumps(_escape_within(json.loads(text)), ensure_ascii=False)
     return text
 

@@ -1,0 +1,188 @@
+"""Every bad input that concerns recipe, files and workspace: one clear line on stderr, exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from factory import cli
+from factory.init import write_template
+from factory.store.store import Store
+
+LEAK = {"id": "x", "question": "How often may I renew?", "answer": "Twice.", "slice": "borrowing"}
+STUDENT = "models: {student: {server: main, sampling: {max_tokens: 8}}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_template(tmp_path / "domain")
+    return tmp_path / "domain"
+
+
+def profile(folder: Path, text: str) -> list[str]:
+    (folder / "profiles" / "p.yaml").write_text(text)
+    return ["check", str(folder), "--profile", "p"]
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command says before it exits with 2."""
+    capsys.readouterr()
+    assert cli.main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("loop: {round: 3}", ["p.yaml:1 loop.round", "unknown key", "did you mean 'rounds'"]),
+        ("loop: {rounds: three}", ["p.yaml:1 loop.rounds", "integer", "'three'"]),
+        ("sources: {paths: [handbook.md]}", ["sources.paths[0]", "no file", "handbook.md"]),
+        ("seeds: prompts.jsonl", ["seeds", "no file", "prompts.jsonl"]),
+        ("seeds: null", ["strategies[1].name", "no seeds"]),
+        ("strategies: [{name: evolved}]", ["strategies[0].name", "unknown generator 'evolved'", "grounded"]),
+    ],
+    ids=["unknown_key", "wrong_type", "no_source_file", "no_seed_file", "no_seeds", "unknown_strategy"],
+)
+def test_a_recipe_that_is_wrong(
+    folder: Path, text: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(profile(folder, text), capsys)
+    assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_dev_or_test_overlapping_the_training_examples(
+    folder: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (folder / "gold" / f"{split}.jsonl").open("a") as file:
+        file.write(json.dumps(LEAK) + "\n")
+    line = refused(["check", str(folder)], capsys)
+    assert f"{split}.jsonl:4 question" in line
+    assert "refiner.jsonl:2" in line
+
+
+@pytest.mark.parametrize("weights", [None, b""])
+def test_a_model_folder_without_weights(
+    folder: Path, weights: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    if weights is not None:
+        (folder / "model" / "model.safetensors").write_bytes(weights)
+    line = refused(profile(folder, "servers: {main: {kind: vllm, model: ./model}}"), capsys)
+    assert "servers.main.model" in line
+    assert "weights" in line
+    base = "servers: {main: {kind: vllm, model: org/hub}}\ntraining: {student: {base: model}}\n" + STUDENT
+    assert "training.student.base" in refused(profile(folder, base), capsys)
+
+
+def test_a_model_folder_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(profile(folder, "servers: {main: {kind: vllm, model: ../models/x}}"), capsys)
+    assert "servers.main.model: there is no folder" in line
+
+
+def test_a_rank_that_vllm_cannot_serve(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = "servers: {main: {kind: vllm, model: org/hub, max_lora_rank: 16}}\n"
+    line = refused(profile(folder, server + STUDENT + "training: {student: {base: m, rank: 64}}"), capsys)
+    assert "training.student.rank" in line
+    line = refused(profile(folder, server.replace("16", "48")), capsys)
+    assert "servers.main.max_lora_rank" in line
+
+
+def test_an_adapter_that_is_none_or_of_a_rank_too_high(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "servers: {main: {kind: vllm, model: org/hub, max_lora_rank: 16}}\n"
+    text += "models: {teacher: {adapter: adapter}}"
+    assert "models.teacher.adapter" in refused(profile(folder, text), capsys)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 32}))
+    assert "rank 32" in refused(profile(folder, text), capsys)
+
+
+def test_a_workspace_that_another_run_holds(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "import sys, pathlib; from factory.store.store import Store\n"
+    script += "with Store.open(pathlib.Path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", script, str(tmp_path / "w")]
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n"
+    try:
+        line = refused(["generate", str(folder), "-w", str(tmp_path / "w")], capsys)
+    finally:
+        holder.communicate("")
+    assert f"held by process {holder.pid}" in line
+
+
+def test_a_database_of_a_newer_version(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.open(tmp_path / "w"):
+        pass
+    with duckdb.connect(str(tmp_path / "w" / "factory.duckdb")) as connection:
+        connection.execute("INSERT INTO migrations SELECT 99, 'future', now()")
+    for words in (["generate", str(folder)], ["status"], ["report"]):
+        line = refused([*words, "-w", str(tmp_path / "w")], capsys)
+        assert "version 99" in line
+        assert "upgrade" in line
+
+
+def test_a_workspace_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["status"],
+        ["sql", "SELECT 1"],
+        ["trace", "x"],
+        ["report"],
+        ["export", str(tmp_path / "o")],
+    ):
+        assert "no database" in refused([*words, "-w", str(tmp_path / "w")], capsys)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "factory.duckdb").write_text("hello")
+    refused(["status", "-w", str(tmp_path / "w")], capsys)
+
+
+def test_a_disk_that_cannot_be_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(["generate", str(folder), "-w", str(tmp_path / "file" / "w")], capsys)
+    assert "cannot be made" in line
+    with Store.open(tmp_path / "w"):
+        pass
+    line = refused(["report", "-w", str(tmp_path / "w"), "--html", "/proc/none/report.html"], capsys)
+    assert line
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs a mount of its own, which this machine does not allow",
+)
+@pytest.mark.parametrize("options", ["size=64k", "ro"], ids=["full", "read_only"])
+def test_a_disk_that_is_full_or_read_only(folder: Path, tmp_path: Path, options: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = f"{sys.executable} -m factory.cli run {folder} -w {disk}/w"
+    script = f"mount -t tmpfs -o {options} tmpfs {disk} && exec {command}"
+    found = subprocess.run(
+        [shutil.which("unshare") or "unshare", "-rm", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 2, found.stderr
+    assert found.stderr.splitlines()[-1].startswith("error: ")
+    assert str(disk) in found.stderr

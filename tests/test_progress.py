@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from factory.progress import Progress, Stage, clock
+
+
+def test_a_stage_says_count_rate_time_left_and_detail() -> None:
+    stage = Stage("generate", 600, "samples")
+    assert stage.line() == "0/600 samples, 0s"
+    stage._started -= 10
+    stage.advance(100, "$0.10")
+    stage.advance(100)
+    assert stage.line() == "200/600 samples, 20.0/s, 20s left, $0.10"
+    stage.update(600, 600, "done\x1b[31m")
+    assert stage.line(finished=True) == "600/600 samples, 60.0/s, 10s, done␛[31m"
+
+
+def test_a_stage_without_a_total_counts() -> None:
+    stage = Stage("wait", None, "")
+    stage._started -= 4
+    stage.advance(8)
+    assert stage.line() == "8, 2.0/s"
+
+
+def test_lines_come_now_and_then_and_at_the_end() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream, interval_seconds=0.05)
+    with progress.stage("train", 10, "steps") as stage:
+        time.sleep(0.2)
+        stage.update(10, 10, "loss [red]0.1[/red]")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) >= 3
+    assert lines[0].startswith("train: 0/10 steps")
+    assert lines[-1].startswith("train: 10/10 steps")
+    assert "loss [red]0.1[/red]" in lines[-1]
+
+
+def test_a_stage_that_fails_says_so_and_lets_the_error_through() -> None:
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="x"), Progress(stream).stage("refine", 3):
+        raise ValueError("x")
+    assert stream.getvalue().startswith("refine: stopped by ValueError, 0/3")
+
+
+def test_counting_is_right_from_many_threads() -> None:
+    with Progress(io.StringIO()).stage("count", 4000) as stage:
+        threads = [threading.Thread(target=lambda: [stage.advance() for _ in range(1000)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert stage.done == 4000
+
+
+def test_notes_are_one_plain_line() -> None:
+    stream = io.StringIO()
+    Progress(stream).note("two\nlines [bold]\x07")
+    assert stream.getvalue() == "two lines [bold]␇\n"
+
+
+def test_bars_are_drawn_on_a_terminal() -> None:
+    script = (
+        "import time; from factory.progress import Progress\n"
+        "with Progress() as p:\n"
+        "    with p.stage('gen[x]', 4, 'samples') as s:\n"
+        "        for _ in range(4): s.advance(1, '[d]'); time.sleep(.15)\n"
+        "    p.note('note [b]')\n"
+    )
+    master, slave = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=slave, env=environment)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(master, 4096)
+        except OSError:  # how a pseudo-terminal says that the other side is closed
+            break
+        shown += piece
+        if not piece:
+            break
+    os.close(master)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "gen[x]" in text
+    assert "━" in text
+    assert "note [b]" in text
+    assert "gen[x]: 4/4 samples" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(8.9, "8s"), (185, "3m 05s"), (7800, "2h 10m")])
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
