@@ -73,9 +73,22 @@ class Bench:
             "version": factory.__version__,
             "started_at": datetime.now(UTC),
         }
+        self._tell_if_changed(run["config"])
         self.store.append("runs", [run])
         self.store.append("sources", [source_row(source) for source in self.domain.sources])
         self.store.append("seeds", [seed_row(seed) for seed in self.domain.seeds])
+
+    def _tell_if_changed(self, config: Json) -> None:
+        """Says which keys make this a new run, where the workspace already has one of this recipe."""
+        rows = self.store.select(
+            "SELECT id, config FROM runs WHERE recipe = ? AND control IS NULL ORDER BY started_at DESC LIMIT 1",
+            (self.recipe.name,),
+        )
+        if not rows or self.control or rows[0]["id"] == self.run_id:
+            return
+        before = json.loads(rows[0]["config"])
+        keys = ", ".join(key for key in config if config[key] != before.get(key))
+        self.progress.note(f"the recipe changed since {rows[0]['id']} ({keys}): a new run begins, stored answers count")
 
     @contextmanager
     def stage(self, round_number: int, name: str) -> Iterator[dict[str, Json]]:

@@ -91,6 +91,8 @@ def _tell(error: Exception) -> int:
     elif isinstance(error, OSError) and error.errno in DISK_TROUBLE:
         code, text = 2, f"error: {error.filename or 'disk'}: {error.strerror}"
     print(printable(" ".join(text.split())), file=sys.stderr)
+    for line in getattr(error, "log_tail", ()):
+        print("  " + printable(line), file=sys.stderr)
     return code
 
 

@@ -170,7 +170,7 @@ class Engine:
                 answer = await self._complete(call.purpose.model, request)
             except BaseException as error:
                 self.budget.release(reservation)
-                slot.overloaded = isinstance(error, EndpointError) and error.kind in OVERLOAD_KINDS
+                slot.overloaded = isinstance(error, EndpointError) and _is_overload(error)
                 raise
             slot.answered = True
             dollars = self.budget.settle(reservation, answer.prompt_tokens, answer.completion_tokens, price)
@@ -234,6 +234,10 @@ class Engine:
                 yield refused
         finally:
             await _stop(pending)
+
+
+def _is_overload(error: EndpointError) -> bool:
+    return error.kind in OVERLOAD_KINDS or error.retry_after_seconds is not None  # 503 with Retry-After
 
 
 async def _make(generator: Generator, task: Task, ask: Ask) -> Outcome:

@@ -7,6 +7,8 @@ The command line prints it as one line and exits with `exit_code`: 2 where the i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FactoryError(Exception):
     """Base of all errors that we raise on purpose; its text is one line."""
@@ -47,7 +49,7 @@ class EndpointError(FactoryError):
     malformed. It is what `calls.error` holds and what reports count by.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         what: str,
         *,
@@ -64,7 +66,11 @@ class EndpointError(FactoryError):
 
 
 class ServerError(FactoryError):
-    """A server that we started did not come up or went away; carries the end of its log."""
+    """A server that we started did not come up or went away; `log_tail` is the end of its log, in lines."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", log_tail: Sequence[str] = ()) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.log_tail = tuple(log_tail)
 
 
 class BudgetExceeded(FactoryError):

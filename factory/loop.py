@@ -73,8 +73,9 @@ async def generate(bench: Bench, number: int) -> None:
         return
     with bench.stage(number, "generate") as detail:
         total = bench.recipe.loop.samples_per_round
+        slices = sorted({item.slice for item in (*bench.domain.sources, *bench.domain.seeds)})
         states = slice_states(bench, number)
-        detail["allocation"] = allocate(total, bench.domain.slices, states, bench.recipe.loop.slice_floor)
+        detail["allocation"] = allocate(total, slices, states, bench.recipe.loop.slice_floor)
         ask, _ = await bench.ask("teacher", "generate", number)
         strategies = bench.generators()
         weights = {name: weight for name, weight, _ in strategies}

@@ -209,6 +209,10 @@ class BudgetSpec(Strict):
     minutes: float | None = Field(None, gt=0, description="Of wall-clock time.")
 
 
+NOT_IN_RUN_LOOP = {"rounds", "controls", "while_training", "max_failure_share"}
+NOT_IN_RUN_MODEL = ("concurrency", "timeout_seconds", "max_retries", "price")
+
+
 class Recipe(Strict):
     """See docs/recipe.md, which lists every key."""
 
@@ -235,3 +239,11 @@ class Recipe(Strict):
     def digest(self) -> str:
         """Twenty hexadecimal digits that change with any value of the recipe."""
         return digest(self.model_dump(mode="json"))
+
+    def run_digest(self) -> str:
+        """The same without what changes no sample: more rounds or budget continue the same run."""
+        found = self.model_dump(mode="json", exclude={"budget": True, "loop": NOT_IN_RUN_LOOP})
+        for model in found["models"].values():
+            for key in NOT_IN_RUN_MODEL:
+                model.pop(key, None)
+        return digest(found)

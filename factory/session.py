@@ -40,7 +40,7 @@ async def open_bench(domain: Domain, workspace: Path, progress: Progress) -> Asy
     from factory.models.pool import ModelPool
     from factory.store.store import Store
 
-    run_id = f"run_{domain.recipe.digest()[:12]}"
+    run_id = f"run_{domain.recipe.run_digest()[:12]}"
     with Store.open(workspace) as store:
         pool = ModelPool(domain.recipe, domain.folder, workspace, progress.note)
         budget = Budget.from_store(store, run_id, domain.recipe.budget)

@@ -73,28 +73,34 @@ class Texts:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = [tuple(words(text)) for text in texts]
-        self._runs: dict[Words, list[int]] = {}
+        self._short: dict[Words, list[int]] = {}
+        self._long: dict[Words, list[int]] = {}
         for index, text in enumerate(self._texts):
-            sizes = range(SHORTEST, GRAM + 1) if len(text) >= SHORTEST else [len(text)]
-            for run in {run for size in sizes for run in _runs(text, size)}:
-                self._runs.setdefault(run, []).append(index)
+            index_by_run = self._short if len(text) < GRAM else self._long
+            sizes = range(min(len(text), SHORTEST), GRAM + 1)
+            for run in dict.fromkeys(run for size in sizes for run in _runs(text, size)):
+                index_by_run.setdefault(run, []).append(index)
 
     def find(self, text: str) -> tuple[int, Hit] | None:
-        """The first of the texts that `text` repeats, and how; None where there is none."""
+        """One of the texts that `text` repeats, and how; None where there is none."""
         given = tuple(words(text))
-        hits = ((index, overlap(given, self._texts[index])) for index in sorted(self._candidates(given)))
-        return next(((index, hit) for index, hit in hits if hit), None)
+        for index in self._candidates(given):
+            if hit := overlap(given, self._texts[index]):
+                return index, hit
+        return None
 
     def _candidates(self, given: Words) -> Iterator[int]:
-        """Indices, each once, of texts that share a run as long as a hit would need."""
+        """Indices, each once, of texts that share a run as long as a hit would need; long runs first."""
         found: set[int] = set()
-        for size in range(min(len(given), SHORTEST), min(len(given), GRAM) + 1):
+        for size in range(min(len(given), GRAM), min(len(given), SHORTEST) - 1, -1):
+            # Two long texts must share a whole run of 8: shorter ones are not worth looking up.
+            indices = [self._short, self._long] if size == GRAM or len(given) < GRAM else [self._short]
             for run in _runs(given, size):
-                for index in self._runs.get(run, ()):
+                for index in (index for runs in indices for index in runs.get(run, ())):
                     shorter = min(len(given), len(self._texts[index]))
-                    if size >= min(_needed(shorter), GRAM):
+                    if index not in found and size >= min(_needed(shorter), GRAM):
                         found.add(index)
-        yield from found
+                        yield index
 
 
 def overlap(left: Words, right: Words) -> Hit | None:

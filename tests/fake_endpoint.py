@@ -46,23 +46,15 @@ Answer = Status | Hang | Drop
 
 def answer(text: str, *, delay_seconds: float = 0.0, finish_reason: str = "stop", **message: Any) -> Status:
     """A well-formed chat completion; 7 prompt tokens, one completion token a word."""
+    num_words = len(text.split())
+    choice = {"index": 0, "message": {"role": "assistant", "content": text, **message}}
     body = {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 0,
         "model": "fake",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": text, **message},
-                "finish_reason": finish_reason,
-            }
-        ],
-        "usage": {
-            "prompt_tokens": 7,
-            "completion_tokens": len(text.split()),
-            "total_tokens": 7 + len(text.split()),
-        },
+        "choices": [{**choice, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": num_words, "total_tokens": 7 + num_words},
     }
     return Status(200, body, delay_seconds=delay_seconds)
 
@@ -79,6 +71,8 @@ class FakeEndpoint:
         self.headers: list[dict[str, str]] = []
         self.adapters: dict[str, str] = {}
         self.base_url = ""
+        self.num_in_flight = 0
+        self.most_in_flight = 0
         self._closing = asyncio.Event()
 
     async def __aenter__(self) -> FakeEndpoint:
@@ -99,6 +93,14 @@ class FakeEndpoint:
         await self._runner.cleanup()
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
+        self.num_in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.num_in_flight)
+        try:
+            return await self._answer(request)
+        finally:
+            self.num_in_flight -= 1
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(dict(request.headers))
@@ -126,11 +128,7 @@ class FakeEndpoint:
         while not self._closing.is_set():
             if drip:
                 await response.write(b" ")
-            with_timeout = asyncio.wait_for(self._closing.wait(), 0.05)
-            try:
-                await with_timeout
-            except TimeoutError:
-                continue
+            await asyncio.wait([asyncio.create_task(self._closing.wait())], timeout=0.05)
         return response if drip else web.Response()
 
     async def _drop(self, request: web.Request, midway: bool) -> web.StreamResponse:

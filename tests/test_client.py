@@ -1,7 +1,6 @@
 """EndpointModel against a real endpoint on loopback: what is sent, what is read, how it fails."""
 
 import asyncio
-import gc
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -27,7 +26,7 @@ def request(schema=None, **sampling) -> Request:
 
 
 async def ask(endpoint: FakeEndpoint, req: Request | None = None, **options) -> Completion:
-    options = {"api_key": KEY, "timeout_seconds": 5.0, **options}
+    options = {"api_key": KEY, "timeout_seconds": 30.0, **options}
     model = EndpointModel(endpoint.base_url, "fake", "id-1", **options)
     try:
         return await model.complete(req or request())
@@ -164,12 +163,12 @@ async def test_an_aborted_answer_is_no_answer():
     assert (await fail([answer("half an", finish_reason="abort")])).kind == "server_error"
 
 
-@pytest.mark.parametrize("hang", [Hang(), Hang(drip=True), answer("late", delay_seconds=3)])
+@pytest.mark.parametrize("hang", [Hang(), Hang(drip=True), answer("late", delay_seconds=4)])
 async def test_hangs_end(hang):
     began = time.monotonic()
-    error = await fail([hang], timeout_seconds=0.3)
+    error = await fail([hang], timeout_seconds=0.5)
     assert (error.kind, error.retryable) == ("timeout", True)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 2.5
 
 
 @pytest.mark.parametrize("drop", [Drop(), Drop(midway=True)])
@@ -211,15 +210,12 @@ async def test_a_proxy_in_the_environment_does_not_catch_loopback(monkeypatch):
 
 
 async def test_256_in_flight_are_not_held_back_by_the_client():
-    async with FakeEndpoint([answer("x", delay_seconds=0.5)]) as endpoint:
-        model = EndpointModel(endpoint.base_url, "fake", "id", KEY, 10.0)
-        await model.complete(request())
-        began = time.monotonic()
+    async with FakeEndpoint([answer("x", delay_seconds=2.0)]) as endpoint:
+        model = EndpointModel(endpoint.base_url, "fake", "id", KEY, 60.0)
         found = await asyncio.gather(*[model.complete(request(seed=n)) for n in range(256)])
-        assert time.monotonic() - began < 3, "they must wait together, not in turns"
-        assert len(found) == 256
         await model.close()
-    gc.collect()
+    assert len(found) == 256
+    assert endpoint.most_in_flight > 200, "an HTTP client's usual limit is 100"
 
 
 async def test_odd_text_survives_and_lone_surrogates_do_not_break_the_call():

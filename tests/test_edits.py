@@ -115,6 +115,7 @@ def test_a_target_has_the_keys_of_the_schema_in_its_order() -> None:
     made = target(draft("21 days", "30 days", "wrong_quantity"))
     assert list(made) == list(EDIT_SCHEMA["properties"]) == EDIT_SCHEMA["required"]
     assert json.dumps(made, ensure_ascii=False) == (
-        '{"verdict": "edit", "reason": "wrong_quantity", "ops": [{"op": "replace", "old": "21", "new": "30"}], '
-        '"rewrite": null, "scores": {"grounded": 0, "form": 1}}'
+        '{"verdict": "edit", "reason": "wrong_quantity", '
+        '"ops": [{"op": "replace", "old": "21", "new": "30"}], "rewrite": null, '
+        '"scores": {"grounded": 0, "form": 1}}'
     )

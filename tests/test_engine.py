@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from factory.budget import Budget, Spend
 from factory.engine import Engine
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, ServerError, WorkspaceError
+from factory.models.scripted import ScriptedModel
 from factory.recipe import BudgetSpec, ModelSpec, Price, SamplingSpec
 from factory.store.store import Store
 from factory.types import Completion, Message, Parent, Request, Sample, Task
@@ -22,33 +22,33 @@ WARM = SPEC.model_copy(update={"sampling": SamplingSpec(temperature=0.8)})
 HELLO = [Message("user", "hello")]
 
 
-@dataclass
-class Script:
-    """A model that answers by rule: `reply` gets the request and its number, from 1 on."""
+class Script(ScriptedModel):
+    """A scripted model that remembers its requests; `reply` gets each with its number, from 1 on."""
 
-    reply: Callable[[Request, int], str | Exception] = lambda request, number: "yes"
-    seconds: float = 0.0
-    requests: list[Request] = field(default_factory=list)
-    num_in_flight: int = 0
-    most_in_flight: int = 0
-    id: str = "mdl_script"
+    def __init__(
+        self,
+        reply: Callable[[Request, int], str | Exception] = lambda request, number: "yes",
+        seconds: float = 0.0,
+        name: str = "test",
+    ) -> None:
+        super().__init__(self.follow, name, seconds)
+        self.reply = reply
+        self.requests: list[Request] = []
+        self.num_in_flight = self.most_in_flight = self.num_followed = 0
+
+    def follow(self, request: Request) -> Completion | Exception:
+        self.num_followed += 1
+        reply = self.reply(request, self.num_followed)
+        return Completion(reply, prompt_tokens=7, completion_tokens=3) if isinstance(reply, str) else reply
 
     async def complete(self, request: Request) -> Completion:
         self.requests.append(request)
-        number = len(self.requests)
         self.num_in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.num_in_flight)
         try:
-            await asyncio.sleep(self.seconds)
+            return await super().complete(request)
         finally:
             self.num_in_flight -= 1
-        reply = self.reply(request, number)
-        if isinstance(reply, Exception):
-            raise reply
-        return Completion(reply, prompt_tokens=7, completion_tokens=3)
-
-    async def close(self) -> None:
-        pass
 
 
 class Ask1:
@@ -113,7 +113,7 @@ async def test_a_restart_asks_nothing_again_and_makes_the_same_samples(tmp_path)
 
 async def test_seeds_are_set_only_where_chance_plays_and_repeat_with_the_engines_seed(store):
     async def seed_of(seed: int, spec: ModelSpec, ordinal: int = 0) -> int | None:
-        model = Script(id=f"mdl_{seed}_{spec.sampling.temperature}_{ordinal}")
+        model = Script(name=f"{seed}_{spec.sampling.temperature}_{ordinal}")
         await engine_on(store, seed=seed).ask("teacher", model, spec, "generate", 1)(HELLO, ordinal=ordinal)
         return model.requests[0].sampling.seed
 
@@ -153,7 +153,7 @@ async def test_cancelling_gives_back_slot_and_reservation_and_leaves_a_row(store
     assert engine.budget.reserved == Spend()
     rows = store.select("SELECT status, error FROM calls")
     assert [(row["status"], row["error"]) for row in rows] == [("failed", "cancelled")] * 8
-    model.seconds = 0
+    model.latency_seconds = 0
     assert (await ask(HELLO, ordinal=0)).text == "yes"
 
 
@@ -218,9 +218,12 @@ async def test_the_limit_finds_the_servers_capacity_and_grows_again(store):
     assert engine.limit_of(spec).limit > low + 20
 
 
-async def test_one_burst_lowers_the_limit_once(store):
+@pytest.mark.parametrize(
+    "refusal", [{"kind": "rate_limited"}, {"kind": "server_error", "retry_after_seconds": 0.001}]
+)
+async def test_one_burst_lowers_the_limit_once(store, refusal):
     spec = SPEC.model_copy(update={"concurrency": 40})
-    model = Script(lambda request, n: failing("rate_limited") if n <= 40 else "yes", seconds=0.005)
+    model = Script(lambda request, n: failing(**refusal) if n <= 40 else "yes", seconds=0.005)
     engine = engine_on(store)
     ask = engine.ask("teacher", model, spec, "generate", 1)
     await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(40)))

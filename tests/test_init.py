@@ -49,3 +49,27 @@ def test_the_first_line_a_person_reads_says_that_no_model_answers(tmp_path: Path
     write_template(tmp_path)
     assert "DRY RUN" in (tmp_path / "recipe.yaml").read_text()
     assert "dry run" in check_recipe(tmp_path)["models"][0]["found"]
+
+
+def test_what_is_written_runs_to_its_end_and_says_that_it_is_a_dry_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_template(tmp_path / "domain")
+    assert cli.main(["run", str(tmp_path / "domain"), "-w", str(tmp_path / "w")]) == 0
+    printed = capsys.readouterr()
+    assert "DRY RUN" in printed.err
+    assert "24 samples generated" in printed.out
+    assert f"--workspace {tmp_path / 'w'}" in printed.out
+    assert cli.main(["status", "-w", str(tmp_path / "w"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "done"
+
+
+def test_a_preview_shows_samples_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_template(tmp_path / "domain")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert cli.main(["preview", str(tmp_path / "domain"), "--count", "3", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["samples"]) == 3
+    assert list((tmp_path / "here").iterdir()) == []

@@ -167,6 +167,19 @@ def test_a_second_run_in_the_same_workspace_is_refused(recipe, tmp_path):
     assert looking.returncode == 0, looking.stderr
 
 
+def test_more_rounds_or_budget_continue_the_same_run(recipe):
+    domain = open_domain(recipe, None).recipe
+    more = domain.model_copy(
+        update={
+            "loop": domain.loop.model_copy(update={"rounds": 7}),
+            "budget": domain.budget.model_copy(update={"calls": 5}),
+        }
+    )
+    other = domain.model_copy(update={"seed": 5})
+    assert more.run_digest() == domain.run_digest() != other.run_digest()
+    assert more.digest() != domain.digest()
+
+
 async def test_a_control_uses_the_stored_teacher_calls(recipe, tmp_path):
     domain = open_domain(recipe, None)
     async with open_bench(domain, tmp_path / "w", Progress(bars=False)) as bench:
@@ -181,7 +194,9 @@ async def test_a_control_uses_the_stored_teacher_calls(recipe, tmp_path):
         assert bench.store.select("SELECT count(*) AS n FROM calls")[0]["n"] == calls
         rows = bench.store.select("SELECT run_id, num_samples FROM datasets ORDER BY run_id")
         assert [row["run_id"] for row in rows] == [bench.run_id, f"{bench.run_id}_raw"]
-        assert rows[1]["num_samples"] == 24 > rows[0]["num_samples"]
+        assert rows[1]["num_samples"] == 24
+        reasons = bench.store.select("SELECT DISTINCT reason FROM decisions WHERE ends_with(run_id, '_raw')")
+        assert reasons == [{"reason": "unchecked"}]
 
 
 def test_preview_leaves_nothing_behind(recipe, tmp_path):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from factory.errors import RecipeError
 from factory.init import write_template
 from factory.layers import merge
-from factory.load import load_recipe
+from factory.load import load_domain, load_recipe
 
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/profiles/*.yaml"))
 RANKED = """
 servers: {main: {kind: vllm, model: m, max_lora_rank: 16}}
 models: {student: {server: main}}
@@ -169,6 +170,14 @@ def test_a_server_of_another_kind_replaces() -> None:
     above = {"s": {"kind": "vllm", "model": "m"}, "n": {"a": [3]}}
     assert merge(below, above) == {"s": {"kind": "vllm", "model": "m"}, "n": {"a": [3], "b": 2}}
     assert merge(below, {"s": {"script": "x"}})["s"] == {"kind": "scripted", "script": "x"}
+
+
+@pytest.mark.parametrize("profile", RECIPES, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def test_every_recipe_of_ours_loads_with_every_profile(profile: Path) -> None:
+    recipe, folder = load_recipe(profile.parents[1], profile.stem)
+    domain = load_domain(recipe, folder)
+    assert {source.slice for source in domain.sources} == set(domain.slices)
+    assert recipe.digest() == load_recipe(profile.parents[1], profile.stem)[0].digest()
 
 
 TREES = st.recursive(

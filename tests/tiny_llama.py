@@ -91,12 +91,9 @@ def make_adapter(
     for layer in range(LAYERS):
         for name, (num_out, num_in) in PROJECTIONS.items():
             prefix = f"base_model.model.model.layers.{layer}.{name}"
-            weights[f"{prefix}.lora_A.weight"] = (rng.standard_normal((rank, num_in)) * scale).astype(
-                np.float32
-            )
-            weights[f"{prefix}.lora_B.weight"] = (rng.standard_normal((num_out, rank)) * scale).astype(
-                np.float32
-            )
+            for half, shape in (("A", (rank, num_in)), ("B", (num_out, rank))):
+                drawn = (rng.standard_normal(shape) * scale).astype(np.float32)
+                weights[f"{prefix}.lora_{half}.weight"] = drawn
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     values = {
         "peft_type": "LORA",

@@ -27,6 +27,8 @@ class Quantity(NamedTuple):
 
 
 class Facts(NamedTuple):
+    """The checkable facts of a text: its citations, and its quantities in order."""
+
     citations: frozenset[str]
     quantities: tuple[Quantity, ...]
 

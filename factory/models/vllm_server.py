@@ -1,0 +1,243 @@
+"""A vLLM server of ours on loopback: started behind a guard, waited for, given adapters, stopped.
+
+The guard (`factory.models.guard`) ends the server with the factory, however that ends. The log is a file
+in the workspace; when the server dies, its end is told. How vLLM is called is in `vllm_command`; which
+server runs when is the pool's concern.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from factory.errors import ServerError
+from factory.models.folders import adapter_body, check_adapter_folder, check_model_folder, check_rank
+from factory.models.vllm_command import build_command, build_environment, find_device, find_model
+from factory.recipe import VllmServer
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["VllmProcess", "check_adapter_folder", "check_model_folder", "check_rank"]
+
+TAIL_LINES: Final = 15
+POLL_SECONDS: Final = 0.25
+TELL_SECONDS: Final = 5.0
+STOP_SECONDS: Final = 15.0
+REQUEST_SECONDS: Final = 120.0
+# "(EngineCore pid=71) INFO 11-23 18:38:02 [core.py:133] text", as vLLM writes its log.
+PREFIX = re.compile(r"^(\([^)]*pid=\d+\) )?((INFO|WARNING|ERROR|DEBUG) [\d:. -]+\[[^\]]*\] ?)?")
+CAUSE = re.compile(r"^[\w.]*(Error|Exception): (?!Engine core initialization failed)")
+
+
+class VllmProcess:
+    """One server. `folder` is what the recipe's paths are relative to, `where` its key for messages."""
+
+    def __init__(
+        self, name: str, spec: VllmServer, folder: Path, log: Path, on_progress: Callable[[str], None]
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.log = log
+        self.where = f"servers.{name}"
+        self.model, self.is_folder = find_model(folder, spec.model)
+        self.device = find_device(spec.device, f"{self.where}.device")
+        self.api_key = ""
+        self.base_url = ""
+        self.is_asleep = False
+        self._on_progress = on_progress
+        self._process: subprocess.Popen[bytes] | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there, asleep or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended by itself; one that was stopped has not."""
+        return self._process is not None and self._process.poll() is not None
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.device == "cuda"
+
+    async def start(self, port: int | None = None) -> None:
+        """Ready to answer when it returns; raises RecipeError before, ServerError after the start."""
+        check_rank(self.spec.max_lora_rank, f"{self.where}.max_lora_rank")
+        if self.is_folder:
+            check_model_folder(Path(self.model), f"{self.where}.model")
+        port = port or find_free_port()
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+        self.api_key = secrets.token_urlsafe(24)
+        command = build_command(self.spec, self.model, self.device, port)
+        environment = build_environment(self.spec, self.device, is_folder=self.is_folder, key=self.api_key)
+        try:
+            self._launch(command, environment)
+            await self._wait_until_ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _launch(self, command: list[str], environment: dict[str, str]) -> None:
+        import aiohttp
+
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "factory.models.guard", "--", *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        timeout = aiohttp.ClientTimeout(REQUEST_SECONDS)
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
+
+    async def _wait_until_ready(self) -> None:
+        began = time.monotonic()
+        told = began
+        self._on_progress(f"server '{self.name}': starting vLLM on {self.device}, log in {self.log}")
+        while not await self._is_healthy():
+            seconds = time.monotonic() - began
+            self.raise_if_dead("did not start")
+            if seconds > self.spec.startup_timeout_seconds:
+                raise self._failure(f"was not ready after {seconds:.0f} s")
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                self._on_progress(f"server '{self.name}': {seconds:.0f} s, {self._last_line()}")
+            await asyncio.sleep(POLL_SECONDS)
+        await self.list_models()
+        self._on_progress(f"server '{self.name}': ready after {time.monotonic() - began:.0f} s")
+
+    async def _is_healthy(self) -> bool:
+        import aiohttp
+
+        if self._session is None:
+            return False
+        url = self.base_url.removesuffix("/v1") + "/health"
+        try:
+            async with self._session.get(url, timeout=aiohttp.ClientTimeout(5)) as reply:
+                return reply.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Serves the LoRA adapter in `path` as model `name`; raises RecipeError or ServerError."""
+        check_adapter_folder(path, self.spec.max_lora_rank, f"{self.where}: adapter '{name}'")
+        await self._post("/v1/load_lora_adapter", adapter_body(name, path))
+        if name not in await self.list_models():
+            raise self._failure(f"does not list the adapter '{name}' that it loaded")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Stops serving `name`; raises ServerError where it is not served."""
+        await self._post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def list_models(self) -> list[str]:
+        """Names that it serves: 'base' and those of adapters."""
+        body = await self._request("GET", "/v1/models")
+        return [str(model["id"]) for model in body["data"]]
+
+    async def sleep(self) -> None:
+        """Moves the weights to main memory once the calls in flight are done; only on a GPU."""
+        await self._request("POST", "/sleep?level=1&mode=wait")
+        self.is_asleep = True
+
+    async def wake(self) -> None:
+        """Undoes sleep."""
+        await self._request("POST", "/wake_up")
+        self.is_asleep = False
+
+    async def stop(self) -> None:
+        """Ends the server and everything it started; calling it again does nothing."""
+        session, self._session = self._session, None
+        process, self._process = self._process, None
+        self.is_asleep = False
+        self.key_file.unlink(missing_ok=True)
+        if process is not None and process.stdin is not None:
+            process.stdin.close()  # the guard ends the server from here on, even if we are cancelled now
+        if session is not None:
+            await session.close()
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(process.wait, STOP_SECONDS)
+
+    def raise_if_dead(self, what: str = "died") -> None:
+        """Raises ServerError with the end of the log where the process has ended."""
+        if not self.is_running:
+            raise self._failure(what)
+
+    @property
+    def key_file(self) -> Path:
+        return self.log.with_suffix(".key")
+
+    def describe(self) -> str:
+        """What serves where, for a person; leaves the key in a file that only its owner can read."""
+        self.key_file.unlink(missing_ok=True)
+        with os.fdopen(os.open(self.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(self.api_key)
+        return f"{self.model} on {self.device} at {self.base_url}, with the key in {self.key_file}"
+
+    async def _post(self, path: str, body: dict[str, str]) -> None:
+        await self._request("POST", path, body)
+
+    async def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
+        """The JSON of an answer, or its text; raises ServerError for every status but 200."""
+        import aiohttp
+
+        if self._session is None:
+            raise self._failure("is not running")
+        try:
+            url = self.base_url.removesuffix("/v1") + path
+            async with self._session.request(method, url, json=body) as reply:
+                if reply.status != 200:
+                    text = (await reply.text())[:500]
+                    raise ServerError(f"{path} answered {reply.status}: {text}", where=self.where)
+                return await reply.json() if reply.content_type == "application/json" else await reply.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.raise_if_dead()
+            raise ServerError(f"{path} failed: {error or type(error).__name__}", where=self.where) from error
+
+    def _failure(self, what: str) -> ServerError:
+        lines = self._tail()
+        cause = next(filter(CAUSE.match, lines), (lines or ["its log is empty"])[-1])
+        return ServerError(
+            f"the vLLM server '{self.name}' {what}: {cause}",
+            where=self.where,
+            hint=f"the whole log is in {self.log}",
+            log_tail=lines[-TAIL_LINES:],
+        )
+
+    def _last_line(self) -> str:
+        return (self._tail() or ["no word yet"])[-1][:100]
+
+    def _tail(self) -> list[str]:
+        """The log's last lines without the prefixes, repetitions and rulers that hide what they say."""
+        lines: deque[str] = deque(maxlen=400)
+        with contextlib.suppress(OSError), self.log.open(encoding="utf-8", errors="replace") as log:
+            for line in log:
+                text = PREFIX.sub("", line.rstrip().rpartition("\r")[2])
+                if text.strip(" ^~") and (not lines or text != lines[-1]):
+                    lines.append(text)
+        return list(lines)
+
+
+def find_free_port() -> int:
+    """A TCP port of loopback that nobody listens on right now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
