@@ -31,7 +31,8 @@ TEST = """
     WHERE e.split = 'test' ORDER BY e.created_at"""
 PAIRS = """
     SELECT count(*) FILTER (a.score > b.score) AS better, count(*) FILTER (a.score < b.score) AS worse
-    FROM evaluation_items a JOIN evaluation_items b USING (item_key) WHERE a.evaluation_id = ? AND b.evaluation_id = ?"""
+    FROM evaluation_items a JOIN evaluation_items b USING (item_key)
+    WHERE a.evaluation_id = ? AND b.evaluation_id = ?"""
 
 
 async def run_seed(recipe: Path, profile: str, seed: int) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from factory.registry import create
 from factory.types import Json
 
 if TYPE_CHECKING:
-    from factory.budget import Budget
     from factory.engine import Engine
     from factory.models.pool import ModelPool
     from factory.progress import Progress
@@ -81,14 +80,17 @@ class Bench:
     def _tell_if_changed(self, config: Json) -> None:
         """Says which keys make this a new run, where the workspace already has one of this recipe."""
         rows = self.store.select(
-            "SELECT id, config FROM runs WHERE recipe = ? AND control IS NULL ORDER BY started_at DESC LIMIT 1",
+            """SELECT id, config FROM runs WHERE recipe = ? AND control IS NULL
+               ORDER BY started_at DESC LIMIT 1""",
             (self.recipe.name,),
         )
         if not rows or self.control or rows[0]["id"] == self.run_id:
             return
         before = json.loads(rows[0]["config"])
         keys = ", ".join(key for key in config if config[key] != before.get(key))
-        self.progress.note(f"the recipe changed since {rows[0]['id']} ({keys}): a new run begins, stored answers count")
+        self.progress.note(
+            f"the recipe changed since {rows[0]['id']} ({keys}): a new run begins, stored answers count"
+        )
 
     @contextmanager
     def stage(self, round_number: int, name: str) -> Iterator[dict[str, Json]]:

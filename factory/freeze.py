@@ -19,6 +19,10 @@ ACCEPTED = """
     SELECT d.sample_id, s.content_hash, d.round FROM decisions d JOIN samples s ON s.id = d.sample_id
     WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' ORDER BY d.round, d.sample_id"""
 
+QUESTIONS = """
+    SELECT s.question FROM decisions d JOIN samples s ON s.id = d.sample_id
+    WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' ORDER BY d.sample_id LIMIT ?"""
+
 
 def freeze(bench: Bench, number: int) -> str:
     """Freezes what is accepted up to this round and checks it; returns the dataset's id.
@@ -54,8 +58,7 @@ def write_members(bench: Bench, number: int) -> tuple[str, int]:
 
 def measure(bench: Bench, number: int, size: int) -> dict[str, float]:
     """Diversity of the accepted questions up to a round; the order by hash favours no sample."""
-    sql = f"SELECT s.question FROM ({ACCEPTED}) a JOIN samples s ON s.id = a.sample_id ORDER BY a.sample_id LIMIT ?"
-    rows = bench.store.select(sql, (bench.run_id, number, size))
+    rows = bench.store.select(QUESTIONS, (bench.run_id, number, size))
     return guard.measure([row["question"] for row in rows], size)
 
 

@@ -138,7 +138,8 @@ async def refine(bench: Bench, number: int) -> None:
         detail["actions"] = {
             row["action"]: row["n"]
             for row in bench.store.select(
-                "SELECT action, count(*) AS n FROM decisions WHERE run_id = ? AND round = ? AND final GROUP BY action",
+                """SELECT action, count(*) AS n FROM decisions
+                   WHERE run_id = ? AND round = ? AND final GROUP BY action""",
                 (bench.run_id, number),
             )
         }
@@ -229,11 +230,10 @@ def promote(bench: Bench, number: int, adapter: Adapter) -> None:
     """Follows the gate's comparison on dev; the test split never decides."""
     if bench.done(number, "promote") is not None:
         return
-    before, after = (
-        load_evaluation(bench, promoted_round(bench), "dev"),
-        load_evaluation(bench, number, "dev"),
-    )
-    assert before is not None and after is not None  # both were just evaluated
+    before = load_evaluation(bench, promoted_round(bench), "dev")
+    after = load_evaluation(bench, number, "dev")
+    if before is None or after is None:
+        raise FactoryError(f"round {number} cannot be compared: an evaluation on dev is missing")
     comparison = bench.evaluator().compare(before, after)
     with bench.stage(number, "promote") as detail:
         detail.update({**asdict(comparison), "adapter": str(adapter.path)})
@@ -260,7 +260,8 @@ def promoted_adapter(bench: Bench) -> Path:
     """The folder of the promoted student; raises InputError where no round was promoted."""
     rows = bench.store.select(
         """SELECT detail->>'adapter' AS adapter FROM stages
-           WHERE stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN ORDER BY created_at DESC LIMIT 1"""
+           WHERE stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN
+           ORDER BY created_at DESC LIMIT 1"""
     )
     if not rows:
         raise InputError(

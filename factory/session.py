@@ -23,7 +23,6 @@ from factory.types import Split
 
 if TYPE_CHECKING:
     from factory.domain import Domain
-    from factory.recipe import Role
 
 
 def open_domain(recipe_path: Path, profile: str | None) -> Domain:

@@ -199,7 +199,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered. `reasoning` is kept apart from `text`; `logprobs` are natural logs, one a token."""
+    """What a model answered, reasoning kept apart; `logprobs` are natural logs, one a token."""
 
     text: str
     finish_reason: str = "stop"

@@ -38,7 +38,7 @@ def main() -> None:
     cuda = lines(
         [*UV, *PLATFORM, *EXTRAS, "--no-annotate", "--no-header", "--no-emit-index-url", "pyproject.toml"]
     )
-    head = "# Everything but torch, for machines without a GPU; installed with --no-deps (see docs/decisions.md)."
+    head = "# Everything but torch, for machines without a GPU; installed with --no-deps."
     Path("requirements/cpu.lock").write_text("\n".join([f"{head} Made by: make lock", *cpu]) + "\n")
     head = "# Everything, for machines with an NVIDIA GPU."
     Path("requirements/cuda.lock").write_text("\n".join([f"{head} Made by: make lock", *cuda]) + "\n")

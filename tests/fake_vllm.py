@@ -85,7 +85,8 @@ def main() -> None:
     if options.children:
         stubborn = subprocess.Popen([sys.executable, "-c", STUBBORN])
         gone = subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=True)
-        orphan = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]).pid)"
+        words = f"[sys.executable, '-c', {STUBBORN!r}], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
+        orphan = f"import subprocess, sys; print(subprocess.Popen({words}).pid)"
         made = subprocess.run([sys.executable, "-c", orphan], capture_output=True, text=True, check=True)
         print(f"pids {os.getpid()} {stubborn.pid} {gone.pid} {made.stdout.strip()}", flush=True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

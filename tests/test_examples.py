@@ -7,9 +7,9 @@ import pytest
 
 from factory.edits import Op, apply, target
 from factory.errors import RecipeError
+from factory.examples import refiner_examples, student_examples, write_jsonl
 from factory.prompts import render
 from factory.types import CheckedDraft, Message, Sample, Source
-from factory.examples import refiner_examples, student_examples, write_jsonl
 
 SOURCE = Source.create(
     "80", "h.md", "§ 34-9-80", "Notice", "Notice within 30 days. {{ no template }}", "notice"

@@ -25,7 +25,9 @@ def test_a_round_like_the_first_passes():
     check(GuardSpec(), 200, first, first)
 
 
-@pytest.mark.parametrize(("texts", "samples", "where"), [(COLLAPSED, 200, "distinct2"), (VARIED, 0, "min_samples")])
+@pytest.mark.parametrize(
+    ("texts", "samples", "where"), [(COLLAPSED, 200, "distinct2"), (VARIED, 0, "min_samples")]
+)
 def test_a_tripped_guard_stops_with_its_evidence(texts, samples, where):
     with pytest.raises(GuardTripped, match=r"\d") as caught:
         check(GuardSpec(), samples, measure(texts), measure(VARIED))

@@ -1,4 +1,4 @@
-"""A whole real run: vLLM serves, QLoRA trains, and the books must balance. The same command as `make quickstart`."""
+"""A whole real run, by the same command as `make quickstart`: the books must balance."""
 
 import json
 import os
@@ -35,7 +35,9 @@ def kill_in_generation(workspace: Path) -> int:
     process.send_signal(signal.SIGKILL)
     process.wait()
     with duckdb.connect(str(workspace / "factory.duckdb"), read_only=True) as connection:
-        rows = connection.sql("SELECT count(*) FROM calls WHERE stage = 'generate' AND status = 'ok'").fetchall()
+        rows = connection.sql(
+            "SELECT count(*) FROM calls WHERE stage = 'generate' AND status = 'ok'"
+        ).fetchall()
     return int(rows[0][0])
 
 
@@ -53,7 +55,9 @@ def workspace(tmp_path_factory):
         if process.pid not in before and "vllm" in " ".join(process.cmdline()).lower()
     ]
     assert left == [], "servers survived kill -9"
-    done = subprocess.run(command(folder), cwd=ROOT, capture_output=True, text=True, timeout=1400, check=False)
+    done = subprocess.run(
+        command(folder), cwd=ROOT, capture_output=True, text=True, timeout=1400, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "output.txt").write_text(done.stdout + done.stderr)
     return folder
@@ -75,7 +79,12 @@ def test_every_sample_of_a_run_has_exactly_one_final_decision(rows):
         SELECT run_id, sample_id FROM round_samples
         UNION SELECT run_id, rewrite_id FROM decisions WHERE rewrite_id IS NOT NULL"""
     finals = "SELECT run_id, sample_id, count(*) AS n FROM decisions WHERE final GROUP BY ALL"
-    assert rows(f"SELECT * FROM ({members}) LEFT JOIN ({finals}) USING (run_id, sample_id) WHERE n IS DISTINCT FROM 1") == []
+    assert (
+        rows(
+            f"SELECT * FROM ({members}) LEFT JOIN ({finals}) USING (run_id, sample_id) WHERE n IS DISTINCT FROM 1"
+        )
+        == []
+    )
     assert rows(f"SELECT run_id, sample_id FROM ({finals}) EXCEPT ({members})") == []
 
 
@@ -103,7 +112,10 @@ def test_every_call_is_accounted_for(rows):
 
 def test_edges_point_at_things_that_exist(rows):
     known = "SELECT id FROM seeds UNION SELECT id FROM sources UNION SELECT id FROM samples UNION SELECT id FROM calls"
-    assert rows(f"SELECT * FROM edges WHERE parent NOT IN ({known}) OR child NOT IN (SELECT id FROM samples)") == []
+    assert (
+        rows(f"SELECT * FROM edges WHERE parent NOT IN ({known}) OR child NOT IN (SELECT id FROM samples)")
+        == []
+    )
 
 
 def test_the_loop_teaches(rows):
@@ -121,7 +133,16 @@ def test_the_loop_teaches(rows):
 
 def test_what_a_user_sees(workspace):
     output = (workspace / "output.txt").read_text()
-    for word in ("base", "raw", "round 1", "round 2", "McNemar", "factory sql", "factory trace", "factory report"):
+    for word in (
+        "base",
+        "raw",
+        "round 1",
+        "round 2",
+        "McNemar",
+        "factory sql",
+        "factory trace",
+        "factory report",
+    ):
         assert word in output
     assert "Traceback" not in output
 
@@ -132,14 +153,20 @@ def test_what_a_user_sees(workspace):
 def test_commands_look_inside(workspace, tmp_path, words):
     words = [str(tmp_path / "out") if word == "OUT" else word for word in words]
     done = subprocess.run(
-        [sys.executable, "-m", "factory", *words, "--workspace", str(workspace)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "factory", *words, "--workspace", str(workspace)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
 
 def test_trace_shows_ancestors_and_descendants(workspace, rows):
-    sample = rows("SELECT s.id FROM samples s JOIN accepted a ON a.sample_id = s.id WHERE operation = 'edit' LIMIT 1")
+    sample = rows(
+        "SELECT s.id FROM samples s JOIN accepted a ON a.sample_id = s.id WHERE operation = 'edit' LIMIT 1"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "factory", "trace", sample[0][0], "--workspace", str(workspace), "--json"],
         capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "NO_COLOR": "1"},

@@ -14,9 +14,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from factory.domain import Domain
-from training.qlora import QLoRA, QLoRAOptions
-
 from tiny.tasks import Pair
+from training.qlora import QLoRA, QLoRAOptions
 
 
 def train(pairs: Sequence[Pair], base: Path, directory: Path, seed: int = 0, **options: Any) -> float:

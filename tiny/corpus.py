@@ -20,9 +20,9 @@ WORDS = {
     for kind, text in yaml.safe_load((Path(__file__).parent / "words.yaml").read_text()).items()
 }
 CONTENT = WORDS["people"] + WORDS["things"] + WORDS["verbs"] + WORDS["verbed"] + WORDS["adjectives"]
-UNITS = "days weeks months years hours percent dollars miles".split()
+UNITS = ["days", "weeks", "months", "years", "hours", "percent", "dollars", "miles"]
 PARTS = [f"{n}/{m}" for m in range(2, 11) for n in range(1, m)]
-SMALL = "one two three four five six seven eight nine ten eleven twelve".split()
+SMALL = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 FRACTIONS = [
     "one half",
     "one third",
@@ -37,16 +37,8 @@ FRACTIONS = [
     "five sixths",
     "one tenth",
 ]
-OPENERS = (
-    "How long|How many {unit}|How much|How soon|How late|How far|How often|By when|Until when|Within what time|Within how many {unit}"
-    "|What|What is the limit|What is the time limit|What is the deadline|What is the rate|What is the amount|What is the maximum|What is the minimum"
-    "|What share|What sum|What period|What number|What figure|Which limit|Which period|Which deadline|Which amount|For how long|For how many {unit}|At what rate|After how many {unit}"
-    "|In what time|What does the law say|What does the section say|Tell me|Please state|State the rule|Give the limit|Name the period|Name the amount|Does the law set a limit"
-    "|Is there a limit|Is there a deadline|When|Up to what amount|Up to how many {unit}|What counts|What applies|What happens"
-).split("|")
-TAILS = "|||||in this state|under the law|under the act|by law|at most|at least|in general|as a rule|in that case|these days|if at all|in all|exactly|then|please|after that|before that|if anything".split(
-    "|"
-)
+OPENERS = ["How long", "How many {unit}", "How much", "How soon", "How late", "How far", "How often", "By when", "Until when", "Within what time", "Within how many {unit}", "What", "What is the limit", "What is the time limit", "What is the deadline", "What is the rate", "What is the amount", "What is the maximum", "What is the minimum", "What share", "What sum", "What period", "What number", "What figure", "Which limit", "Which period", "Which deadline", "Which amount", "For how long", "For how many {unit}", "At what rate", "After how many {unit}", "In what time", "What does the law say", "What does the section say", "Tell me", "Please state", "State the rule", "Give the limit", "Name the period", "Name the amount", "Does the law set a limit", "Is there a limit", "Is there a deadline", "When", "Up to what amount", "Up to how many {unit}", "What counts", "What applies", "What happens"]
+TAILS = ["", "", "", "", "", "in this state", "under the law", "under the act", "by law", "at most", "at least", "in general", "as a rule", "in that case", "these days", "if at all", "in all", "exactly", "then", "please", "after that", "before that", "if anything"]
 
 
 @dataclass(frozen=True)
@@ -68,8 +60,8 @@ class Section:
 def _syllables() -> list[str]:
     return [
         c + v
-        for c in "b c d f g h k l m n p r s t v w z br cl dr fl gr pl pr sh st th tr".split()
-        for v in "a e i o u ai ea ou er in on ar".split()
+        for c in ["b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "cl", "dr", "fl", "gr", "pl", "pr", "sh", "st", "th", "tr"]
+        for v in ["a", "e", "i", "o", "u", "ai", "ea", "ou", "er", "in", "on", "ar"]
     ]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from factory import edits
 from factory.edits import EditRefused, Op
-from tiny import adapters, corpus, rules, sampling, tasks, teacher
+from tiny import adapters, rules, sampling, tasks, teacher
 from tiny.rules import Rule
 
 MODELS = Path(__file__).parent / "models"

@@ -18,8 +18,10 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from tiny import corpus, tasks, tokenizer
 
-STEP = 32  # lengths are padded to a multiple of this, so that few shapes are compiled
+STEP = 16  # lengths are padded to a multiple of this, so that few shapes are compiled
 PROMPT_WEIGHT = 0.3
+DECISION_WEIGHT = 8.0  # keep or edit is one token among forty, and the only hard one
+COPYING = 0.15  # the share of steps that do nothing but copy short strings
 
 
 def make_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
@@ -48,6 +50,12 @@ def make_model(tok: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
         pad_token_id=tok.pad_token_id,
     )
     model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")  # under the compiler twice as fast on CPUs as the fused kernel
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:  # a residual stream in which the token itself is not drowned from the start
+            scale = 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            std = 0.06 if "embed" in name else scale / math.sqrt(parameter.shape[1])
+            torch.nn.init.normal_(parameter, std=std)
     model.generation_config = GenerationConfig(eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
     return model
 
@@ -59,26 +67,33 @@ def encode(tok: PreTrainedTokenizerFast, pairs: list[tasks.Pair]) -> list[tuple[
     return [(p + r, len(p)) for p, r in zip(prompts, replies, strict=True)]
 
 
-def collate(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and loss weights, both (rows, length)."""
+def collate(
+    rows: list[tuple[list[int], int]], pad: int, decision: int = -1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and loss weights, both (rows, length); the token after `decision` is the refiner's verdict."""
     length = math.ceil(max(len(ids) for ids, _ in rows) / STEP) * STEP
     ids = torch.tensor([row + [pad] * (length - len(row)) for row, _ in rows])
-    weights = [[PROMPT_WEIGHT] * n + [1.0] * (len(row) - n) + [0.0] * (length - len(row)) for row, n in rows]
-    return ids, torch.tensor(weights)
+    weights = torch.tensor(
+        [[PROMPT_WEIGHT] * n + [1.0] * (len(row) - n) + [0.0] * (length - len(row)) for row, n in rows]
+    )
+    for index, (row, n) in enumerate(rows):
+        if row[n] == decision:
+            weights[index, n + 1] = DECISION_WEIGHT
+    return ids, weights
 
 
 def draw(rng: Random, states: list[list[corpus.Section]], progress: float, count: int) -> list[tasks.Pair]:
     """The long samples of a few steps."""
-    copying = max(0.0, 0.7 * (1 - 2 * progress))
+    copying = max(0.0, 0.5 * (1 - 2 * progress))
     pairs = []
     for _ in range(count):
         roll = rng.random()
         if roll < copying:
             pairs.append(tasks.copy(rng))
-        elif (rest := rng.random()) < 0.68:
+        elif (rest := rng.random()) < 0.82:
             pairs.append(tasks.edit(rng))
         else:
-            pairs.append(tasks.open_book(rng) if rest < 0.76 else tasks.shapes(rng, states))
+            pairs.append(tasks.open_book(rng) if rest < 0.88 else tasks.shapes(rng, states))
     return pairs
 
 
@@ -87,23 +102,25 @@ def train(
     *,
     steps: int,
     seed: int = 0,
-    peak: float = 1.5e-3,
+    peak: float = 0.02,
     batch: int = 64,
     compiled: bool = True,
 ) -> LlamaForCausalLM:
     """Trains for so many steps and writes model and tokenizer, bf16, to `directory`."""
     rng, tok = Random(seed), make_tokenizer()
     model, states = make_model(tok, seed), tasks.make_states(seed)
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+    matrices = [p for name, p in model.named_parameters() if p.dim() > 1 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.dim() < 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=peak, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=0.15 * peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
     def losses(ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         each = cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
         weight = weights[:, 1:].flatten()
-        answer = (weight == 1).float()
+        answer = (weight >= 1).float()
         return (each * weight).sum() / weight.sum(), (each * answer).sum() / answer.sum()
 
     @torch.no_grad()
@@ -112,7 +129,7 @@ def train(
         ids, weights = collate(rows, tok.pad_token_id)
         with torch.autocast("cpu", torch.bfloat16):
             best = model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1)
-        return float(((best == ids[:, 1:]) | (weights[:, 1:] != 1)).all(1).float().mean())
+        return float(((best == ids[:, 1:]) | (weights[:, 1:] < 1)).all(1).float().mean())
 
     held_out = Random(seed + 1)
     probes = {
@@ -120,27 +137,32 @@ def train(
         for name, task in (("copy", tasks.copy), ("edit", tasks.edit), ("open", tasks.open_book))
     }
     forward = torch.compile(losses, dynamic=True) if compiled else losses
+    decision = tok('{"verdict": "k')["input_ids"][0]
     pool: list[list[tuple[list[int], int]]] = []
     start, shown = time.monotonic(), [0.0, 0.0]
     for step in range(steps):
-        progress = step / steps
-        if not pool:
-            long = sorted(encode(tok, draw(rng, states, progress, 6 * batch)), key=lambda row: len(row[0]))
-            pool = [long[i : i + batch] for i in range(0, len(long), batch)]
-            rng.shuffle(pool)
-        short = encode(tok, [tasks.recall(rng, states) for _ in range(batch)])
-        rate = peak * min(1.0, (step + 1) / 40) * max(0.02, 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        for index, rows in enumerate((pool.pop(), short)):
-            ids, weights = collate(rows, tok.pad_token_id)
+        progress = (step / steps - COPYING) / (1 - COPYING)
+        if progress < 0:
+            batches = [encode(tok, [tasks.copy(rng, most=5) for _ in range(batch)])]
+        else:
+            if not pool:
+                long = sorted(encode(tok, draw(rng, states, progress, 6 * batch)), key=lambda row: len(row[0]))
+                pool = [long[i : i + batch] for i in range(0, len(long), batch)]
+                rng.shuffle(pool)
+            batches = [pool.pop(), encode(tok, [tasks.recall(rng, states) for _ in range(batch // 2)])]
+        rate = min(1.0, (step + 1) / 40, 0.02 + 1.3 * (1 - step / steps))
+        for index, rows in enumerate(batches):
+            ids, weights = collate(rows, tok.pad_token_id, decision)
             with torch.autocast("cpu", torch.bfloat16):
                 loss, answer = forward(ids, weights)
-            (loss * (0.7, 0.3)[index]).backward()
+            (loss * (0.75, 0.25)[index]).backward()
             shown[index] += float(answer.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer, top in zip(optimizers, (peak, 0.15 * peak), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = top * rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 25 == 0:
             seconds = time.monotonic() - start
             seen = "  ".join(f"{name} {exact(rows):.2f}" for name, rows in probes.items())

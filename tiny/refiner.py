@@ -7,7 +7,6 @@ seen once, keep it reading: it must go on following the source that stands in it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 

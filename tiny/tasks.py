@@ -27,10 +27,10 @@ def render(package: str, name: str, **values: Any) -> str:
     return prompts.render(package, name, **{"style": ""} | values)
 
 
-def copy(rng: Random) -> Pair:
+def copy(rng: Random, most: int = 10) -> Pair:
     """Repeat a string of words, numbers and citations."""
     parts = []
-    for _ in range(rng.randint(3, 12)):
+    for _ in range(rng.randint(3, most)):
         roll = rng.random()
         parts.append(
             corpus.quantity(rng)

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["VllmProcess", "check_adapter_folder", "check_model_folder", "check_rank"]
 
 TAIL_LINES: Final = 15
+TAIL_BYTES: Final = 1 << 17
 POLL_SECONDS: Final = 0.25
 TELL_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 15.0
@@ -223,17 +223,28 @@ class VllmProcess:
         )
 
     def _last_line(self) -> str:
-        return (self._tail() or ["no word yet"])[-1][:100]
+        """What vLLM said last about its progress; its imports take a while and say nothing."""
+        told = [line for line in self._read_log() if " INFO " in line[:60]]
+        return PREFIX.sub("", told[-1])[:100] if told else "importing vLLM"
 
     def _tail(self) -> list[str]:
         """The log's last lines without the prefixes, repetitions and rulers that hide what they say."""
-        lines: deque[str] = deque(maxlen=400)
-        with contextlib.suppress(OSError), self.log.open(encoding="utf-8", errors="replace") as log:
-            for line in log:
-                text = PREFIX.sub("", line.rstrip().rpartition("\r")[2])
-                if text.strip(" ^~") and (not lines or text != lines[-1]):
-                    lines.append(text)
-        return list(lines)
+        lines: list[str] = []
+        for line in self._read_log():
+            text = PREFIX.sub("", line)
+            if text.strip(" ^~") and (not lines or text != lines[-1]):
+                lines.append(text)
+        return lines
+
+    def _read_log(self) -> list[str]:
+        """The end of the log file; of lines that were drawn over, what was drawn last."""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+            return [
+                line.rstrip().rpartition("\r")[2]
+                for line in log.read().decode("utf-8", "replace").split("\n")
+            ]
+        return []
 
 
 def find_free_port() -> int:

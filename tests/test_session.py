@@ -1,0 +1,266 @@
+"""What a run is and what resumes it: changed material, controls, promoted students, a finished training."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from factory import loop, session
+from factory.bench import Bench
+from factory.cli import main
+from factory.commands.look import print_report
+from factory.errors import InputError, RecipeError
+from factory.evaluations import record_evaluation, slice_states
+from factory.init import write_template
+from factory.load import load_domain, load_recipe
+from factory.progress import Progress
+from factory.session import open_bench, open_domain
+from factory.types import Adapter, Evaluation, ItemResult
+
+QUIET = Progress(bars=False)
+TRAINED = {
+    "models": {"student": {"server": "main"}},
+    "training": {"student": {"base": "tiny-base"}},
+    "loop": {"controls": {"raw": [], "checks": ["form", "exact"]}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_template(tmp_path / "domain")
+    return tmp_path / "domain"
+
+
+@pytest.fixture
+def trained(folder):
+    """The folder with a profile `trained`: a scripted student, and two controls."""
+    (folder / "profiles" / "trained.yaml").write_text(yaml.safe_dump(TRAINED))
+    return folder
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Every training asked for, done by a trainer that only makes the folder."""
+    asked: list[Path] = []
+
+    class Folders:
+        def train(self, dataset, base, directory, on_progress):
+            asked.append(directory)
+            directory.mkdir(parents=True)
+            return Adapter(directory, f"digest{len(asked)}", base, 3, 0.5, 1.0)
+
+        def cancel(self):
+            raise AssertionError("nothing is cancelled here")
+
+    monkeypatch.setattr(Bench, "trainer", lambda self, role="student": (Folders(), "tiny-base"))
+    return asked
+
+
+def run_of(folder: Path, workspace: Path, profile: str | None = None) -> str:
+    """Runs the loop; returns the run that it reports on."""
+    report = session.run(folder, profile, workspace, QUIET)
+    return str(report["run"]["id"])
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("sources/rules.md", "21 days", "28 days"),
+        ("seeds.jsonl", "How long may I keep", "For how many days may I keep"),
+        ("gold/dev.jsonl", "first of May", "first of June"),
+        ("gold/test.jsonl", '"slice": "fees"', '"slice": "borrowing"'),
+    ],
+)
+def test_changed_material_is_another_run(folder, tmp_path, file, old, new, capsys):
+    first = run_of(folder, tmp_path / "w")
+    edit(folder / file, old, new)
+    capsys.readouterr()
+    second = run_of(folder, tmp_path / "w")
+    assert second != first
+    assert f"changed since {first} (a file that it names)" in capsys.readouterr().err
+
+
+def test_changed_weights_are_another_run(folder, tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    profile = {"servers": {"main": {"kind": "vllm", "model": str(base)}}}
+    (folder / "profiles" / "served.yaml").write_text(yaml.safe_dump(profile))
+    domain = open_domain(folder, "served")
+    found = []
+    for weights in (b"old", b"new", b"new"):
+        (base / "model.safetensors").write_bytes(weights)
+        found.append(session.name_run(domain, tmp_path / "w"))
+    assert found[0] != found[1] == found[2]
+
+
+def test_going_back_to_an_earlier_recipe_goes_on_and_reports_it(folder, tmp_path, capsys):
+    first = run_of(folder, tmp_path / "w")
+    edit(folder / "recipe.yaml", "samples_per_round: 24", "samples_per_round: 8")
+    second = run_of(folder, tmp_path / "w")
+    edit(folder / "recipe.yaml", "samples_per_round: 8", "samples_per_round: 24")
+    capsys.readouterr()
+    assert main(["run", str(folder), "-w", str(tmp_path / "w"), "--json"]) == 0
+    told = capsys.readouterr()
+    assert first != second
+    assert json.loads(told.out)["run"]["id"] == first
+    assert "new run" not in told.err
+
+
+def test_a_strategy_that_stands_twice_is_refused(folder):
+    edit(folder / "recipe.yaml", "{name: seeded, weight: 1}", "{name: grounded, weight: 1}")
+    with pytest.raises(RecipeError, match=r"strategies\[1\].name: 'grounded' stands in the list twice"):
+        load_recipe(folder)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_training_without_a_student_is_told(folder, tmp_path, capsys, command):
+    assert main([command, str(folder), "-w", str(tmp_path / "w")]) == 2
+    assert "training.student" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_page_that_cannot_be_written_is_told(folder, tmp_path, capsys):
+    run_of(folder, tmp_path / "w")
+    for page in (tmp_path / "no" / "report.html", tmp_path):
+        assert main(["report", "-w", str(tmp_path / "w"), "--html", str(page)]) == 2
+        assert str(page) in capsys.readouterr().err
+
+
+async def test_a_control_that_changed_is_refused_before_anything_runs(trained, tmp_path, trainings):
+    domain = open_domain(trained, "trained")
+    async with open_bench(domain, tmp_path / "w", QUIET) as bench:
+        await loop.run_loop(bench)
+    controls = {"raw": [], "checks": ["form"]}
+    changed = domain.recipe.loop.model_copy(update={"controls": controls})
+    domain = dataclasses.replace(domain, recipe=domain.recipe.model_copy(update={"loop": changed}))
+    async with open_bench(domain, tmp_path / "w", QUIET) as bench:
+        with pytest.raises(RecipeError, match=r"loop.controls.checks: .*other refiners"):
+            await loop.run_loop(bench)
+
+
+async def test_a_finished_run_with_training_does_nothing_when_repeated(trained, tmp_path, trainings):
+    events = []
+    for _ in range(2):
+        async with open_bench(open_domain(trained, "trained"), tmp_path / "w", QUIET) as bench:
+            await loop.run_loop(bench)
+            events.append(bench.store.select("SELECT * FROM stages ORDER BY ALL"))
+    assert len(trainings) == 3
+    assert events[0] == events[1]
+
+
+async def test_a_finished_training_whose_folder_is_gone_is_done_again(trained, tmp_path, trainings):
+    async with open_bench(open_domain(trained, "trained"), tmp_path / "w", QUIET) as bench:
+        bench.record_run()
+        await loop.run_round(bench, 1, until="train")
+        trainings[0].rmdir()
+        await loop.run_round(bench, 1, until="train")
+    assert len(trainings) == 2
+
+
+async def test_the_promoted_student_is_the_runs_own_and_found_in_a_moved_workspace(trained, tmp_path):
+    domain = open_domain(trained, "trained")
+    async with open_bench(domain, tmp_path / "w", QUIET) as bench:
+        for number, promote in ((1, True), (2, False)):
+            with bench.stage(number, "promote") as detail:
+                detail.update({"promote": promote})
+        with bench.for_control("raw").stage(1, "promote") as detail:
+            detail.update({"promote": True})
+    (tmp_path / "w").rename(tmp_path / "moved")
+    async with open_bench(domain, tmp_path / "moved", QUIET) as bench:
+        assert loop.promoted_adapter(bench) == tmp_path / "moved" / "adapters" / f"student_{bench.run_id}_1"
+
+
+async def test_only_a_control_was_promoted(trained, tmp_path):
+    async with open_bench(open_domain(trained, "trained"), tmp_path / "w", QUIET) as bench:
+        with bench.for_control("raw").stage(1, "promote") as detail:
+            detail.update({"promote": True})
+        with pytest.raises(InputError, match="no student"):
+            loop.promoted_adapter(bench)
+
+
+def test_a_control_takes_the_samples_of_round_1_in_their_places(trained, tmp_path, trainings):
+    domain_run = run_of(trained, tmp_path / "w", "trained")
+    from factory.store.queries import read
+
+    sql = "SELECT round, position, sample_id FROM round_samples WHERE run_id = ? AND round = 1 ORDER BY ALL"
+    rows = [read(tmp_path / "w", sql, (run,)).rows for run in (domain_run, f"{domain_run}_raw")]
+    assert rows[0] == rows[1] != ()
+
+
+def test_evaluate_takes_up_a_round_that_was_cut_off_before_its_promotion(trained, tmp_path, trainings):
+    async def cut_off() -> None:
+        async with open_bench(open_domain(trained, "trained"), tmp_path / "w", QUIET) as bench:
+            bench.record_run()
+            await loop.evaluate(bench, 0, None)
+            await loop.run_round(bench, 1, until="train")
+            await loop.evaluate(bench, 1, Adapter(trainings[0], "d", "b", 3, 0.5, 1.0))
+
+    import asyncio
+
+    asyncio.run(cut_off())
+    found = session.run_until(trained, "trained", tmp_path / "w", QUIET, "evaluate")
+    assert found["round"] == 1
+    again = session.run_until(trained, "trained", tmp_path / "w", QUIET, "evaluate")
+    assert again["round"] is None
+
+
+async def test_before_the_first_round_no_slice_has_gained(folder, tmp_path):
+    async with open_bench(open_domain(folder, None), tmp_path / "w", QUIET) as bench:
+        items = tuple(
+            ItemResult(f"{name}{i}", name, name, "q", "a", "b", score, "call_x")
+            for name, scores in {"borrowing": (1.0, 0.0), "fees": (0.0, 0.0)}.items()
+            for i, score in enumerate(scores)
+        )
+        record_evaluation(bench, 0, Evaluation("m", "dev", "facts", 0.25, 0.0, 1.0, items), None, None)
+        states = slice_states(bench, 1)
+    assert states["fees"].weight == pytest.approx(2 * states["borrowing"].weight)
+
+
+def test_an_adapter_that_was_evaluated_by_hand_is_among_the_models(trained, tmp_path, capsys):
+    adapter = tmp_path / "mine"
+    adapter.mkdir()
+    session.evaluate_model(trained, "trained", str(adapter), "dev", tmp_path / "w", QUIET)
+    from factory.store.queries import read
+
+    missing = "SELECT DISTINCT model_id FROM calls WHERE model_id NOT IN (SELECT id FROM models)"
+    assert read(tmp_path / "w", missing).rows == ()
+
+
+def test_serve_passes_its_port_to_the_server(trained, tmp_path, monkeypatch):
+    from factory.models.pool import ModelPool
+
+    ports = []
+
+    async def model(self, role, adapter=None):
+        ports.append(self._port)
+        raise InputError("that is enough")
+
+    monkeypatch.setattr(ModelPool, "model", model)
+    monkeypatch.setattr(loop, "promoted_adapter", lambda bench: tmp_path)
+    with pytest.raises(InputError):
+        session.serve(trained, "trained", tmp_path / "w", 8123, QUIET)
+    assert ports == [8123]
+
+
+def test_a_report_can_be_of_any_run(folder, tmp_path, capsys):
+    first = run_of(folder, tmp_path / "w")
+    edit(folder / "recipe.yaml", "samples_per_round: 24", "samples_per_round: 8")
+    run_of(folder, tmp_path / "w")
+    capsys.readouterr()
+    print_report(tmp_path / "w", json=True, run_id=first)
+    assert json.loads(capsys.readouterr().out)["run"]["id"] == first
+
+
+def test_an_unchanged_domain_keeps_its_run(folder, tmp_path):
+    recipe, place = load_recipe(folder)
+    names = {session.name_run(load_domain(recipe, place), tmp_path / "w") for _ in range(2)}
+    assert len(names) == 1
