@@ -81,16 +81,30 @@ class Bench:
         """Says which keys make this a new run, where the workspace already has one of this recipe."""
         rows = self.store.select(
             """SELECT id, config FROM runs WHERE recipe = ? AND control IS NULL
-               ORDER BY started_at DESC LIMIT 1""",
+               ORDER BY started_at DESC""",
             (self.recipe.name,),
         )
-        if not rows or self.control or rows[0]["id"] == self.run_id:
+        if not rows or self.control or any(row["id"] == self.run_id for row in rows):
             return
         before = json.loads(rows[0]["config"])
-        keys = ", ".join(key for key in config if config[key] != before.get(key))
+        keys = ", ".join(key for key in config if config[key] != before.get(key)) or "a file that it names"
         self.progress.note(
             f"the recipe changed since {rows[0]['id']} ({keys}): a new run begins, stored answers count"
         )
+
+    def refuse_if_changed(self) -> None:
+        """Raises RecipeError where a control of this name ran with other refiners.
+
+        Only these can differ: all else is part of the run's name.
+        """
+        for row in self.store.select("SELECT config FROM runs WHERE id = ?", (self.run_id,)):
+            before = [spec["name"] for spec in json.loads(row["config"])["refiners"]]
+            if before != [spec.name for spec in self.recipe.refiners]:
+                raise RecipeError(
+                    f"it ran with other refiners before ({', '.join(before) or 'none'})",
+                    where=f"loop.controls.{self.control}",
+                    hint="give this control a name of its own",
+                )
 
     @contextmanager
     def stage(self, round_number: int, name: str) -> Iterator[dict[str, Json]]:
@@ -127,17 +141,16 @@ class Bench:
             raise RecipeError("no model for this role", where=f"models.{role}", hint="add it to the profile")
         model = await self.pool.model(role, adapter)
         if adapter is None:  # a trained student's row is written where it is trained
-            server = self.recipe.servers[spec.server].model_dump(mode="json")
-            base = spec.model or server.get("model") or server.get("base_url") or server["kind"]
-            row = {
-                "id": model.id,
-                "role": role,
-                "name": spec.adapter or base,
-                "base": base,
-                "adapter": spec.adapter,
-            }
-            self.store.append("models", [row])
+            self.record_model(role, model.id, spec.adapter)
         return self.engine.ask(role, model, spec, stage, round_number), model.id
+
+    def record_model(self, role: Role, model_id: str, adapter: str | None) -> None:
+        """Writes the row of a model that was not trained in this run; once is enough."""
+        spec = self.recipe.models[role]
+        server = self.recipe.servers[spec.server].model_dump(mode="json")
+        base = spec.model or server.get("model") or server.get("base_url") or server["kind"]
+        row = {"id": model_id, "role": role, "name": adapter or base, "base": base, "adapter": adapter}
+        self.store.append("models", [row])
 
     def generators(self) -> list[tuple[str, float, Generator]]:
         """Name, weight and instance of each strategy."""

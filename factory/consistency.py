@@ -85,8 +85,12 @@ def _check_options(group: Group, loc: Loc, spec: StepSpec) -> None:
 
 
 def _check_material(recipe: Recipe) -> None:
+    names: set[str] = set()
     for index, strategy in enumerate(recipe.strategies):
         loc = ("strategies", index, "name")
+        if strategy.name in names:
+            raise Inconsistency(loc, f"'{strategy.name}' stands in the list twice", "keep one of them")
+        names.add(strategy.name)
         if strategy.name == "seeded" and recipe.seeds is None:
             raise Inconsistency(loc, "'seeded' has no seeds", "set `seeds` to a JSONL file of prompts")
         if strategy.name == "grounded" and not recipe.sources.paths:

@@ -7,13 +7,13 @@ store. `factory.load` reads and checks it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 
 from factory.nearest import SourceIndex
 from factory.recipe import Recipe
-from factory.types import CheckedDraft, GoldItem, Seed, Source
+from factory.types import CheckedDraft, GoldItem, Seed, Source, digest
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,14 @@ class Domain:
     @cached_property
     def source_by_key(self) -> Mapping[str, Source]:
         return {source.key: source for source in self.sources}
+
+    def run_digest(self) -> str:
+        """Twenty hexadecimal digits: the recipe's run digest and every text that a run rests on.
+
+        Drafts are not among them, since they train the refiner outside of any run.
+        """
+        material = (self.sources, self.seeds, self.dev, self.test)
+        return digest([self.recipe.run_digest(), [[astuple(item) for item in items] for items in material]])
 
     def nearest_source(self, text: str, slice: str | None = None) -> Source | None:
         """The section that shares most with `text`, weighted by how rare the words are.

@@ -120,12 +120,18 @@ def diff(old_text: str, new_text: str) -> list[Op]:
     return [_name(span, span.b in insertions, old_text, new_text) for span in spans]
 
 
-def target(draft: CheckedDraft) -> Json:
-    """What the refiner should answer about a checked draft, with the keys in EDIT_SCHEMA's order."""
+def target(draft: CheckedDraft, *, restate: bool = False) -> Json:
+    """What the refiner should answer about a checked draft, with the keys in EDIT_SCHEMA's order.
+
+    With `restate` it always replaces the whole answer, by itself where it is right: copying is left to
+    the model, and comparing to `apply`.
+    """
     corrected = draft.corrected
     ops: list[Op] = []
     if corrected is None:
         verdict = "drop"
+    elif restate:
+        verdict, ops = "edit", [Op("replace", draft.answer, corrected)]
     elif corrected == draft.answer:
         verdict = "keep"
     elif draft.reason == "truncated" or _share_new(draft.answer, corrected) > REWRITE_SHARE:
@@ -135,7 +141,7 @@ def target(draft: CheckedDraft) -> Json:
         verdict = "edit" if len(ops) <= MAX_OPS else "rewrite"
     return {
         "verdict": verdict,
-        "reason": draft.reason,
+        "reason": "restated" if restate and ops else draft.reason,
         "ops": [op._asdict() for op in ops] if verdict == "edit" else [],
         "rewrite": corrected if verdict == "rewrite" else None,
         "scores": {

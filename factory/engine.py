@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -199,7 +199,7 @@ class Engine:
 
     async def run_tasks(
         self, generator: Generator, tasks: Iterable[Task], ask: Ask, concurrency: int
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Each task with its samples or its error, as they finish; contextlib.aclosing stops it early.
 
         `tasks` is taken from lazily, four times `concurrency` ahead at most. A spent budget ends the intake:

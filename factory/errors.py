@@ -49,7 +49,7 @@ class EndpointError(FactoryError):
     malformed. It is what `calls.error` holds and what reports count by.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         what: str,
         *,

@@ -88,6 +88,8 @@ def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | Non
 def slice_states(bench: Bench, number: int) -> dict[str, SliceState]:
     """What dev says before round `number`, by slice; empty before the first evaluation.
 
+    The base's own accuracy is no gain, so before round 1 all slices have gained the same: nothing.
+
     Tokens are those of the last round's generation and refinement, by the slice of the sample
     that came of the call.
     """
@@ -109,7 +111,7 @@ def slice_states(bench: Bench, number: int) -> dict[str, SliceState]:
     counts = {name: sum(item.slice == name for item in last.items) for name in after}
     return {
         name: SliceState(
-            after[name], before.get(name, 0.0), counts[name] / len(last.items), tokens.get(name, 0)
+            after[name], before.get(name, after[name]), counts[name] / len(last.items), tokens.get(name, 0)
         )
         for name in after
     }

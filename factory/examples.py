@@ -31,6 +31,7 @@ def refiner_examples(domain: Domain) -> Iterator[Chat]:
     Raises RecipeError for a draft about a section that no source file has.
     """
     sources = domain.source_by_key
+    restate = any(step.options().get("restate") for step in domain.recipe.refiners if step.name == "edit")
     style = domain.recipe.domain.answer_style
     for draft in domain.drafts:
         source = sources.get(draft.source_key)
@@ -41,12 +42,12 @@ def refiner_examples(domain: Domain) -> Iterator[Chat]:
         prompt = render(
             "refiners", "edit", style=style, source=source, question=draft.question, answer=draft.answer
         )
-        yield Message("user", prompt), Message("assistant", refiner_answer(draft))
+        yield Message("user", prompt), Message("assistant", refiner_answer(draft, restate=restate))
 
 
-def refiner_answer(draft: CheckedDraft) -> str:
+def refiner_answer(draft: CheckedDraft, *, restate: bool = False) -> str:
     """What the refiner should say, as JSON in the key order of its schema."""
-    return json.dumps(target(draft), ensure_ascii=False)
+    return json.dumps(target(draft, restate=restate), ensure_ascii=False)
 
 
 def write_jsonl(chats: Iterable[Chat], path: Path) -> int:

@@ -102,9 +102,9 @@ class Report:
     stages: tuple[StageTime, ...]
 
 
-def collect(store: Selects) -> Report:
-    """The findings of the newest run; raises InputError where the store holds none."""
-    row = find_run(store)
+def collect(store: Selects, run_id: str | None = None) -> Report:
+    """The findings of a run, by default the newest; raises InputError where the store holds none."""
+    row = find_run(store, run_id)
     run_id = row["id"]
     controls = store.select(
         "SELECT id, control FROM runs WHERE control IS NOT NULL AND starts_with(id, ? || '_') "
@@ -223,7 +223,6 @@ def _gates(store: Selects, run_id: str) -> tuple[Gate, ...]:
     for row in rows:
         evidence = dict(read_json(row["detail"]) or {})
         promote, reason = bool(evidence.pop("promote", False)), str(evidence.pop("reason", ""))
-        evidence.pop("adapter", None)
         gates.append(Gate(f"round {row['round']}", promote, reason, evidence))
     return tuple(gates)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,12 +31,15 @@ SPLITS: tuple[Split, ...] = ("dev", "test")
 
 async def run_loop(bench: Bench) -> None:
     """The base model's evaluation, every round, every control; done stages are skipped."""
+    controls = [bench.for_control(name) for name in bench.recipe.loop.controls]
+    for control in controls:
+        control.refuse_if_changed()
     bench.record_run()
     await evaluate(bench, 0, None)
     for number in range(1, bench.recipe.loop.rounds + 1):
         await run_round(bench, number)
-    for name in bench.recipe.loop.controls:
-        await run_control(bench, bench.for_control(name))
+    for control in controls:
+        await run_control(bench, control)
 
 
 async def run_round(bench: Bench, number: int, until: str = "evaluate") -> None:
@@ -51,7 +55,7 @@ async def run_round(bench: Bench, number: int, until: str = "evaluate") -> None:
     adapter = await train(bench, number, dataset_id)
     if "evaluate" in stages:
         await evaluate(bench, number, adapter)
-        promote(bench, number, adapter)
+        promote(bench, number)
 
 
 async def run_control(main: Bench, control: Bench) -> None:
@@ -59,11 +63,11 @@ async def run_control(main: Bench, control: Bench) -> None:
     control.record_run()
     if control.done(1, "generate") is None:
         with control.stage(1, "generate"):
-            rows = main.store.select(
-                "SELECT round, position, sample_id FROM round_samples WHERE run_id = ? AND round = 1",
-                (main.run_id,),
+            control.store.execute_insert(
+                "INSERT OR IGNORE INTO round_samples (run_id, round, position, sample_id) "
+                "SELECT ?, round, position, sample_id FROM round_samples WHERE run_id = ? AND round = 1",
+                (control.run_id, main.run_id),
             )
-            control.store.append("round_samples", [{**row, "run_id": control.run_id} for row in rows])
     await run_round(control, 1)
 
 
@@ -73,7 +77,7 @@ async def generate(bench: Bench, number: int) -> None:
         return
     with bench.stage(number, "generate") as detail:
         total = bench.recipe.loop.samples_per_round
-        slices = sorted({item.slice for item in (*bench.domain.sources, *bench.domain.seeds)})
+        slices = sorted({s.slice for s in bench.domain.sources} | {s.slice for s in bench.domain.seeds})
         states = slice_states(bench, number)
         detail["allocation"] = allocate(total, slices, states, bench.recipe.loop.slice_floor)
         ask, _ = await bench.ask("teacher", "generate", number)
@@ -84,16 +88,16 @@ async def generate(bench: Bench, number: int) -> None:
             for index, (name, _, generator) in enumerate(strategies):
                 share = {k: round_to_sum(weights, n)[name] for k, n in detail["allocation"].items()}
                 tasks = generator.plan(share, number)
-                async for task, outcome in bench.engine.run_tasks(
-                    generator, tasks, ask, bench.recipe.models["teacher"].concurrency
-                ):
-                    if isinstance(outcome, BudgetExceeded):
-                        raise outcome
-                    if isinstance(outcome, FactoryError):
-                        failures[getattr(outcome, "kind", type(outcome).__name__)] += 1
-                    else:
-                        store_samples(bench, number, index, task, outcome)
-                    progress.advance(1, bench.engine.line())
+                concurrency = bench.recipe.models["teacher"].concurrency
+                async with aclosing(bench.engine.run_tasks(generator, tasks, ask, concurrency)) as outcomes:
+                    async for task, outcome in outcomes:
+                        if isinstance(outcome, BudgetExceeded):
+                            raise outcome
+                        if isinstance(outcome, FactoryError):
+                            failures[getattr(outcome, "kind", type(outcome).__name__)] += 1
+                        else:
+                            store_samples(bench, number, index, task, outcome)
+                        progress.advance(1, bench.engine.line())
         detail["failures"] = dict(failures)
         again = {kind: count for kind, count in failures.items() if kind != "refused"}
         if again:
@@ -168,8 +172,11 @@ def round_samples(bench: Bench, number: int) -> Iterator[Sample]:
 
 async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
     """The student of the round, from the base and everything accepted so far."""
+    directory = student_folder(bench, number)
+    done = bench.done(number, "train")
+    if done is not None and directory.is_dir():
+        return Adapter(directory, done["digest"], done["base"], done["steps"], done["loss"], done["seconds"])
     trainer, base = bench.trainer()
-    directory = bench.workspace / "adapters" / f"student_{bench.run_id}_{number}"
     dataset = freezing.write_dataset(bench, dataset_id)
     with (
         bench.stage(number, "train") as detail,
@@ -177,9 +184,15 @@ async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
     ):
         async with bench.pool.device_free():
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
-        detail.update({"dataset": dataset_id, "steps": adapter.num_steps, "loss": adapter.loss})
+        trained = {"digest": adapter.digest, "base": adapter.base, "seconds": adapter.seconds}
+        detail.update({"dataset": dataset_id, "steps": adapter.num_steps, "loss": adapter.loss, **trained})
         record_model(bench, number, adapter, dataset_id)
     return adapter
+
+
+def student_folder(bench: Bench, number: int) -> Path:
+    """Where the student of a round stands, wherever the workspace is moved."""
+    return bench.workspace / "adapters" / f"student_{bench.run_id}_{number}"
 
 
 async def train_in_thread(
@@ -226,7 +239,7 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
             record_evaluation(bench, number, evaluation, before, comparison)
 
 
-def promote(bench: Bench, number: int, adapter: Adapter) -> None:
+def promote(bench: Bench, number: int) -> None:
     """Follows the gate's comparison on dev; the test split never decides."""
     if bench.done(number, "promote") is not None:
         return
@@ -236,7 +249,7 @@ def promote(bench: Bench, number: int, adapter: Adapter) -> None:
         raise FactoryError(f"round {number} cannot be compared: an evaluation on dev is missing")
     comparison = bench.evaluator().compare(before, after)
     with bench.stage(number, "promote") as detail:
-        detail.update({**asdict(comparison), "adapter": str(adapter.path)})
+        detail.update(asdict(comparison))
     verdict = "promoted" if comparison.promote else "not promoted"
     bench.progress.note(
         f"{label(bench, number)} {verdict}: {comparison.reason}, gain {comparison.gain:+.1%} on dev, "
@@ -257,14 +270,11 @@ def label(bench: Bench, number: int) -> str:
 
 
 def promoted_adapter(bench: Bench) -> Path:
-    """The folder of the promoted student; raises InputError where no round was promoted."""
-    rows = bench.store.select(
-        """SELECT detail->>'adapter' AS adapter FROM stages
-           WHERE stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN
-           ORDER BY created_at DESC LIMIT 1"""
-    )
-    if not rows:
+    """The folder of this run's promoted student; raises InputError where no round was promoted."""
+    number = promoted_round(bench)
+    if number == 0:
         raise InputError(
-            "no student was promoted in this workspace", hint="run `factory run` first, or use the base"
+            "no student of this recipe was promoted in this workspace",
+            hint="run `factory run` first, or use the base",
         )
-    return Path(rows[0]["adapter"])
+    return student_folder(bench, number)

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.bench import Bench
-from factory.errors import InputError
+from factory.errors import InputError, RecipeError
 from factory.load import load_domain, load_recipe
 from factory.progress import Progress
-from factory.types import Split
+from factory.types import Json, Split, digest
 
 if TYPE_CHECKING:
     from factory.domain import Domain
+    from factory.models.pool import ModelPool
 
 
 def open_domain(recipe_path: Path, profile: str | None) -> Domain:
@@ -31,17 +32,35 @@ def open_domain(recipe_path: Path, profile: str | None) -> Domain:
     return load_domain(recipe, folder)
 
 
+def name_run(domain: Domain, pool: ModelPool) -> str:
+    """'run_' and a hash of recipe, material and models: what goes on under one name is the same work.
+
+    A model that is not there yet, such as an adapter to be trained, counts as none.
+    """
+    models: dict[str, Json] = {}
+    for role in domain.recipe.models:
+        with contextlib.suppress(RecipeError):
+            models[role] = pool.model_id(role)
+    return "run_" + digest([domain.run_digest(), models], 12)
+
+
 @contextlib.asynccontextmanager
-async def open_bench(domain: Domain, workspace: Path, progress: Progress) -> AsyncIterator[Bench]:
-    """Store, models and engine of a run in `workspace`; all closed at the end."""
+async def open_bench(
+    domain: Domain, workspace: Path, progress: Progress, port: int | None = None
+) -> AsyncIterator[Bench]:
+    """Store, models and engine of a run in `workspace`; all closed at the end.
+
+    `port` is where a server of ours listens; None: any.
+    """
     from factory.budget import Budget
     from factory.engine import Engine
     from factory.models.pool import ModelPool
     from factory.store.store import Store
 
-    run_id = f"run_{domain.recipe.run_digest()[:12]}"
     with Store.open(workspace) as store:
-        pool = ModelPool(domain.recipe, domain.folder, workspace, progress.note)
+        workspace = store.workspace  # absolute
+        pool = ModelPool(domain.recipe, domain.folder, workspace, progress.note, port)
+        run_id = name_run(domain, pool)
         budget = Budget.from_store(store, run_id, domain.recipe.budget)
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
         try:
@@ -62,7 +81,7 @@ def run(recipe_path: Path, profile: str | None, workspace: Path, progress: Progr
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
             await run_loop(bench)
-            return asdict(collect(bench.store))
+            return asdict(collect(bench.store, bench.run_id))
 
     return asyncio.run(work())
 
@@ -74,12 +93,15 @@ def run_until(
     from factory.loop import evaluate, run_round
 
     domain = open_domain(recipe_path, profile)
+    if stage in {"train", "evaluate"} and "student" not in domain.recipe.training:
+        raise InputError("no student is trained here", where="training.student", hint="add it to the profile")
+    last = "promote" if stage == "evaluate" else stage  # what comes of an evaluation belongs to it
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
             bench.record_run()
             rounds = range(1, bench.recipe.loop.rounds + 1)
-            number = next((n for n in rounds if bench.done(n, stage) is None), None)
+            number = next((n for n in rounds if bench.done(n, last) is None), None)
             if number is None:
                 return {"run": bench.run_id, "stage": stage, "round": None, "detail": "every round is done"}
             if stage == "evaluate" or number > 1:
@@ -154,14 +176,14 @@ def evaluate_model(
     from factory.loop import promoted_adapter
 
     domain = open_domain(recipe_path, profile)
+    folder = None if model == "base" else Path(model).resolve()
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
             bench.record_run()
-            adapter = (
-                None if model == "base" else promoted_adapter(bench) if model == "promoted" else Path(model)
-            )
+            adapter = promoted_adapter(bench) if model == "promoted" else folder
             ask, model_id = await bench.ask("student", "evaluate", 0, adapter)
+            bench.record_model("student", model_id, str(adapter) if adapter else None)
             items = getattr(domain, split)
             with progress.stage(f"{model} {split}", len(items), "items") as bar:
                 found = await bench.evaluator().evaluate(model_id, split, items, ask, bar.update)
@@ -180,7 +202,7 @@ def serve(
     domain = open_domain(recipe_path, profile)
 
     async def work() -> dict[str, Any]:
-        async with open_bench(domain, workspace, progress) as bench:
+        async with open_bench(domain, workspace, progress, port) as bench:
             adapter = promoted_adapter(bench)
             model = await bench.pool.model("student", adapter)
             progress.note(bench.pool.describe(model))

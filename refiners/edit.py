@@ -30,7 +30,11 @@ REQUEST_FAULTS = frozenset({"refused", "malformed"})
 
 
 class EditOptions(Strict):
-    """None: the model is the recipe's `models.refiner`."""
+    """How the recipe's `models.refiner` was trained to answer."""
+
+    restate: bool = Field(
+        False, description="It replaces the whole answer each time, by itself where right: for tiny models."
+    )
 
 
 class _Scores(BaseModel):
@@ -124,13 +128,19 @@ def decide(sample: Sample, source: Source, answered: Completion | BaseException)
         reason = slug(answer.reason) or "dropped" if answer.verdict == "drop" else "refiner_unreadable"
         return _drop(sample, reason, scores, evidence)
     if text == sample.answer:
-        reason = slug(answer.reason) or "ok" if answer.verdict == "keep" else "edit_empty"
-        return Decision(sample.id, "edit", "keep", reason, None, scores, evidence)
+        return Decision(sample.id, "edit", "keep", _reason_to_keep(answer), None, scores, evidence)
     parents = [Parent(answered.call_id, "call"), Parent(source.id, "source")]
     child = sample.with_answer(text, parents, answer.verdict)
     return Decision(
         sample.id, "edit", "rewrite", slug(answer.reason) or answer.verdict, child, scores, evidence
     )
+
+
+def _reason_to_keep(answer: _Answer) -> str:
+    """`confirmed`: text was replaced by itself. `edit_empty`: an edit was announced and none made."""
+    if answer.verdict == "keep":
+        return slug(answer.reason) or "ok"
+    return "confirmed" if any(op.old == op.new for op in answer.ops) else "edit_empty"
 
 
 def _corrected(answer: _Answer, text: str) -> str | None:

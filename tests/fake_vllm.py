@@ -67,7 +67,7 @@ def serve(port: int, ready: bool) -> None:
     app.router.add_post("/v1/chat/completions", complete)
     app.router.add_post("/sleep", note)
     app.router.add_post("/wake_up", note)
-    web.run_app(app, host="127.0.0.1", port=port, print=None)
+    web.run_app(app, host="127.0.0.1", port=port, print=None, shutdown_timeout=0.1)
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ SOURCE = Source.create(
 )
 
 
-def domain(*drafts):
-    recipe = SimpleNamespace(domain=SimpleNamespace(answer_style="Cite the section."))
+def domain(*drafts, refiners=()):
+    recipe = SimpleNamespace(domain=SimpleNamespace(answer_style="Cite the section."), refiners=refiners)
     return SimpleNamespace(recipe=recipe, drafts=drafts, source_by_key={"80": SOURCE})
 
 
@@ -70,3 +70,11 @@ def test_a_draft_about_no_section_is_refused_and_leaves_no_file(tmp_path):
 def test_examples_are_made_one_at_a_time():
     made = refiner_examples(domain(draft("a", "a", "ok"), draft("a", "a", "ok", "81")))
     assert next(made)  # the second is not looked at yet
+
+
+def test_a_refiner_that_restates_learns_to_replace_the_whole_answer():
+    step = SimpleNamespace(name="edit", options=lambda: {"restate": True})
+    drafts = [draft("30 days", "30 days", "ok"), draft("20 days", "30 days", "wrong_quantity")]
+    chats = refiner_examples(domain(*drafts, refiners=[step]))
+    ops = [json.loads(said.content)["ops"] for _, said in chats]
+    assert ops == [[{"op": "replace", "old": d.answer, "new": "30 days"}] for d in drafts]

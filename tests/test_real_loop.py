@@ -79,12 +79,8 @@ def test_every_sample_of_a_run_has_exactly_one_final_decision(rows):
         SELECT run_id, sample_id FROM round_samples
         UNION SELECT run_id, rewrite_id FROM decisions WHERE rewrite_id IS NOT NULL"""
     finals = "SELECT run_id, sample_id, count(*) AS n FROM decisions WHERE final GROUP BY ALL"
-    assert (
-        rows(
-            f"SELECT * FROM ({members}) LEFT JOIN ({finals}) USING (run_id, sample_id) WHERE n IS DISTINCT FROM 1"
-        )
-        == []
-    )
+    joined = f"({members}) LEFT JOIN ({finals}) USING (run_id, sample_id)"
+    assert rows(f"SELECT * FROM {joined} WHERE n IS DISTINCT FROM 1") == []
     assert rows(f"SELECT run_id, sample_id FROM ({finals}) EXCEPT ({members})") == []
 
 
@@ -111,11 +107,9 @@ def test_every_call_is_accounted_for(rows):
 
 
 def test_edges_point_at_things_that_exist(rows):
-    known = "SELECT id FROM seeds UNION SELECT id FROM sources UNION SELECT id FROM samples UNION SELECT id FROM calls"
-    assert (
-        rows(f"SELECT * FROM edges WHERE parent NOT IN ({known}) OR child NOT IN (SELECT id FROM samples)")
-        == []
-    )
+    known = " UNION ".join(f"SELECT id FROM {table}" for table in ("seeds", "sources", "samples", "calls"))
+    assert rows(f"SELECT * FROM edges WHERE parent NOT IN ({known})") == []
+    assert rows("SELECT * FROM edges WHERE child NOT IN (SELECT id FROM samples)") == []
 
 
 def test_the_loop_teaches(rows):

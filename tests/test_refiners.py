@@ -409,7 +409,7 @@ async def test_the_prompt_shows_section_question_and_answer() -> None:
         ),
         (said("rewrite", "truncated"), "drop", "refiner_unreadable", None),
         (said("rewrite", "truncated", rewrite="21 days"), "keep", "edit_empty", None),
-        (said("edit", "wrong_quantity", ops=[op("21", "21")]), "keep", "edit_empty", None),
+        (said("edit", "wrong_quantity", ops=[op("21", "21")]), "keep", "confirmed", None),
         (said("edit", "wrong_quantity"), "keep", "edit_empty", None),
         (said("edit", "wrong_quantity", ops=[op("9 weeks", "x")]), "drop", "edit_refused", None),
         (said("edit", "", ops=[op(" days", "", "delete")]), "rewrite", "edit", "21"),

@@ -1,5 +1,6 @@
 """What a run is and what resumes it: changed material, controls, promoted students, a finished training."""
 
+import asyncio
 import dataclasses
 import json
 from pathlib import Path
@@ -11,12 +12,15 @@ from factory import loop, session
 from factory.bench import Bench
 from factory.cli import main
 from factory.commands.look import print_report
+from factory.domain import Domain
 from factory.errors import InputError, RecipeError
 from factory.evaluations import record_evaluation, slice_states
 from factory.init import write_template
 from factory.load import load_domain, load_recipe
+from factory.models.pool import ModelPool
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
+from factory.store.queries import read
 from factory.types import Adapter, Evaluation, ItemResult
 
 QUIET = Progress(bars=False)
@@ -58,9 +62,13 @@ def trainings(monkeypatch):
     return asked
 
 
+def name_of(domain: Domain) -> str:
+    return session.name_run(domain, ModelPool(domain.recipe, domain.folder, domain.folder / "w", print))
+
+
 def run_of(folder: Path, workspace: Path, profile: str | None = None) -> str:
     """Runs the loop; returns the run that it reports on."""
-    report = session.run(folder, profile, workspace, QUIET)
+    report = session.run(folder, profile, workspace, Progress(bars=False))
     return str(report["run"]["id"])
 
 
@@ -76,7 +84,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("sources/rules.md", "21 days", "28 days"),
         ("seeds.jsonl", "How long may I keep", "For how many days may I keep"),
         ("gold/dev.jsonl", "first of May", "first of June"),
-        ("gold/test.jsonl", '"slice": "fees"', '"slice": "borrowing"'),
+        ("gold/test.jsonl", "8 dollars", "9 dollars"),
     ],
 )
 def test_changed_material_is_another_run(folder, tmp_path, file, old, new, capsys):
@@ -98,7 +106,7 @@ def test_changed_weights_are_another_run(folder, tmp_path):
     found = []
     for weights in (b"old", b"new", b"new"):
         (base / "model.safetensors").write_bytes(weights)
-        found.append(session.name_run(domain, tmp_path / "w"))
+        found.append(name_of(domain))
     assert found[0] != found[1] == found[2]
 
 
@@ -189,8 +197,6 @@ async def test_only_a_control_was_promoted(trained, tmp_path):
 
 def test_a_control_takes_the_samples_of_round_1_in_their_places(trained, tmp_path, trainings):
     domain_run = run_of(trained, tmp_path / "w", "trained")
-    from factory.store.queries import read
-
     sql = "SELECT round, position, sample_id FROM round_samples WHERE run_id = ? AND round = 1 ORDER BY ALL"
     rows = [read(tmp_path / "w", sql, (run,)).rows for run in (domain_run, f"{domain_run}_raw")]
     assert rows[0] == rows[1] != ()
@@ -203,8 +209,6 @@ def test_evaluate_takes_up_a_round_that_was_cut_off_before_its_promotion(trained
             await loop.evaluate(bench, 0, None)
             await loop.run_round(bench, 1, until="train")
             await loop.evaluate(bench, 1, Adapter(trainings[0], "d", "b", 3, 0.5, 1.0))
-
-    import asyncio
 
     asyncio.run(cut_off())
     found = session.run_until(trained, "trained", tmp_path / "w", QUIET, "evaluate")
@@ -229,15 +233,11 @@ def test_an_adapter_that_was_evaluated_by_hand_is_among_the_models(trained, tmp_
     adapter = tmp_path / "mine"
     adapter.mkdir()
     session.evaluate_model(trained, "trained", str(adapter), "dev", tmp_path / "w", QUIET)
-    from factory.store.queries import read
-
     missing = "SELECT DISTINCT model_id FROM calls WHERE model_id NOT IN (SELECT id FROM models)"
     assert read(tmp_path / "w", missing).rows == ()
 
 
 def test_serve_passes_its_port_to_the_server(trained, tmp_path, monkeypatch):
-    from factory.models.pool import ModelPool
-
     ports = []
 
     async def model(self, role, adapter=None):
@@ -262,5 +262,5 @@ def test_a_report_can_be_of_any_run(folder, tmp_path, capsys):
 
 def test_an_unchanged_domain_keeps_its_run(folder, tmp_path):
     recipe, place = load_recipe(folder)
-    names = {session.name_run(load_domain(recipe, place), tmp_path / "w") for _ in range(2)}
+    names = {name_of(load_domain(recipe, place)) for _ in range(2)}
     assert len(names) == 1

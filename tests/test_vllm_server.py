@@ -1,4 +1,4 @@
-"""VllmProcess: what is checked before a start, how a start ends, and (marked vllm) the real server on a CPU."""
+"""VllmProcess: checks before a start, how a start ends, and (marked vllm) the real server on a CPU."""
 
 import asyncio
 import json
@@ -50,6 +50,14 @@ def fake(monkeypatch, tiny, tmp_path):
     return make
 
 
+async def wait_for(condition, seconds: float = 20.0) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
 def test_ranks():
     for rank in (1, 8, 16, 32, 64, 128, 256, 320, 512):
         check_rank(rank)
@@ -63,7 +71,7 @@ def test_model_folders(tiny, tmp_path):
     with pytest.raises(RecipeError, match="no model directory"):
         check_model_folder(tmp_path / "none", "servers.a.model")
     (tmp_path / "m").mkdir()
-    with pytest.raises(RecipeError, match="without config.json"):
+    with pytest.raises(RecipeError, match="without config"):
         check_model_folder(tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text("{}")
     with pytest.raises(RecipeError, match=r"where: model directory without weights"):
@@ -210,8 +218,7 @@ async def test_a_start_that_takes_too_long(fake):
 async def test_a_start_that_is_cancelled_leaves_nothing(fake):
     process = fake("--never-ready")
     task = asyncio.create_task(process.start())
-    while not (process.log.exists() and process.log.stat().st_size):
-        await asyncio.sleep(0.05)
+    await wait_for(lambda: process.log.exists() and process.log.stat().st_size)
     left = psutil.Process().children(recursive=True)
     assert left
     task.cancel()
@@ -223,7 +230,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(fake):
 async def test_a_model_without_weights_is_told_before_anything_starts(fake, tiny, tmp_path):
     process = fake()
     process.model = str(tmp_path)
-    with pytest.raises(RecipeError, match="servers.main.model"):
+    with pytest.raises(RecipeError, match=r"servers\.main\.model"):
         await process.start()
     assert not process.log.exists()
 
@@ -234,8 +241,7 @@ async def test_a_server_that_dies_is_told(fake):
     process.raise_if_dead()
     child = psutil.Process(process._process.pid).children()[0]
     child.kill()
-    while process.is_running:
-        await asyncio.sleep(0.05)
+    await wait_for(lambda: not process.is_running)
     assert process.has_died
     with pytest.raises(ServerError, match="'main' died"):
         process.raise_if_dead()
@@ -318,14 +324,9 @@ async def test_real_seeds_with_more_prompt_than_a_batch_holds_do_not_kill_the_en
 async def test_real_schema_constrains(real):
     base_url, key, *_ = real
     model = EndpointModel(base_url, "base", "id", key)
-    schema = {
-        "type": "object",
-        "properties": {"verdict": {"enum": ["keep", "drop"]}},
-        "required": ["verdict"],
-        "additionalProperties": False,
-    }
+    schema = {"enum": ["keep", "drop"]}
     request = Request("m", (Message("user", "x"),), schema, Sampling(temperature=1.0, max_tokens=30, seed=1))
-    assert json.loads((await model.complete(request)).text)["verdict"] in {"keep", "drop"}
+    assert json.loads((await model.complete(request)).text) in {"keep", "drop"}
     await model.close()
 
 
@@ -333,7 +334,7 @@ async def test_real_schema_constrains(real):
 async def test_real_server_is_closed_to_other_users(real):
     import aiohttp
 
-    base_url, key, *_ = real
+    base_url, *_ = real
     root = base_url.removesuffix("/v1")
     async with aiohttp.ClientSession() as session:
         for path in ("/v1/models", "/tokenize", "/invocations", "/v1/load_lora_adapter", "/metrics", "/docs"):

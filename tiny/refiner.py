@@ -42,7 +42,7 @@ def checked(path: Path = GOLD) -> list[tasks.Pair]:
         prompt = tasks.render(
             "refiners", "edit", source=sources[row["source"]], question=draft.question, answer=draft.answer
         )
-        pairs.append((prompt, json.dumps(edits.target(draft), ensure_ascii=False)))
+        pairs.append((prompt, json.dumps(edits.target(draft, restate=True), ensure_ascii=False)))
     return pairs
 
 

@@ -91,7 +91,7 @@ def edit_pair(section: Section, question: str, answer: str, reason: str) -> Pair
         reason = "wrong_quantity"
     prompt = render("refiners", "edit", source=section, question=question, answer=answer)
     draft = CheckedDraft("", question, answer, corrected, reason, "", "")
-    return prompt, json.dumps(edits.target(draft), ensure_ascii=False)
+    return prompt, json.dumps(edits.target(draft, restate=True), ensure_ascii=False)
 
 
 def edit(rng: Random) -> Pair:

@@ -133,7 +133,10 @@ def report(
 
         with Reader(workspace) as reader:
             page = render_html(collect(reader))
-        html.write_text(page, encoding="utf-8")
+        try:
+            html.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot be written: {error.strerror}", where=str(html)) from error
         print_note(f"wrote {html}")
         if not json:
             return
@@ -161,8 +164,8 @@ def export(
         print_mapping(found)
 
 
-def print_report(workspace: Path, json: bool, short: bool = False) -> None:
-    """Prints the report of the newest run; `short` is the table of results alone."""
+def print_report(workspace: Path, json: bool, short: bool = False, run_id: str | None = None) -> None:
+    """Prints the report of a run, by default the newest; `short` is the table of results alone."""
     from dataclasses import asdict
 
     from factory.report import collect, final_table, render_terminal
@@ -170,7 +173,7 @@ def print_report(workspace: Path, json: bool, short: bool = False) -> None:
     from factory.store.queries import Reader
 
     with Reader(workspace) as reader:
-        found = collect(reader)
+        found = collect(reader, run_id)
     if json:
         print_json(asdict(found))
     else:

@@ -74,8 +74,8 @@ def run(
     from factory.progress import Progress
 
     with Progress(bars=not json) as progress:
-        session.run(recipe, profile, workspace, progress)
-    print_report(workspace, json, short=True)
+        found = session.run(recipe, profile, workspace, progress)
+    print_report(workspace, json, short=True, run_id=found["run"]["id"])
     if not json:
         print_hints(workspace)
 
@@ -100,7 +100,7 @@ def refine(
     _run_until("refine", recipe, profile, workspace, json)
 
 
-def train(  # noqa: PLR0913, PLR0917 (one argument an option)
+def train(
     recipe: RecipePath,
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
@@ -127,7 +127,7 @@ def train(  # noqa: PLR0913, PLR0917 (one argument an option)
     _print(found, json)
 
 
-def evaluate(  # noqa: PLR0913, PLR0917 (one argument an option)
+def evaluate(
     recipe: RecipePath,
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,

@@ -33,7 +33,7 @@ THINK = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 class EndpointModel:
     """A model at an endpoint. `structured` says whether the endpoint constrains answers to a JSON schema."""
 
-    def __init__(  # noqa: PLR0913, PLR0917
+    def __init__(
         self,
         base_url: str,
         model_name: str,

@@ -100,7 +100,8 @@ class Guard:
             os.killpg(self.command.pid, number)
         for pid in find_descendants(os.getpid()):
             with contextlib.suppress(OSError):
-                os.kill(pid, number)
+                if os.getpgid(pid) != self.command.pid:  # the others have it from above, and once is enough
+                    os.kill(pid, number)
 
 
 def find_descendants(pid: int) -> set[int]:

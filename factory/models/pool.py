@@ -14,61 +14,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factory.errors import EndpointError, RecipeError, ServerError
+from factory.errors import RecipeError, ServerError
 from factory.models.identity import describe_adapter, describe_folder, name_adapter
 from factory.models.scripted import SCRIPTS, ScriptedModel
+from factory.models.served import ServedModel
 from factory.models.vllm_command import BASE_NAME, find_model
 from factory.recipe import EndpointServer, ModelSpec, Recipe, Role, ScriptedServer, VllmServer
-from factory.types import Completion, Request, digest
+from factory.types import digest
 
 if TYPE_CHECKING:
-    from factory.models.client import EndpointModel
     from factory.models.vllm_server import VllmProcess
     from factory.ports import Model
-
-
-class ServedModel:
-    """A model on a server of ours; asking it brings the server back where it was put aside."""
-
-    def __init__(
-        self, pool: ModelPool, server: str, name: str, model_id: str, timeout_seconds: float
-    ) -> None:
-        self.server = server
-        self.name = name
-        self._pool = pool
-        self._id = model_id
-        self._timeout_seconds = timeout_seconds
-        self._endpoint: EndpointModel | None = None
-
-    @property
-    def id(self) -> str:
-        return self._id
-
-    async def complete(self, request: Request) -> Completion:
-        """One answer; raises EndpointError, or ServerError where the server has died."""
-        process = await self._pool.ready(self.server)
-        endpoint = await self._connect(process)
-        try:
-            return await endpoint.complete(request)
-        except EndpointError:
-            process.raise_if_dead()
-            raise
-
-    async def close(self) -> None:
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None:
-            await endpoint.close()
-
-    async def _connect(self, process: VllmProcess) -> EndpointModel:
-        """The client; a new one where the server came back at another address."""
-        if self._endpoint is None or self._endpoint.base_url != process.base_url:
-            from factory.models.client import EndpointModel
-
-            await self.close()
-            self._endpoint = EndpointModel(
-                process.base_url, self.name, self.id, process.api_key, self._timeout_seconds
-            )
-        return self._endpoint
 
 
 class ModelPool:
@@ -94,6 +50,7 @@ class ModelPool:
         self._processes: dict[str, VllmProcess] = {}
         self._adapters: dict[str, dict[str, Path]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._awake: set[str] = set()
         self._closed = False
 
     def model_id(self, role: Role, adapter: Path | None = None) -> str:
@@ -139,15 +96,13 @@ class ModelPool:
                 name = await self._load(spec.server, process, name, path)
         key = f"{model_id} {spec.timeout_seconds}"
         if key not in self._models:
-            self._models[key] = ServedModel(self, spec.server, name, model_id, spec.timeout_seconds)
+            self._models[key] = ServedModel(spec.server, name, model_id, spec.timeout_seconds, self.ready)
         return self._models[key]
 
     async def ready(self, server: str) -> VllmProcess:
         """The server's process, started or woken where it was put aside; raises ServerError where it died."""
-        process = self._processes.get(server)
-        if process is None:
-            raise ServerError("the models of this run are closed", where=f"servers.{server}")
-        if process.is_running and not process.is_asleep:
+        process = self._opened(server)
+        if server in self._awake and process.is_running:
             return process
         async with self._lock(server):
             return await self._awaken(server)
@@ -158,10 +113,10 @@ class ModelPool:
 
         Servers come back when their models are asked again.
         """
-        for name, process in self._processes.items():
-            if process.is_running and not process.is_asleep:
-                async with self._lock(name):
-                    await self._put_aside(process)
+        for name, process in list(self._processes.items()):
+            async with self._lock(name):
+                if name in self._awake and process.is_running:
+                    await self._put_aside(name, process)
         yield
 
     def describe(self, model: Model) -> str:
@@ -176,8 +131,8 @@ class ModelPool:
         self._closed = True
         models, self._models = list(self._models.values()), {}
         processes, self._processes = list(self._processes.values()), {}
-        endings = [model.close() for model in models] + [process.stop() for process in processes]
-        await asyncio.gather(*endings, return_exceptions=True)
+        await asyncio.gather(*[model.close() for model in models], return_exceptions=True)
+        await asyncio.gather(*[process.stop() for process in processes], return_exceptions=True)
 
     def _find(self, role: Role) -> tuple[ModelSpec, VllmServer | EndpointServer | ScriptedServer]:
         spec = self._recipe.models.get(role)
@@ -242,6 +197,11 @@ class ModelPool:
             self._processes[name] = VllmProcess(name, server, self._folder, log, self._on_progress)
         return self._processes[name]
 
+    def _opened(self, server: str) -> VllmProcess:
+        if server not in self._processes:
+            raise ServerError("the models of this run are closed", where=f"servers.{server}")
+        return self._processes[server]
+
     def _lock(self, server: str) -> asyncio.Lock:
         """One for each server on a CPU, one for all that share the GPU."""
         device = self._processes[server].device
@@ -249,23 +209,29 @@ class ModelPool:
 
     async def _awaken(self, name: str) -> VllmProcess:
         """The server running and awake, with all its adapters; on a GPU the others are put aside first."""
-        process = self._processes[name]
-        if process.is_running and not process.is_asleep:
-            return process
+        process = self._opened(name)
         if process.has_died:
             process.raise_if_dead()
+        if name in self._awake:
+            return process
         others = [other for other in self._processes.values() if other is not process]
         if process.device == "cuda":
             for other in others:
-                if other.device == "cuda" and other.is_running and not other.is_asleep:
+                if other.device == "cuda" and other.name in self._awake:
+                    self._awake.discard(other.name)
                     await other.sleep()
         if process.is_asleep:
             await process.wake()
-            return process
+        else:
+            await self._start(name, process, [other for other in others if other.is_asleep])
+        self._awake.add(name)
+        return process
+
+    async def _start(self, name: str, process: VllmProcess, sleeping: list[VllmProcess]) -> None:
+        """Starts a server and loads the adapters that it had; if need be, stops those that sleep."""
         try:
             await process.start(self._port)
         except ServerError:
-            sleeping = [other for other in others if other.is_asleep]
             if not sleeping:
                 raise
             for other in sleeping:  # one that sleeps still holds a little of the GPU's memory
@@ -273,7 +239,6 @@ class ModelPool:
             await process.start(self._port)
         for adapter, path in self._adapters.get(name, {}).items():
             await process.load_adapter(adapter, path)
-        return process
 
     async def _load(self, server: str, process: VllmProcess, name: str, path: Path) -> str:
         """The name under which the adapter is served; the same content is loaded once, whatever the role."""
@@ -286,14 +251,17 @@ class ModelPool:
         loaded[name] = path
         return name
 
-    async def _put_aside(self, process: VllmProcess) -> None:
+    async def _put_aside(self, name: str, process: VllmProcess) -> None:
         """Sleep, stop or nothing, for the time of a training."""
         wanted = self._recipe.loop.while_training
         if wanted == "auto":
             wanted = "sleep" if process.can_sleep else "keep"
+        if wanted == "keep":
+            return
+        self._awake.discard(name)
         if wanted == "sleep" and process.can_sleep:
             await process.sleep()
-        elif wanted in {"sleep", "stop"}:
+        else:
             await process.stop()
 
 

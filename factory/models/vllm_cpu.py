@@ -43,7 +43,7 @@ def update_metadata(wrapper: Any, *args: Any, **kwargs: Any) -> None:
     wrapper.sampler_groups = group_rows(wrapper.sampler_indices)
 
 
-def add_lora_linear(  # noqa: PLR0913, PLR0917 (vLLM's signature)
+def add_lora_linear(
     wrapper: Any,
     y: Tensor,
     x: Tensor,
@@ -63,7 +63,7 @@ def add_lora_linear(  # noqa: PLR0913, PLR0917 (vLLM's signature)
             start += size
 
 
-def add_lora_logits(  # noqa: PLR0913, PLR0917
+def add_lora_logits(
     wrapper: Any, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
 ) -> None:
     """The same for the head, over the rows that are sampled."""

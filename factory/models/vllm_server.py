@@ -79,6 +79,7 @@ class VllmProcess:
         check_rank(self.spec.max_lora_rank, f"{self.where}.max_lora_rank")
         if self.is_folder:
             check_model_folder(Path(self.model), f"{self.where}.model")
+        await self.stop()  # a start or a sleep that failed may have left something
         port = port or find_free_port()
         self.base_url = f"http://127.0.0.1:{port}/v1"
         self.api_key = secrets.token_urlsafe(24)

@@ -13,7 +13,7 @@ import duckdb
 
 TABLES = """
 CREATE TABLE runs (
-    id VARCHAR PRIMARY KEY,            -- 'run_', the recipe's run digest, and the control's name
+    id VARCHAR PRIMARY KEY,            -- 'run_', hash of recipe, material and models, and the control's name
     recipe VARCHAR NOT NULL,           -- recipe name
     control VARCHAR,                   -- name of the control, NULL for the run proper
     digest VARCHAR NOT NULL,           -- recipe digest

@@ -1,0 +1,60 @@
+"""A model on a vLLM server of ours, wherever that is by now: awake, asleep, or not started again yet.
+
+It holds no process; before each call it asks for its server, which costs nothing where that is awake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from factory.errors import EndpointError
+from factory.types import Completion, Request
+
+if TYPE_CHECKING:
+    from factory.models.client import EndpointModel
+    from factory.models.vllm_server import VllmProcess
+
+Ready = Callable[[str], Awaitable["VllmProcess"]]
+
+
+class ServedModel:
+    """A model on a server of ours; asking it brings the server back where it was put aside."""
+
+    def __init__(self, server: str, name: str, model_id: str, timeout_seconds: float, ready: Ready) -> None:
+        self.server = server
+        self.name = name
+        self._ready = ready
+        self._id = model_id
+        self._timeout_seconds = timeout_seconds
+        self._endpoint: EndpointModel | None = None
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    async def complete(self, request: Request) -> Completion:
+        """One answer; raises EndpointError, or ServerError where the server has died."""
+        process = await self._ready(self.server)
+        endpoint = await self._connect(process)
+        try:
+            return await endpoint.complete(request)
+        except EndpointError:
+            process.raise_if_dead()
+            raise
+
+    async def close(self) -> None:
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            await endpoint.close()
+
+    async def _connect(self, process: VllmProcess) -> EndpointModel:
+        """The client; a new one where the server came back at another address."""
+        if self._endpoint is None or self._endpoint.base_url != process.base_url:
+            from factory.models.client import EndpointModel
+
+            await self.close()
+            self._endpoint = EndpointModel(
+                process.base_url, self.name, self.id, process.api_key, self._timeout_seconds
+            )
+        return self._endpoint

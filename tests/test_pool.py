@@ -1,0 +1,307 @@
+"""ModelPool over processes that stand in for vLLM, over an endpoint, and over scripts."""
+
+import asyncio
+import os
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+from fake_endpoint import FakeEndpoint, answer
+from tiny_llama import make_adapter, make_tiny_llama
+
+from factory.errors import EndpointError, RecipeError, ServerError
+from factory.models import vllm_server
+from factory.models.pool import ModelPool
+from factory.recipe import Recipe
+from factory.types import Message, Request, Sampling
+
+FAKE = str(Path(__file__).with_name("fake_vllm.py"))
+BASICS = {
+    "name": "test",
+    "domain": {"title": "t"},
+    "gold": {"dev": "dev.jsonl", "test": "test.jsonl"},
+    "strategies": [{"name": "grounded"}],
+}
+
+
+def recipe(servers, models, **loop) -> Recipe:
+    return Recipe.model_validate({**BASICS, "servers": servers, "models": models, "loop": loop})
+
+
+def request(text="hello") -> Request:
+    return Request("m", (Message("user", text),), None, Sampling())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two models and three adapters, of which `a` and `copy` are the same."""
+    found = tmp_path_factory.mktemp("models")
+    make_tiny_llama(found / "one")
+    make_tiny_llama(found / "two", seed=1)
+    for name, seed in (("a", 1), ("b", 2), ("copy", 1)):
+        make_adapter(found / name, seed=seed)
+    return found
+
+
+@pytest.fixture
+def pooled(monkeypatch, folder, tmp_path):
+    """A pool whose vLLM servers are fake processes on a device of the test's choice."""
+    words: list[str] = []
+
+    @asynccontextmanager
+    async def make(servers, models, *, device="cpu", told=None, **loop):
+        def command(_spec, _model, _device, port):
+            return [sys.executable, FAKE, "--port", str(port), *words]
+
+        monkeypatch.setattr(vllm_server, "build_command", command)
+        monkeypatch.setattr(vllm_server, "find_device", lambda *_: device)
+        tell = [] if told is None else told
+        pool = ModelPool(recipe(servers, models, **loop), folder, tmp_path, tell.append)
+        try:
+            yield pool
+        finally:
+            await pool.close()
+        assert not servers_left()
+
+    make.words = words
+    return make
+
+
+def servers_left() -> list[int]:
+    """Fake servers that descend from this test and still run."""
+    return [
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE and FAKE in process.cmdline()[1:2]
+    ]
+
+
+async def pid_of(model) -> int:
+    return int((await model.complete(request())).text.rpartition(" ")[2])
+
+
+async def history(pool, server) -> list[str]:
+    process = pool._processes[server]
+    headers = {"Authorization": f"Bearer {process.api_key}"}
+    session = aiohttp.ClientSession(headers=headers)
+    async with session, session.get(f"{process.base_url}/history") as reply:
+        return list(await reply.json())
+
+
+ONE = {"one": {"kind": "vllm", "model": "one"}}
+TWO = {**ONE, "two": {"kind": "vllm", "model": "two"}}
+
+
+async def test_roles_share_a_server_and_load_each_adapter_once(pooled, folder):
+    roles = {"teacher": {"server": "one", "adapter": "a"}, "student": {"server": "one"}}
+    async with pooled(ONE, {**roles, "refiner": {"server": "one", "adapter": "copy"}}) as pool:
+        asked = [pool.model(role) for role in ("teacher", "student", "refiner", "teacher")]
+        teacher, student, refiner, again = await asyncio.gather(*asked)
+        trained = await pool.model("student", folder / "b")
+        texts = [(await model.complete(request())).text for model in (teacher, student, refiner, trained)]
+        names, pids = zip(*(text.split(" at ") for text in texts), strict=True)
+        assert len(set(pids)) == 1
+        assert again is teacher
+        assert names[0] == names[2], "the same content is served once"
+        assert names[1] == "base"
+        assert names[0].startswith(("teacher-", "refiner-"))
+        assert names[3].startswith("student-")
+        loads = [entry for entry in await history(pool, "one") if entry.startswith("load")]
+        assert sorted(loads) == sorted(f"load {name}" for name in {names[0], names[3]})
+        assert len({teacher.id, student.id, trained.id}) == 3
+        assert teacher.id == refiner.id == pool.model_id("teacher")
+        assert trained.id == pool.model_id("student", folder / "b")
+        assert trained.name in pool.describe(trained)
+
+
+async def test_ids_follow_content_not_paths(pooled, folder, tmp_path):
+    async with pooled(TWO, {"teacher": {"server": "one"}, "student": {"server": "two"}}) as pool:
+        plain = pool.model_id("teacher")
+        assert plain != pool.model_id("student")
+        assert pool.model_id("teacher", folder / "a") == pool.model_id("teacher", folder / "copy")
+        moved = make_adapter(tmp_path / "c", seed=1, config={"lora_alpha": 99})
+        assert pool.model_id("teacher", moved) != pool.model_id("teacher", folder / "a")
+        changed = make_adapter(tmp_path / "d", seed=1)
+        before = pool.model_id("teacher", changed)
+        make_adapter(changed, seed=7)
+        os.utime(changed / "adapter_model.safetensors", ns=(1, 1))
+        assert pool.model_id("teacher", changed) != before
+    other = {"one": {"kind": "vllm", "model": str(folder / "one"), "max_model_len": 99, "kv_cache_gib": 2}}
+    assert ModelPool(recipe(other, {"teacher": {"server": "one"}}), tmp_path, tmp_path, print).model_id(
+        "teacher"
+    ) == (plain), "neither where it lies nor how it is served matters"
+
+
+async def test_two_servers_run_side_by_side_on_a_cpu(pooled):
+    async with pooled(TWO, {"teacher": {"server": "one"}, "student": {"server": "two"}}) as pool:
+        teacher, student = await asyncio.gather(pool.model("teacher"), pool.model("student"))
+        assert await pid_of(teacher) != await pid_of(student)
+        assert len(servers_left()) == 2
+        async with pool.device_free():
+            assert len(servers_left()) == 2, "on a CPU training runs beside"
+        assert await history(pool, "one") == ["start"]
+
+
+async def test_servers_on_a_gpu_take_turns(pooled):
+    models = {"teacher": {"server": "one", "adapter": "a"}, "student": {"server": "two"}}
+    async with pooled(TWO, models, device="cuda") as pool:
+        teacher = await pool.model("teacher")
+        first = await pid_of(teacher)
+        student = await pool.model("student")
+        assert await history(pool, "one") == ["start", f"load {teacher.name}", "/sleep"]
+        await pid_of(student)
+        assert await pid_of(teacher) == first, "woken, not started again"
+        assert (await history(pool, "one"))[-1] == "/wake_up"
+        assert (await history(pool, "two"))[-1] == "/sleep"
+        async with pool.device_free():
+            assert (await history(pool, "one"))[-1] == "/sleep"
+            assert len(servers_left()) == 2
+        assert (await history(pool, "one"))[-1] == "/sleep", "it comes back when it is asked"
+        assert await pid_of(teacher) == first
+        assert (await history(pool, "one"))[-1] == "/wake_up"
+
+
+@pytest.mark.parametrize(("device", "how"), [("cuda", "stop"), ("cpu", "stop"), ("cpu", "sleep")])
+async def test_a_server_that_was_stopped_comes_back_with_its_adapters(pooled, device, how):
+    models = {"teacher": {"server": "one", "adapter": "a"}}
+    async with pooled(ONE, models, device=device, while_training=how) as pool:
+        teacher = await pool.model("teacher")
+        first = await pid_of(teacher)
+        async with pool.device_free():
+            assert servers_left() == []
+        again = await asyncio.gather(*[pid_of(teacher) for _ in range(5)])
+        assert len(set(again)) == 1
+        assert again[0] != first
+        assert await history(pool, "one") == ["start", f"load {teacher.name}"]
+        assert (await pool.model("teacher")) is teacher
+
+
+async def test_keep_keeps_the_gpu(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}, device="cuda", while_training="keep") as pool:
+        await pool.model("teacher")
+        async with pool.device_free():
+            assert await history(pool, "one") == ["start"]
+
+
+async def test_training_that_fails_leaves_a_pool_that_works(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}, device="cuda") as pool:
+        teacher = await pool.model("teacher")
+        with pytest.raises(ZeroDivisionError):
+            async with pool.device_free():
+                raise ZeroDivisionError
+        await pid_of(teacher)
+
+
+async def test_a_server_that_died_is_an_error_of_the_run_not_of_a_call(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        for _ in range(100):
+            try:
+                await teacher.complete(request("die"))
+            except EndpointError as error:
+                assert error.kind == "unreachable"
+                await asyncio.sleep(0.1)
+            except ServerError as error:
+                assert "died" in str(error)
+                break
+        else:
+            raise AssertionError("it was never told")
+        with pytest.raises(ServerError, match="died"):
+            await pool.model("teacher")
+
+
+async def test_a_start_that_fails_is_told_and_nothing_is_left(pooled):
+    pooled.words[:] = ["--die", "RuntimeError: no such kernel"]
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        for _ in range(2):
+            with pytest.raises(ServerError, match="no such kernel"):
+                await pool.model("teacher")
+        assert servers_left() == []
+
+
+async def test_closing_twice_and_while_a_server_starts(pooled):
+    pooled.words[:] = ["--never-ready"]
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        starting = asyncio.create_task(pool.model("teacher"))
+        while not servers_left():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await pool.close()
+        await pool.close()
+        with pytest.raises(ServerError):
+            await starting
+        with pytest.raises(ServerError, match="closed"):
+            await pool.model("teacher")
+
+
+async def test_cancelling_a_start(pooled):
+    pooled.words[:] = ["--never-ready"]
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        starting = asyncio.create_task(pool.model("teacher"))
+        while not servers_left():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert servers_left() == []
+
+
+async def test_bad_input_is_told_before_a_server_starts(pooled, tmp_path):
+    refused = make_adapter(tmp_path / "dora", config={"use_dora": True})
+    servers = {**ONE, "none": {"kind": "vllm", "model": "../none/such"}}
+    models = {"teacher": {"server": "one", "adapter": "none"}, "student": {"server": "none"}}
+    async with pooled(servers, {**models, "refiner": {"server": "one"}}) as pool:
+        with pytest.raises(RecipeError, match=r"models\.teacher\.adapter: there is no adapter directory"):
+            await pool.model("teacher")
+        with pytest.raises(RecipeError, match=r"models\.refiner\.adapter.*DoRA"):
+            await pool.model("refiner", refused)
+        with pytest.raises(RecipeError, match=r"servers\.none\.model"):
+            await pool.model("student")
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        with pytest.raises(RecipeError, match=r"models\.student"):
+            await pool.model("student")
+        assert servers_left() == []
+
+
+async def test_endpoints(pooled, folder, monkeypatch):
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    async with FakeEndpoint([answer("yes")], api_key="sesame") as endpoint:
+        server = {"kind": "endpoint", "base_url": endpoint.base_url, "api_key_env": "TEST_KEY"}
+        servers = {"plain": server, "loads": {**server, "can_load_adapters": True, "structured": False}}
+        models = {
+            "teacher": {"server": "plain", "model": "fake"},
+            "student": {"server": "loads", "model": "fake"},
+        }
+        async with pooled(servers, models) as pool:
+            with pytest.raises(RecipeError, match=r"servers\.plain\.api_key_env: .*TEST_KEY is not set"):
+                await pool.model("teacher")
+            monkeypatch.setenv("TEST_KEY", "sesame")
+            teacher = await pool.model("teacher")
+            assert (await teacher.complete(request())).text == "yes"
+            assert await pool.model("teacher") is teacher
+            with pytest.raises(RecipeError, match="can_load_adapters"):
+                await pool.model("teacher", folder / "a")
+            for _ in range(2):
+                trained = await pool.model("student", folder / "a")
+            assert endpoint.adapters == {trained.model_name: str(folder / "a")}
+            await trained.complete(request())
+            assert endpoint.requests[-1]["model"] == trained.model_name
+            async with pool.device_free():
+                assert (await teacher.complete(request())).text == "yes"
+            assert "sesame" not in pool.describe(teacher) + teacher.id
+
+
+async def test_scripts(pooled):
+    told: list[str] = []
+    servers = {"dry": {"kind": "scripted"}, "odd": {"kind": "scripted", "script": "odd"}}
+    async with pooled(
+        servers, {"teacher": {"server": "dry"}, "student": {"server": "odd"}}, told=told
+    ) as pool:
+        teacher = await pool.model("teacher")
+        assert teacher.id == pool.model_id("teacher") == "scripted:echo"
+        assert (await teacher.complete(request("hello"))).text == "hello"
+        assert "dry run" in told[0]
+        with pytest.raises(RecipeError, match=r"servers\.odd\.script: .*known: echo"):
+            await pool.model("student")
