@@ -51,7 +51,7 @@ def check(spec: GuardSpec, num_samples: int, now: Mapping[str, float], first: Ma
     drop = 1 - now["distinct2"] / first["distinct2"] if first["distinct2"] else 0.0
     if drop > spec.max_distinct2_drop:
         raise GuardTripped(
-            f"distinct-2 fell by {drop:.1%} against round 1: {first['distinct2']:.3f}, now {now['distinct2']:.3f}",
+            f"distinct-2 fell by {drop:.1%}: {first['distinct2']:.3f} in round 1, now {now['distinct2']:.3f}",
             where="guard.max_distinct2_drop",
             hint="add seeds or sources, or raise the temperature",
         )

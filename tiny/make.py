@@ -18,7 +18,7 @@ TEACHER = {
     "alpha": 64.0,
     "learning_rate": 2e-3,
     "batch_size": 32,
-    "num_epochs": 5,
+    "num_epochs": 3,
     "max_length": 256,
     "quantize": False,
 }
@@ -27,7 +27,7 @@ REFINER = {
     "alpha": 64.0,
     "learning_rate": 5e-4,
     "batch_size": 32,
-    "num_epochs": 2,
+    "num_epochs": 3,
     "max_length": 256,
     "quantize": False,
 }

@@ -110,7 +110,7 @@ def changed(rng: Random, rule: Rule) -> Rule:
 
 
 def fresh(rng: Random, known: list[Rule], per_rule: int) -> list[tuple[Rule, str, str, str]]:
-    """(rule, question, answer, fault): half clean, half with the teacher's kinds of fault or another's question."""
+    """(rule, question, answer, fault): half clean, half with the teacher's faults or another's question."""
     items = []
     for rule in known:
         asks = [
@@ -206,7 +206,7 @@ def outcome(reply: str, answer: str) -> str | None:
 def measure_student(
     models: Path = MODELS, per_rule: int = 12, options: dict[str, Any] | None = None, which: str = "both"
 ) -> dict[str, float]:
-    """Trains a student on right samples and one on the teacher's; the share of test questions each gets right."""
+    """Trains students on right samples and on the teacher's; the share of test questions each gets right."""
     rng, out = Random(3), {}
     asked = [
         (rule, text)

@@ -146,7 +146,8 @@ def train(
             batches = [encode(tok, [tasks.copy(rng, most=5) for _ in range(batch)])]
         else:
             if not pool:
-                long = sorted(encode(tok, draw(rng, states, progress, 6 * batch)), key=lambda row: len(row[0]))
+                drawn = encode(tok, draw(rng, states, progress, 6 * batch))
+                long = sorted(drawn, key=lambda row: len(row[0]))
                 pool = [long[i : i + batch] for i in range(0, len(long), batch)]
                 rng.shuffle(pool)
             batches = [pool.pop(), encode(tok, [tasks.recall(rng, states) for _ in range(batch // 2)])]
@@ -166,10 +167,9 @@ def train(
         if (step + 1) % 25 == 0:
             seconds = time.monotonic() - start
             seen = "  ".join(f"{name} {exact(rows):.2f}" for name, rows in probes.items())
-            print(
-                f"{seconds:6.0f} s  step {step + 1:5}  loss: long {shown[0] / 25:.3f}  recall {shown[1] / 25:.3f}  exact: {seen}",
-                flush=True,
-            )
+            long_loss, recall_loss = (total / 25 for total in shown)
+            print(f"{seconds:6.0f} s  step {step + 1:5}  loss: long {long_loss:.3f}", end="  ")
+            print(f"recall {recall_loss:.3f}  exact: {seen}", flush=True)
             shown = [0.0, 0.0]
     save(model, tok, directory)
     return model

@@ -14,8 +14,44 @@ from typing import Any
 
 import yaml
 
-WRAPPERS = ["In Georgia, {}", "Under the handbook, {}", "For a new case, {}", "Quick question, {}", "Under current law, {}", "Please tell me, {}", "As a matter of law, {}", "A client asks, {}", "To be sure, {}", "For the file, {}"]
-FRAMES = ["What does the law say about {keys}?", "Which figure applies to {keys}?", "What is the limit where {keys} matter?", "State the rule on {keys}.", "{keys}: which number does the section give?", "A case turns on {keys}; what is the rule?", "Give me the figure for {keys}.", "When it comes to {keys}, what holds?", "How does the section on {keys} put it?", "My file mentions {keys}; what should I write down?", "What must I know about {keys}?", "Remind me of the rule with {keys} in it.", "{title}: what applies when we read {keys}?", "On {title}, what about {keys}?", "Does {title} set a figure, with {keys} in the text?", "Look up {keys} under {title}.", "What would a judge say about {keys}?", "Somebody brought up {keys}; what is the answer?", "Please quote the number that goes with {keys}.", "An insurer wants to know about {keys}.", "We are unsure about {keys}; which limit counts?", "I read {keys} in a letter; what does it mean for us?", "For {keys}, what number is right?", "Tell the employer what {keys} come down to."]
+WRAPPERS = [
+    "In Georgia, {}",
+    "Under the handbook, {}",
+    "For a new case, {}",
+    "Quick question, {}",
+    "Under current law, {}",
+    "Please tell me, {}",
+    "As a matter of law, {}",
+    "A client asks, {}",
+    "To be sure, {}",
+    "For the file, {}",
+]
+FRAMES = [
+    "What does the law say about {keys}?",
+    "Which figure applies to {keys}?",
+    "What is the limit where {keys} matter?",
+    "State the rule on {keys}.",
+    "{keys}: which number does the section give?",
+    "A case turns on {keys}; what is the rule?",
+    "Give me the figure for {keys}.",
+    "When it comes to {keys}, what holds?",
+    "How does the section on {keys} put it?",
+    "My file mentions {keys}; what should I write down?",
+    "What must I know about {keys}?",
+    "Remind me of the rule with {keys} in it.",
+    "{title}: what applies when we read {keys}?",
+    "On {title}, what about {keys}?",
+    "Does {title} set a figure, with {keys} in the text?",
+    "Look up {keys} under {title}.",
+    "What would a judge say about {keys}?",
+    "Somebody brought up {keys}; what is the answer?",
+    "Please quote the number that goes with {keys}.",
+    "An insurer wants to know about {keys}.",
+    "We are unsure about {keys}; which limit counts?",
+    "I read {keys} in a letter; what does it mean for us?",
+    "For {keys}, what number is right?",
+    "Tell the employer what {keys} come down to.",
+]
 
 
 @dataclass(frozen=True)
