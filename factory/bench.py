@@ -18,6 +18,7 @@ import factory
 from factory.domain import Domain
 from factory.errors import RecipeError
 from factory.ports import Ask, Evaluator, Generator, Refiner, Trainer
+from factory.progress import STOPPED
 from factory.registry import create
 from factory.types import Json
 
@@ -114,7 +115,8 @@ class Bench:
         try:
             yield detail
         except BaseException as error:
-            self._event(round_number, name, "failed", {"error": f"{type(error).__name__}: {error}", **detail})
+            what = "stopped by the user" if isinstance(error, STOPPED) else f"{type(error).__name__}: {error}"
+            self._event(round_number, name, "failed", {"error": what, **detail})
             raise
         self._event(round_number, name, "done", detail)
         self.store.flush()

@@ -98,6 +98,8 @@ def _find_dataset(store: Selects, run_id: str | None, dataset_id: str | None) ->
     if not rows:
         what = f"no dataset '{dataset_id}'" if dataset_id else "the run has frozen no dataset yet"
         raise InputError(what, where=run_id or "", hint="`factory status` lists what is there")
+    if not rows[0]["num_samples"]:
+        raise InputError("the dataset is empty", where=rows[0]["id"], hint="`factory report` tells why")
     return rows[0]
 
 

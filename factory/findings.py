@@ -135,10 +135,14 @@ def collect(store: Selects, run_id: str | None = None) -> Report:
 
 
 def find_run(store: Selects, run_id: str | None = None) -> dict[str, Any]:
-    """The row of a run, by default of the newest that is no control; raises InputError."""
+    """The row of a run, by default of that which worked last and is no control; raises InputError."""
     rows = store.select(
-        "SELECT id, recipe, control, digest, config, version, epoch(started_at) AS started FROM runs "
-        "WHERE id = ? OR (?::VARCHAR IS NULL AND control IS NULL) ORDER BY started_at DESC, id LIMIT 1",
+        """
+        SELECT r.id, r.recipe, r.control, r.digest, r.config, r.version, epoch(r.started_at) AS started
+        FROM runs r LEFT JOIN stages e ON e.run_id = r.id
+        WHERE r.id = ? OR (?::VARCHAR IS NULL AND r.control IS NULL)
+        GROUP BY ALL ORDER BY coalesce(max(e.created_at), max(r.started_at)) DESC, r.id LIMIT 1
+        """,
         (run_id, run_id),
     )
     if not rows:

@@ -44,8 +44,8 @@ def freeze(bench: Bench, number: int) -> str:
 
 
 def write_members(bench: Bench, number: int) -> tuple[str, int]:
-    """Names the dataset by what is in it and writes its members; two streaming passes."""
-    hasher, num_samples = hashlib.blake2b(bench.run_id.encode(), digest_size=10), 0
+    """Names the dataset by run, round and what is in it, and writes its members; two streaming passes."""
+    hasher, num_samples = hashlib.blake2b(f"{bench.run_id} {number}".encode(), digest_size=10), 0
     for row in bench.store.stream(ACCEPTED, (bench.run_id, number)):
         hasher.update(row["content_hash"].encode())
         num_samples += 1

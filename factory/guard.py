@@ -46,7 +46,7 @@ def check(spec: GuardSpec, num_samples: int, now: Mapping[str, float], first: Ma
         raise GuardTripped(
             f"only {num_samples} accepted samples, {spec.min_samples} are the least",
             where="guard.min_samples",
-            hint="see `factory sql DIR 'FROM funnel'` for what dropped them",
+            hint="see `factory sql 'FROM funnel'` for what dropped them",
         )
     drop = 1 - now["distinct2"] / first["distinct2"] if first["distinct2"] else 0.0
     if drop > spec.max_distinct2_drop:

@@ -26,6 +26,7 @@ from factory.types import Adapter, Completion, Sample, Split, Task
 
 STAGES = ("generate", "refine", "freeze", "train", "evaluate")
 POSITIONS = 10**12  # positions set apart for one strategy, so that the plan's order is the refiners' order
+LOST = frozenset({"refused", "malformed"})  # the endpoint is well, but asking it again would change nothing
 SPLITS: tuple[Split, ...] = ("dev", "test")
 
 
@@ -55,7 +56,8 @@ async def run_round(bench: Bench, number: int, until: str = "evaluate") -> None:
     adapter = await train(bench, number, dataset_id)
     if "evaluate" in stages:
         await evaluate(bench, number, adapter)
-        promote(bench, number)
+        if bench.control is None:  # a control is there to be compared with, not to be served
+            promote(bench, number)
 
 
 async def run_control(main: Bench, control: Bench) -> None:
@@ -99,10 +101,11 @@ async def generate(bench: Bench, number: int) -> None:
                             store_samples(bench, number, index, task, outcome)
                         progress.advance(1, bench.engine.line())
         detail["failures"] = dict(failures)
-        again = {kind: count for kind, count in failures.items() if kind != "refused"}
+        again = {kind: count for kind, count in failures.items() if kind not in LOST}
         if again:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in again.items())
             raise FactoryError(
-                f"{sum(again.values())} of {total} samples could not be generated ({again})",
+                f"{sum(again.values())} of {total} samples could not be generated ({kinds})",
                 hint="what came is stored; the same command tries the others again",
             )
 
@@ -129,7 +132,7 @@ async def refine(bench: Bench, number: int) -> None:
         uses_model = any(refiner.uses_model for _, refiner in refiners)
         ask = (await bench.ask("refiner", "refine", number))[0] if uses_model else no_model
         total = count_round(bench, number)
-        with bench.progress.stage(f"round {number} refine", total, "samples") as progress:
+        with bench.progress.stage(f"{label(bench, number)} refine", total, "samples") as progress:
             await refine_round(
                 bench.store,
                 bench.run_id,

@@ -7,6 +7,7 @@ or terminal control. What is printed on stdout, and what was achieved, is not he
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 WIDTH = 160
+STOPPED = (asyncio.CancelledError, KeyboardInterrupt)  # what Ctrl-C becomes
 
 
 class Stage:
@@ -92,7 +94,8 @@ class Progress:
         try:
             yield stage
         except BaseException as error:
-            self._end(stage, over, thread, f"stopped by {type(error).__name__}, ")
+            by = "" if isinstance(error, STOPPED) else f" by {type(error).__name__}"
+            self._end(stage, over, thread, f"stopped{by}, ")
             raise
         self._end(stage, over, thread, "")
 

@@ -140,6 +140,22 @@ def test_a_bad_endpoint_fails_with_one_line_and_goes_on_later(recipe, tmp_path, 
     assert sql(workspace, "SELECT count(*) FROM round_samples") == [(24,)]
 
 
+def test_a_prompt_that_the_endpoint_never_answers_well_does_not_stop_the_run(recipe, tmp_path):
+    workspace = tmp_path / "w"
+
+    def filtered(request: dict) -> Status:
+        blocked = "Rule 1.3" in json.dumps(request["messages"])
+        return Status(200, {"choices": []}) if blocked else qa(request)
+
+    with endpoint(filtered) as server:
+        point_at(recipe, server.base_url, concurrency=4)
+        done = run(recipe, workspace, "--profile", "test")
+    assert done.returncode == 0, done.stderr
+    (lost,) = sql(workspace, "SELECT count(*) FROM calls WHERE error = 'malformed'")
+    assert 0 < lost[0] < 24
+    assert sql(workspace, "SELECT count(*) FROM round_samples") == [(24 - lost[0],)]
+
+
 def test_an_endpoint_that_is_down_fails_with_exit_code_1(recipe, tmp_path):
     point_at(recipe, "http://127.0.0.1:9/v1")
     failed = run(recipe, tmp_path / "w", "--profile", "test")

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from factory.commands.look import print_report
 from factory.domain import Domain
 from factory.errors import InputError, RecipeError
 from factory.evaluations import record_evaluation, slice_states
+from factory.findings import find_run
+from factory.freeze import freeze
 from factory.init import write_template
 from factory.load import load_domain, load_recipe
 from factory.models.pool import ModelPool
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
-from factory.store.queries import read
+from factory.store.queries import Reader, read
 from factory.types import Adapter, Evaluation, ItemResult
 
 QUIET = Progress(bars=False)
@@ -264,3 +267,35 @@ def test_an_unchanged_domain_keeps_its_run(folder, tmp_path):
     recipe, place = load_recipe(folder)
     names = {name_of(load_domain(recipe, place)) for _ in range(2)}
     assert len(names) == 1
+
+
+async def test_a_round_that_accepts_nothing_has_a_dataset_of_its_own(folder, tmp_path):
+    async with open_bench(open_domain(folder, None), tmp_path / "w", QUIET) as bench:
+        bench.record_run()
+        await loop.run_round(bench, 1)
+        freeze(bench, 2)
+        rows = bench.store.select("SELECT round, num_samples FROM datasets ORDER BY round")
+        members = bench.store.select("SELECT count(*) AS n FROM dataset_samples")
+    assert rows == [{"round": 1, "num_samples": 24}, {"round": 2, "num_samples": 24}]
+    assert members == [{"n": 48}]
+
+
+def test_the_newest_run_is_the_one_that_worked_last(folder, tmp_path):
+    first = run_of(folder, tmp_path / "w")
+    edit(folder / "recipe.yaml", "samples_per_round: 24", "samples_per_round: 8")
+    run_of(folder, tmp_path / "w")
+    edit(folder / "recipe.yaml", "samples_per_round: 8", "samples_per_round: 24")
+    edit(folder / "recipe.yaml", "rounds: 1", "rounds: 2")
+    assert run_of(folder, tmp_path / "w") == first
+    with Reader(tmp_path / "w") as reader:
+        assert find_run(reader)["id"] == first
+
+
+def test_an_empty_dataset_is_not_exported(folder, tmp_path, capsys):
+    edit(folder / "recipe.yaml", "{name: form}", "{name: form, max_answer_chars: 1}")
+    assert main(["run", str(folder), "-w", str(tmp_path / "w")]) == 1
+    hint = capsys.readouterr().err.rpartition("see `factory ")[2].partition("`")[0]
+    assert main([*shlex.split(hint), "-w", str(tmp_path / "w")]) == 0
+    assert main(["export", str(tmp_path / "out"), "-w", str(tmp_path / "w")]) == 2
+    assert "empty" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

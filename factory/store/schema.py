@@ -138,7 +138,7 @@ CREATE TABLE verdicts (
     created_at TIMESTAMPTZ NOT NULL
 );
 CREATE TABLE datasets (
-    id VARCHAR PRIMARY KEY,            -- hash of the sample contents in order
+    id VARCHAR PRIMARY KEY,            -- hash of run, round and the sample contents in order
     run_id VARCHAR NOT NULL,
     round INTEGER NOT NULL,
     num_samples BIGINT NOT NULL,
