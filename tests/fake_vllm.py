@@ -92,7 +92,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if options.port:
         serve(options.port, not options.never_ready)
-    time.sleep(600)
+    else:
+        time.sleep(600)
 
 
 if __name__ == "__main__":

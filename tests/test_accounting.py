@@ -23,7 +23,7 @@ from factory.types import Adapter
 ROLES = ("teacher", "refiner", "student")
 CHECKS = ["form", "exact", "near", "contamination", "citation"]
 VERDICTS = (
-    {"verdict": "keep", "reason": "ok"},
+    {"verdict": "keep", "reason": "ok", "scores": {"grounded": 1.0, "form": 0.5}},
     {"verdict": "rewrite", "rewrite": "It is 3 days (Rule 1.2).", "reason": "wrong_quantity"},
     {"verdict": "edit", "ops": [{"op": "replace", "old": "days", "new": "weeks"}], "reason": "unit"},
     {"verdict": "drop", "reason": "Off Topic!"},
@@ -40,7 +40,8 @@ WRONG = {
     "a parent that is none": """SELECT * FROM edges WHERE parent NOT IN (SELECT id FROM samples
         UNION SELECT id FROM sources UNION SELECT id FROM seeds
         UNION SELECT id FROM calls WHERE status = 'ok')""",
-    "a sample without a call": "SELECT id FROM samples EXCEPT SELECT child FROM edges WHERE relation = 'call'",
+    "a sample without a call": """SELECT id FROM samples
+        EXCEPT SELECT child FROM edges WHERE relation = 'call'""",
     "accepted without an origin": """SELECT sample_id FROM accepted
         EXCEPT SELECT sample_id FROM lineage WHERE kind IN ('seed', 'source')""",
     "a call for nothing": """SELECT id FROM calls WHERE status = 'ok' EXCEPT (SELECT parent FROM edges
@@ -85,9 +86,8 @@ def play(request: dict) -> Status:
         return answer(f"{number % 40} days (Rule 1.1).")
     keys = request["response_format"]["json_schema"]["schema"]["properties"]
     if "verdict" in keys:
-        scores = {"grounded": 0.5, "form": 1}
         verdict = VERDICTS[number % len(VERDICTS)]
-        return answer(json.dumps({"ops": [], "rewrite": None, "scores": scores, **verdict} if isinstance(verdict, dict) else verdict))  # fmt: skip
+        return answer(json.dumps(verdict))
     if number % 11 == 0:
         return answer("no JSON at all")
     return answer(json.dumps({key: f"{key} {number % 50} days (Rule 1.{1 + number % 3})" for key in keys}))
