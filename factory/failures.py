@@ -11,6 +11,8 @@ from collections import Counter
 from factory.errors import FactoryError
 
 MIN_FINISHED = 20
+# The endpoint is well, but asking the same again would change nothing: one item is lost, not the stage.
+REQUEST_FAULTS = frozenset({"refused", "malformed"})
 # With these there is nothing to wait for when no task has succeeded yet: each was retried already.
 HOPELESS_AT_FIRST = frozenset({"unreachable", "timeout"})
 

@@ -19,6 +19,7 @@ from factory.allocate import allocate, round_to_sum
 from factory.bench import Bench
 from factory.errors import BudgetExceeded, FactoryError, InputError
 from factory.evaluations import load_evaluation, record_evaluation, slice_states
+from factory.failures import REQUEST_FAULTS
 from factory.ports import OnProgress, Trainer
 from factory.refine import refine_round
 from factory.store.rows import sample_from_row, sample_rows
@@ -26,7 +27,6 @@ from factory.types import Adapter, Completion, Sample, Split, Task
 
 STAGES = ("generate", "refine", "freeze", "train", "evaluate")
 POSITIONS = 10**12  # positions set apart for one strategy, so that the plan's order is the refiners' order
-LOST = frozenset({"refused", "malformed"})  # the endpoint is well, but asking it again would change nothing
 SPLITS: tuple[Split, ...] = ("dev", "test")
 
 
@@ -101,7 +101,7 @@ async def generate(bench: Bench, number: int) -> None:
                             store_samples(bench, number, index, task, outcome)
                         progress.advance(1, bench.engine.line())
         detail["failures"] = dict(failures)
-        again = {kind: count for kind, count in failures.items() if kind not in LOST}
+        again = {kind: count for kind, count in failures.items() if kind not in REQUEST_FAULTS}
         if again:
             kinds = ", ".join(f"{kind} {count}" for kind, count in again.items())
             raise FactoryError(

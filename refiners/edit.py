@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from factory.domain import Domain
 from factory.edits import EDIT_SCHEMA, MAX_OPS, EditRefused, Op, apply
 from factory.errors import EndpointError
-from factory.failures import FailureRule
+from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask
 from factory.prompts import render
 from factory.recipe import Strict
@@ -26,7 +26,6 @@ from refiners.source import KnownSources
 
 METRICS = ("grounded", "form")
 # The endpoint is well but will not take this request: one sample's failure, not the run's.
-REQUEST_FAULTS = frozenset({"refused", "malformed"})
 
 
 class EditOptions(Strict):

@@ -149,12 +149,13 @@ def failing(kind, on):
     return ask, answered
 
 
-async def test_a_refused_item_scores_nothing_and_many_stop_the_evaluation():
-    ask, _ = failing("refused", {4})
+@pytest.mark.parametrize("kind", ["refused", "malformed"])
+async def test_a_lost_item_scores_nothing_and_many_stop_the_evaluation(kind):
+    ask, _ = failing(kind, {4})
     found = await make().evaluate("m", "dev", items(30), ask, lambda *_: None)
     assert [item.score for item in found.items] == [float(n != 4) for n in range(30)]
     assert found.items[4].answer == ""
-    ask, _ = failing("refused", set(range(0, 30, 2)))
+    ask, _ = failing(kind, set(range(0, 30, 2)))
     with pytest.raises(FactoryError, match="tasks failed"):
         await make().evaluate("m", "dev", items(30), ask, lambda *_: None)
 

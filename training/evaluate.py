@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from factory.domain import Domain
 from factory.errors import EndpointError, RecipeError
-from factory.failures import FailureRule
+from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask, OnProgress
 from factory.recipe import Strict
 from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Message, Split
@@ -54,9 +54,9 @@ class Answers:
     ) -> Evaluation:
         """The answers to all items, in the items' order, with their mean score and its Wilson interval.
 
-        An item whose request is refused scores 0 with an empty answer. Raises EndpointError where the
-        endpoint fails otherwise and FactoryError where it refuses too many items; never before all
-        items are settled, so that no answer under way is thrown away: each was paid for.
+        An item whose request is refused, or whose answer is malformed, scores 0 with an empty answer.
+        Raises EndpointError where the endpoint fails otherwise and FactoryError where it loses too many;
+        never before all items are settled: each answer under way was paid for.
         """
         num_done = 0
 
@@ -75,9 +75,9 @@ class Answers:
             if isinstance(answer, Completion):
                 failures.observe(None)
                 results.append(self._result(item, answer))
-            elif isinstance(answer, EndpointError) and answer.kind == "refused":
+            elif isinstance(answer, EndpointError) and answer.kind in REQUEST_FAULTS:
                 failures.observe(answer)
-                results.append(self._result(item, Completion("", "refused")))
+                results.append(self._result(item, Completion("", answer.kind)))
             else:
                 raise answer
         failures.finish()
