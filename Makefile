@@ -4,7 +4,7 @@ BIN := .venv/bin
 WORKSPACE ?= workspace
 DOMAIN := recipes/georgia_workers_comp
 
-.PHONY: setup quickstart test lint bench lock clean
+.PHONY: setup quickstart test lint models bench lock clean
 
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh
@@ -20,6 +20,10 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tiny.build_domain --check
+
+# Trains the tiny models anew, from nothing, into tiny/models.
+models: setup
+	@$(BIN)/python -m tiny.make
 
 bench: setup
 	@$(BIN)/python benchmarks/loop.py

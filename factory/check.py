@@ -7,7 +7,6 @@ hub can tell is reported as not checked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 
 from factory.consistency import steps
 from factory.domain import Domain
-from factory.errors import RecipeError
 from factory.load import load_domain, load_recipe
-from factory.recipe import EndpointServer, Recipe, Role, ScriptedServer, VllmServer
+from factory.models.folders import check_adapter_folder, check_model_folder
+from factory.recipe import EndpointServer, Recipe, Role, ScriptedServer
 from factory.registry import create, find
 from factory.types import CheckedDraft, GoldItem, Seed, Source
 
@@ -119,7 +118,7 @@ def _model(recipe: Recipe, folder: Path, role: Role) -> dict[str, Any]:
         return {**row, "found": f"at {server.base_url}: not asked here"}
     found = _check_model(folder, server.model, f"servers.{spec.server}.model")
     if spec.adapter is not None:
-        _check_adapter(folder / spec.adapter, server, f"models.{role}.adapter")
+        check_adapter_folder(folder / spec.adapter, server.max_lora_rank, f"models.{role}.adapter")
     return {**row, "model": spec.model or server.model, "found": found}
 
 
@@ -128,30 +127,8 @@ def _check_model(folder: Path, model: str, key: str) -> str:
     path = (folder / Path(model).expanduser()).resolve()
     if not path.exists() and not model.startswith((".", "/", "~")) and model.count("/") <= 1:
         return "will be downloaded from the hub when the server starts: not checked here"
-    if not path.is_dir():
-        raise RecipeError(
-            f"there is no folder '{path}'", where=key, hint="paths start at the recipe's folder"
-        )
-    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    if not (path / "config.json").is_file() or not any(file.stat().st_size for file in weights):
-        what = f"'{path}' is no model's folder: it holds no config.json or no weights"
-        raise RecipeError(what, where=key, hint="it needs config.json and *.safetensors")
+    check_model_folder(path, key)
     return "on disk"
-
-
-def _check_adapter(path: Path, server: VllmServer, key: str) -> None:
-    """Raises RecipeError for a folder that is no adapter, and for a rank that its server cannot serve."""
-    config = path / "adapter_config.json"
-    if not config.is_file() or not any(path.glob("adapter_model.*")):
-        what = f"'{path}' is no adapter's folder: it holds no adapter_config.json or no weights"
-        raise RecipeError(what, where=key, hint="`factory train --role refiner --output DIR` makes one")
-    try:
-        rank = int(json.loads(config.read_text("utf-8"))["r"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecipeError("does not tell the adapter's rank", where=str(config)) from error
-    if rank > server.max_lora_rank:
-        what = f"rank {rank} of '{path}' is more than its server serves, {server.max_lora_rank}"
-        raise RecipeError(what, where=key, hint="set the server's max_lora_rank to the adapter's rank")
 
 
 def print_summary(summary: dict[str, Any]) -> None:

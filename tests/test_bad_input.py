@@ -89,7 +89,7 @@ def test_a_model_folder_without_weights(
 
 def test_a_model_folder_that_is_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(profile(folder, "servers: {main: {kind: vllm, model: ../models/x}}"), capsys)
-    assert "servers.main.model: there is no folder" in line
+    assert "servers.main.model: there is no model directory" in line
 
 
 def test_a_rank_that_vllm_cannot_serve(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

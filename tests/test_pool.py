@@ -302,6 +302,6 @@ async def test_scripts(pooled):
         teacher = await pool.model("teacher")
         assert teacher.id == pool.model_id("teacher") == "scripted:echo"
         assert (await teacher.complete(request("hello"))).text == "hello"
-        assert "dry run" in told[0]
+        assert "DRY RUN" in told[0]
         with pytest.raises(RecipeError, match=r"servers\.odd\.script: .*known: echo"):
             await pool.model("student")

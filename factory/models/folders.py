@@ -14,6 +14,8 @@ from typing import Any, Final
 from factory.consistency import SERVED_RANKS
 from factory.errors import RecipeError
 
+HINT: Final = "paths start at the recipe's folder"
+
 WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth")
 # Initialisations that leave the base alone; the others subtract from it, which vLLM cannot undo.
 PLAIN_INITS: Final = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
@@ -37,20 +39,20 @@ def check_rank(max_lora_rank: int, where: str = "") -> None:
 def check_model_folder(path: Path, where: str = "") -> None:
     """Raises RecipeError unless the folder holds a config.json and weights."""
     if not path.is_dir():
-        raise RecipeError(f"there is no model directory {path}", where=where, hint=_hint(path))
+        raise RecipeError(f"there is no model directory {path}", where=where, hint=HINT)
     _read_json(path / "config.json", "model directory", where)
     found = [file for pattern in WEIGHTS for file in path.glob(pattern)]
     if not any(file.stat().st_size for file in found):
-        raise RecipeError(f"model directory without weights: {path}", where=where, hint=_hint(path))
+        raise RecipeError(f"model directory without weights: {path}", where=where, hint=HINT)
 
 
 def check_adapter_folder(path: Path, max_lora_rank: int, where: str = "") -> None:
     """Raises RecipeError unless vLLM with this `max_lora_rank` serves the LoRA adapter in the folder."""
     if not path.is_dir():
-        raise RecipeError(f"there is no adapter directory {path}", where=where, hint=_hint(path))
+        raise RecipeError(f"there is no adapter directory {path}", where=where, hint=HINT)
     config = _read_json(path / "adapter_config.json", "adapter directory", where)
     if not any((path / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
-        raise RecipeError(f"adapter directory without weights: {path}", where=where, hint=_hint(path))
+        raise RecipeError(f"adapter directory without weights: {path}", where=where, hint=HINT)
     rank = find_rank(config)
     if rank > max_lora_rank:
         fit = next((served for served in SERVED_RANKS if served >= rank), None)
@@ -101,7 +103,3 @@ def _read_json(path: Path, what: str, where: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecipeError(f"{path} is not a JSON object", where=where)
     return values
-
-
-def _hint(path: Path) -> str:
-    return "make the tiny models first: make models" if path.parent.name == "models" else ""

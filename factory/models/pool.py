@@ -150,7 +150,7 @@ class ModelPool:
             where, known = f"servers.{spec.server}.script", ", ".join(SCRIPTS)
             raise RecipeError(f"there is no script '{server.script}'", where=where, hint=f"known: {known}")
         if server.script not in self._models:
-            self._on_progress(f"dry run: '{spec.server}' is scripted, no model is asked")
+            self._on_progress(f"DRY RUN: '{spec.server}' is scripted, no model is asked")
             self._models[server.script] = ScriptedModel(SCRIPTS[server.script], server.script)
         return self._models[server.script]
 
