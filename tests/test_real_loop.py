@@ -168,9 +168,7 @@ def test_commands_look_inside(workspace, tmp_path, words):
 
 
 def test_trace_shows_ancestors_and_descendants(workspace, rows):
-    sample = rows(
-        "SELECT s.id FROM samples s JOIN accepted a ON a.sample_id = s.id WHERE operation = 'edit' LIMIT 1"
-    )
+    sample = rows("SELECT sample_id FROM accepted WHERE operation = 'edit' LIMIT 1")
     done = subprocess.run(
         [sys.executable, "-m", "factory", "trace", sample[0][0], "--workspace", str(workspace), "--json"],
         capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "NO_COLOR": "1"},
