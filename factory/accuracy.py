@@ -15,6 +15,21 @@ from typing import Any, Literal, Protocol
 Z_95 = 1.959963984540054
 Kind = Literal["base", "control", "round"]
 
+# A call counts in the first round that rests on it.
+TEACHER_CALLS = """
+    WITH used AS (
+        SELECT r.run_id, e.parent AS id, min(r.round) AS round FROM round_samples r
+        JOIN edges e ON e.child = r.sample_id AND e.relation = 'call'
+        WHERE list_contains($1::VARCHAR[], r.run_id) GROUP BY r.run_id, e.parent
+    ), counted AS (
+        SELECT u.run_id, u.round, 1 AS used, 0 AS paid FROM used u
+        JOIN calls c ON c.id = u.id AND c.role = 'teacher' AND c.status = 'ok'
+        UNION ALL SELECT run_id, round, 0, 1 FROM calls
+        WHERE role = 'teacher' AND status = 'ok' AND list_contains($1::VARCHAR[], run_id)
+    )
+    SELECT run_id, round, sum(used)::BIGINT AS num_used, sum(paid)::BIGINT AS num_paid
+    FROM counted GROUP BY run_id, round"""
+
 
 class Selects(Protocol):
     """Anything that answers SQL: the store itself, or whatever asks the process that holds it."""
@@ -34,7 +49,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """A student on the test split; `num_teacher_calls` is what was asked for it, up to its round."""
+    """A student on the test split, with what was asked for it up to its round.
+
+    `num_teacher_calls` are the answers that its run's samples rest on, whoever paid for them;
+    `num_teacher_calls_paid` are those that its own run was answered, found nowhere.
+    """
 
     label: str
     kind: Kind
@@ -47,6 +66,7 @@ class ModelResult:
     slices: Mapping[str, Accuracy]
     num_samples: int
     num_teacher_calls: int
+    num_teacher_calls_paid: int
 
 
 @dataclass(frozen=True)
@@ -99,20 +119,15 @@ def read_results(store: Selects, run_id: str, control_ids: Sequence[str]) -> tup
         ([run_id, *control_ids], [run_id, *control_ids]),
     )
     slices = _slices(store, [row["id"] for row in rows])
-    calls = store.select(
-        "SELECT run_id, round, count(*) AS n FROM calls "
-        "WHERE role = 'teacher' AND list_contains(?::VARCHAR[], run_id) GROUP BY ALL",
-        ([run_id, *control_ids],),
-    )
-    return tuple(_result(row, run_id, slices.get(row["id"], {}), calls) for row in rows)
+    calls = store.select(TEACHER_CALLS, ([run_id, *control_ids],))
+    return tuple(_result(row, slices.get(row["id"], {}), calls) for row in rows)
 
 
 def _result(
-    row: Mapping[str, Any], run_id: str, slices: Mapping[str, Accuracy], calls: Sequence[Mapping[str, Any]]
+    row: Mapping[str, Any], slices: Mapping[str, Accuracy], calls: Sequence[Mapping[str, Any]]
 ) -> ModelResult:
-    """A control trains on answers that the main run paid for, so those count for both."""
+    asked = [call for call in calls if call["run_id"] == row["run_id"] and call["round"] <= row["round"]]
     kind: Kind = "base" if row["round"] == 0 else "control" if row["control"] else "round"
-    asked_for = {run_id, row["run_id"]}
     return ModelResult(
         label={"base": "base", "control": row["control"], "round": f"round {row['round']}"}[kind],
         kind=kind,
@@ -124,9 +139,8 @@ def _result(
         overall=Accuracy(row["mean"], row["low"], row["high"], row["num_items"]),
         slices=slices,
         num_samples=row["num_samples"],
-        num_teacher_calls=sum(
-            call["n"] for call in calls if call["run_id"] in asked_for and call["round"] <= row["round"]
-        ),
+        num_teacher_calls=sum(call["num_used"] for call in asked),
+        num_teacher_calls_paid=sum(call["num_paid"] for call in asked),
     )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from factory.consistency import steps
 from factory.domain import Domain
-from factory.load import load_domain, load_recipe
+from factory.load import load
 from factory.models.folders import check_adapter_folder, check_model_folder
 from factory.recipe import EndpointServer, Recipe, Role, ScriptedServer
 from factory.registry import create, find
@@ -36,8 +37,8 @@ class _Work:
 
 def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
     """Loads and validates all; returns the summary as plain data. Raises RecipeError."""
-    recipe, folder = load_recipe(path, profile)
-    domain = load_domain(recipe, folder)
+    domain = load(path, profile)
+    recipe, folder = domain.recipe, domain.folder
     models = [_model(recipe, folder, role) for role in recipe.models]
     for role, training in recipe.training.items():
         _check_model(folder, training.base, f"training.{role}.base")
@@ -79,9 +80,8 @@ def plan_calls(domain: Domain) -> list[dict[str, Any]]:
 def _work(domain: Domain) -> list[_Work]:
     recipe = domain.recipe
     num_samples = recipe.loop.rounds * recipe.loop.samples_per_round
-    weights = sum(spec.weight for spec in recipe.strategies)
-    calls = sum(spec.weight * CALLS_PER_SAMPLE.get(spec.name, 1) for spec in recipe.strategies) / weights
-    work = [_Work("generate", "teacher", round(num_samples * calls))]
+    calls_per_round = ceil(recipe.loop.samples_per_round * _calls_per_sample(domain))
+    work = [_Work("generate", "teacher", recipe.loop.rounds * calls_per_round)]
     num_asking = sum(find("refiners", spec.name).uses_model for spec in recipe.refiners)
     if num_asking:
         work.append(_Work("refine", "refiner", num_samples * num_asking))
@@ -90,6 +90,17 @@ def _work(domain: Domain) -> list[_Work]:
         num_items = len(domain.dev) + len(domain.test)
         work.append(_Work("evaluate", "student", num_students * num_items))
     return work
+
+
+def _calls_per_sample(domain: Domain) -> float:
+    """Teacher calls for a sample, in the slice that takes most: not every strategy serves every slice."""
+    strategies = [(spec, set(create("generators", spec, domain).slices)) for spec in domain.recipe.strategies]
+    means = [0.0]
+    for slice in set().union(*(served for _, served in strategies)):
+        able = [spec for spec, served in strategies if slice in served]
+        calls = sum(spec.weight * CALLS_PER_SAMPLE.get(spec.name, 1) for spec in able)
+        means.append(calls / sum(spec.weight for spec in able))
+    return max(means)
 
 
 def _slices(domain: Domain) -> list[dict[str, Any]]:

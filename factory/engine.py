@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
+import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +22,7 @@ from factory.concurrency import AdaptiveLimit
 from factory.counts import Counts, Rate, describe
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, InputError, ServerError
 from factory.failures import FailureRule
+from factory.interpreter import tuned_for_calls
 from factory.ports import Ask, Generator, Model
 from factory.recipe import ModelSpec
 from factory.types import Completion, Json, Message, Request, Sample, Sampling, Task, digest
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from factory.store.store import Store
 
 MAX_BACKOFF_SECONDS: Final = 30.0
+OVERLOAD_GROWTH: Final = 3.0
+# A server is up where it answered anyone in the last second, or since the attempt that failed began.
+UP_SECONDS: Final = 1.0
+UP_SHARE: Final = 0.2  # of the usual backoff, where the server is up
 PENDING_PER_SLOT: Final = 4
 OVERLOAD_KINDS: Final = frozenset({"rate_limited", "timeout"})
 
@@ -45,7 +52,7 @@ class _Shared:
 class Engine:
     """Calls models for one run; belongs to one event loop."""
 
-    backoff_seconds = 0.5  # before the second attempt; doubled for each further one
+    backoff_seconds = 0.5  # at most before the second attempt; doubled or more for each further one
 
     def __init__(
         self,
@@ -64,6 +71,7 @@ class Engine:
         self._rate = Rate()
         self._limits: dict[str, AdaptiveLimit] = {}
         self._in_flight: dict[str, _Shared] = {}
+        self._answered_at: dict[str, float] = {}  # when each server last answered anyone
 
     @property
     def counts(self) -> Counts:
@@ -148,14 +156,18 @@ class Engine:
         return answer
 
     async def _retry(self, call: Call) -> tuple[Completion, float]:
+        server = call.purpose.spec.server
         while True:
+            began = time.monotonic()
             try:
                 return await self._attempt(call)
             except EndpointError as error:
                 call.error = error.kind
                 if not error.retryable or call.num_attempts > call.purpose.spec.max_retries:
                     raise
-                delay_seconds = self._delay_seconds(call, error)
+                last = self._answered_at.get(server, -math.inf)
+                is_up = last > min(began, time.monotonic() - UP_SECONDS)
+                delay_seconds = self._delay_seconds(call, error, is_up)
             await asyncio.sleep(delay_seconds)
 
     async def _attempt(self, call: Call) -> tuple[Completion, float]:
@@ -173,6 +185,7 @@ class Engine:
                 slot.overloaded = isinstance(error, EndpointError) and _is_overload(error)
                 raise
             slot.answered = True
+            self._answered_at[call.purpose.spec.server] = time.monotonic()
             dollars = self.budget.settle(reservation, answer.prompt_tokens, answer.completion_tokens, price)
         return replace(answer, call_id=call.id, latency_ms=answer.latency_ms or call.latency_ms()), dollars
 
@@ -189,10 +202,16 @@ class Engine:
                 raise self.budget.exceeded("minutes") from None
             raise
 
-    def _delay_seconds(self, call: Call, error: EndpointError) -> float:
-        """Exponential backoff, spread by a hash so that calls refused together do not return together."""
+    def _delay_seconds(self, call: Call, error: EndpointError, is_up: bool) -> float:
+        """Exponential backoff, spread by a hash so that calls refused together do not return together.
+
+        Where the server answers others (`is_up`) the fault is soon over; one that refuses for load gets more
+        time with each attempt.
+        """
         spread = int(digest([call.id, call.num_attempts], 6), 16) / 16**6
-        backoff = min(MAX_BACKOFF_SECONDS, self.backoff_seconds * 2.0 ** (call.num_attempts - 1))
+        growth = OVERLOAD_GROWTH if _is_overload(error) else 2.0
+        backoff = self.backoff_seconds * (UP_SHARE if is_up else 1.0) * growth ** (call.num_attempts - 1)
+        backoff = min(MAX_BACKOFF_SECONDS, backoff)
         delay = max(backoff * (0.5 + spread / 2), (error.retry_after_seconds or 0.0) * (1 + spread / 10))
         seconds_left = self.budget.seconds_left()
         return delay if seconds_left is None else min(delay, seconds_left)
@@ -210,30 +229,31 @@ class Engine:
         pending: set[asyncio.Task[Outcome]] = set()
         remaining, rule = iter(tasks), FailureRule(self.max_failure_share)
         refused: tuple[Task, BudgetExceeded] | None = None
-        try:
-            while True:
-                while not refused and len(pending) < PENDING_PER_SLOT * concurrency:
-                    task = next(remaining, None)
-                    if task is None:
+        with tuned_for_calls():
+            try:
+                while True:
+                    while not refused and len(pending) < PENDING_PER_SLOT * concurrency:
+                        task = next(remaining, None)
+                        if task is None:
+                            break
+                        work = asyncio.create_task(_make(generator, task, ask))
+                        work.add_done_callback(queue.put_nowait)
+                        pending.add(work)
+                    if not pending:
                         break
-                    work = asyncio.create_task(_make(generator, task, ask))
-                    work.add_done_callback(queue.put_nowait)
-                    pending.add(work)
-                if not pending:
-                    break
-                done = await queue.get()
-                pending.discard(done)
-                task, result = done.result()
-                if isinstance(result, BudgetExceeded):
-                    refused = refused or (task, result)
-                    continue
-                rule.observe(result if isinstance(result, FactoryError) else None)
-                yield task, result
-            rule.finish()
-            if refused:
-                yield refused
-        finally:
-            await _stop(pending)
+                    done = await queue.get()
+                    pending.discard(done)
+                    task, result = done.result()
+                    if isinstance(result, BudgetExceeded):
+                        refused = refused or (task, result)
+                        continue
+                    rule.observe(result if isinstance(result, FactoryError) else None)
+                    yield task, result
+                rule.finish()
+                if refused:
+                    yield refused
+            finally:
+                await _stop(pending)
 
 
 def _is_overload(error: EndpointError) -> bool:

@@ -11,6 +11,21 @@ from factory.allocate import SliceState
 from factory.bench import Bench
 from factory.types import Comparison, Evaluation, ItemResult, Split, digest
 
+TOKENS = """
+    WITH asked AS (
+        SELECT r.sample_id, e.parent AS call_id FROM round_samples r
+        JOIN edges e ON e.child = r.sample_id AND e.relation = 'call'
+        WHERE r.run_id = $1 AND r.round = $2
+        UNION SELECT d.sample_id, d.evidence ->> 'call' FROM decisions d
+        WHERE d.run_id = $1 AND d.round = $2
+        UNION SELECT d.sample_id, e.parent FROM decisions d
+        JOIN edges e ON e.child = d.rewrite_id AND e.relation = 'call'
+        WHERE d.run_id = $1 AND d.round = $2
+    )
+    SELECT slice, sum(c.prompt_tokens + c.completion_tokens) AS tokens
+    FROM (SELECT DISTINCT s.slice, a.call_id FROM asked a JOIN samples s ON s.id = a.sample_id)
+    JOIN calls c ON c.id = call_id AND c.status = 'ok' GROUP BY slice"""
+
 
 def evaluation_id(run_id: str, round_number: int, split: Split) -> str:
     """One evaluation for each run, round and split."""
@@ -90,23 +105,15 @@ def slice_states(bench: Bench, number: int) -> dict[str, SliceState]:
 
     The base's own accuracy is no gain, so before round 1 all slices have gained the same: nothing.
 
-    Tokens are those of the last round's generation and refinement, by the slice of the sample
-    that came of the call.
+    Tokens are those of the last round's generation and refinement, by the slice of the sample that
+    rests on the call: as its parent, or as what a refiner decided by.
     """
     last = load_evaluation(bench, number - 1, "dev")
     if last is None:
         return {}
     previous = load_evaluation(bench, number - 2, "dev") if number >= 2 else None
-    tokens = {
-        row["slice"]: int(row["tokens"])
-        for row in bench.store.select(
-            """SELECT s.slice, sum(c.prompt_tokens + c.completion_tokens) AS tokens
-               FROM round_samples r JOIN samples s ON s.id = r.sample_id
-               JOIN edges e ON e.child = s.id AND e.relation = 'call' JOIN calls c ON c.id = e.parent
-               WHERE r.run_id = ? AND r.round = ? AND c.status = 'ok' GROUP BY s.slice""",
-            (bench.run_id, number - 1),
-        )
-    }
+    spent = bench.store.select(TOKENS, (bench.run_id, number - 1))
+    tokens = {row["slice"]: int(row["tokens"]) for row in spent}
     before, after = means(previous), means(last)
     counts = {name: sum(item.slice == name for item in last.items) for name in after}
     return {

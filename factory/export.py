@@ -16,7 +16,7 @@ from typing import Any
 
 from factory.accuracy import Selects
 from factory.card import render_card
-from factory.errors import FactoryError, InputError, WorkspaceError
+from factory.errors import FactoryError, GuardTripped, InputError, WorkspaceError
 from factory.findings import find_run
 from factory.store.text import from_json, restore
 
@@ -56,10 +56,11 @@ def export(
     """Writes a dataset to `directory`, which must be absent or empty; returns what was written.
 
     By default that is the newest dataset of the newest run that is no control. Raises InputError
-    for a folder that holds something or a dataset that does not exist, WorkspaceError where the
-    disk refuses.
+    for a folder that holds something or a dataset that does not exist, GuardTripped for one that the
+    guard stopped, WorkspaceError where the disk refuses.
     """
     dataset = _find_dataset(store, run_id, dataset_id)
+    refuse_if_stopped(store, dataset)
     directory = directory.resolve()
     partial = directory.with_name(f".{directory.name}.{token_hex(4)}.partial")
     try:
@@ -84,6 +85,25 @@ def export(
         "num_samples": dataset["num_samples"],
         "files": files,
     }
+
+
+def refuse_if_stopped(store: Selects, dataset: dict[str, Any]) -> None:
+    """Raises GuardTripped for a dataset that the guard stopped, or did not come to see."""
+    events = store.select(
+        "SELECT status, detail->>'dataset' AS dataset, detail->>'error' AS error FROM stages "
+        "WHERE run_id = ? AND round = ? AND stage = 'freeze' ORDER BY created_at, rowid",
+        (dataset["run_id"], dataset["round"]),
+    )
+    if any(event["status"] == "done" and event["dataset"] == dataset["id"] for event in events):
+        return
+    errors = [event["error"] or "" for event in events if event["dataset"] == dataset["id"]]
+    tripped = [error for error in errors if error.startswith(GuardTripped.__name__)]
+    if tripped:
+        what = f"the guard stopped this dataset: {tripped[-1].removeprefix('GuardTripped: ')}"
+        hint = "where you take it as it is, raise the limit under `guard` in the recipe and run again"
+        raise GuardTripped(what, where=dataset["id"], hint=hint)
+    what = "the run was cut off before the guard looked at this dataset"
+    raise GuardTripped(what, where=dataset["id"], hint="the same `factory run` goes on")
 
 
 def _find_dataset(store: Selects, run_id: str | None, dataset_id: str | None) -> dict[str, Any]:

@@ -44,8 +44,10 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Spend:
-    """Calls of one role in one stage; `num_found` are answers that another run had paid for.
+    """Calls of one role in one stage: those answered, `num_failed`, and of the answers `num_unused`.
 
+    No sample, decision or evaluated item rests on an unused one, because its task failed later or is
+    still under way. `num_found` are answers that another run had paid for, over and above `num_calls`.
     `seconds` is the sum of latencies, so it exceeds the wall clock where calls overlap.
     """
 
@@ -54,6 +56,7 @@ class Spend:
     role: str
     num_calls: int
     num_failed: int
+    num_unused: int
     num_found: int
     prompt_tokens: int
     completion_tokens: int
@@ -182,38 +185,41 @@ def _run(store: Selects, row: Mapping[str, Any]) -> Run:
     )
 
 
-def _spend(store: Selects, labels: Mapping[str, str]) -> tuple[Spend, ...]:
-    """Found answers are calls of other runs that samples or evaluated items of this one rest on."""
-    rows = store.select(
-        """
-        WITH used AS (
-            SELECT r.run_id, e.parent AS id FROM round_samples r
-            JOIN edges e ON e.child = r.sample_id AND e.relation = 'call'
-            UNION SELECT d.run_id, e.parent FROM decisions d
-            JOIN edges e ON e.child = d.rewrite_id AND e.relation = 'call'
-            UNION SELECT v.run_id, i.call_id FROM evaluations v
-            JOIN evaluation_items i ON i.evaluation_id = v.id
-        ), found AS (
-            SELECT u.run_id, c.id, any_value(c.stage) AS stage, any_value(c.role) AS role
-            FROM used u JOIN calls c ON c.id = u.id AND c.status = 'ok'
-            GROUP BY u.run_id, c.id HAVING NOT bool_or(c.run_id = u.run_id)
-        ), counted AS (
-            SELECT run_id, stage, role, 1 AS num_calls, (status = 'failed')::INT AS num_failed,
-                   0 AS num_found, prompt_tokens, completion_tokens, cost_dollars, latency_ms FROM calls
-            UNION ALL SELECT run_id, stage, role, 0, 0, 1, 0, 0, 0, 0 FROM found
-        )
-        SELECT run_id, stage, role, sum(num_calls)::BIGINT AS num_calls,
-               sum(num_failed)::BIGINT AS num_failed,
-               sum(num_found)::BIGINT AS num_found, sum(prompt_tokens)::BIGINT AS prompt_tokens,
-               sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_dollars) AS dollars,
-               sum(latency_ms) / 1000 AS seconds
-        FROM counted WHERE list_contains(?::VARCHAR[], run_id)
-        GROUP BY run_id, stage, role
-        ORDER BY list_position(?::VARCHAR[], run_id),
-                 list_position(['generate', 'refine', 'evaluate'], stage), role
-        """,
-        (list(labels), list(labels)),
+# What rests on which call: of `run_id`, or, for what is unused, of any run at all.
+SPEND = """
+    WITH used AS (
+        SELECT r.run_id, e.parent AS id FROM round_samples r
+        JOIN edges e ON e.child = r.sample_id AND e.relation = 'call'
+        UNION SELECT d.run_id, e.parent FROM decisions d
+        JOIN edges e ON e.child = d.rewrite_id AND e.relation = 'call'
+        UNION SELECT run_id, evidence ->> 'call' FROM decisions
+        UNION SELECT v.run_id, i.call_id FROM evaluations v
+        JOIN evaluation_items i ON i.evaluation_id = v.id
+    ), found AS (
+        SELECT u.run_id, c.id, any_value(c.stage) AS stage, any_value(c.role) AS role
+        FROM used u JOIN calls c ON c.id = u.id AND c.status = 'ok'
+        GROUP BY u.run_id, c.id HAVING NOT bool_or(c.run_id = u.run_id)
+    ), counted AS (
+        SELECT run_id, stage, role, 1 AS num_calls, (status = 'failed')::INT AS num_failed,
+               (status = 'ok' AND used.id IS NULL)::INT AS num_unused, 0 AS num_found,
+               prompt_tokens, completion_tokens, cost_dollars, latency_ms
+        FROM calls LEFT JOIN (SELECT DISTINCT id FROM used) used USING (id)
+        UNION ALL SELECT run_id, stage, role, 0, 0, 0, 1, 0, 0, 0, 0 FROM found
     )
+    SELECT run_id, stage, role, sum(num_calls)::BIGINT AS num_calls,
+           sum(num_failed)::BIGINT AS num_failed, sum(num_unused)::BIGINT AS num_unused,
+           sum(num_found)::BIGINT AS num_found, sum(prompt_tokens)::BIGINT AS prompt_tokens,
+           sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_dollars) AS dollars,
+           sum(latency_ms) / 1000 AS seconds
+    FROM counted WHERE list_contains($1::VARCHAR[], run_id)
+    GROUP BY run_id, stage, role
+    ORDER BY list_position($1::VARCHAR[], run_id),
+             list_position(['generate', 'refine', 'evaluate'], stage), role"""
+
+
+def _spend(store: Selects, labels: Mapping[str, str]) -> tuple[Spend, ...]:
+    """Calls by run, stage and role."""
+    rows = store.select(SPEND, (list(labels),))
     return tuple(Spend(labels[row.pop("run_id")], **row) for row in rows)
 
 
@@ -273,6 +279,7 @@ def total_spend(spend: Sequence[Spend]) -> Spend:
     names = (
         "num_calls",
         "num_failed",
+        "num_unused",
         "num_found",
         "prompt_tokens",
         "completion_tokens",

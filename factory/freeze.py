@@ -19,27 +19,51 @@ ACCEPTED = """
     SELECT d.sample_id, s.content_hash, d.round FROM decisions d JOIN samples s ON s.id = d.sample_id
     WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' ORDER BY d.round, d.sample_id"""
 
-QUESTIONS = """
-    SELECT s.question FROM decisions d JOIN samples s ON s.id = d.sample_id
-    WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' ORDER BY d.sample_id LIMIT ?"""
+# A round's accepted questions beside others, slice by slice one to one: a round that turns to weak slices has
+# other subjects, which is no collapse. Hashes give the order, which favours no sample.
+PAIRS = """
+    WITH own AS (
+        SELECT d.round, s.slice, s.question AS text, row_number() OVER (
+            PARTITION BY d.round, s.slice ORDER BY d.sample_id) AS place
+        FROM decisions d JOIN samples s ON s.id = d.sample_id
+        WHERE d.run_id = $1 AND d.round IN (1, $2) AND d.final AND d.action = 'keep'
+    ), prompts AS (
+        SELECT slice, prompt AS text, row_number() OVER (PARTITION BY slice ORDER BY id) AS place
+        FROM seeds WHERE id = ANY($4)
+    )
+    SELECT own.text AS now, other.text AS other FROM own JOIN {other} other USING (slice, place)
+    WHERE own.round = $2 ORDER BY place, slice LIMIT $3"""
+FIRST_ROUND = "(SELECT * FROM own WHERE round = 1)"
+SEEDS = "prompts"
 
 
 def freeze(bench: Bench, number: int) -> str:
     """Freezes what is accepted up to this round and checks it; returns the dataset's id.
 
-    Raises GuardTripped, after the dataset and its measures were written down as evidence.
+    Raises GuardTripped, after the dataset and its measures were written down as evidence: only where the
+    stage is done may the dataset be used.
     """
     done = bench.done(number, "freeze")
     if done is not None:
         return str(done["dataset"])
     with bench.stage(number, "freeze") as detail:
         dataset_id, num_samples = write_members(bench, number)
-        size = int(measure(bench, 1, guard.SAMPLE_SIZE)["size"])
-        measures = {"now": measure(bench, number, size), "first": measure(bench, 1, size)}
+        now, first = measure(bench, number, FIRST_ROUND)
+        as_seeds, seeds = measure(bench, number, SEEDS)
+        measures = {"now": now, "first": first}
+        if seeds["size"]:
+            measures["seeds"] = {
+                "size": seeds["size"],
+                "distinct2": seeds["distinct2"],
+                "now_distinct2": as_seeds["distinct2"],
+            }
         row = {"id": dataset_id, "run_id": bench.run_id, "round": number, "num_samples": num_samples}
         bench.store.append("datasets", [{**row, "guards": measures}])
         detail.update({"dataset": dataset_id, "samples": num_samples, "guards": measures})
-        guard.check(bench.recipe.guard, num_samples, measures["now"], measures["first"])
+        guard.check(bench.recipe.guard, num_samples, now, first)
+        for before, what, own in ((first, "round 1", now), (seeds, "the seeds", as_seeds)):
+            if told := guard.warning(bench.recipe.guard, own, before, what):
+                bench.progress.note(f"{bench.control or f'round {number}'}, {told}")
     return dataset_id
 
 
@@ -56,10 +80,12 @@ def write_members(bench: Bench, number: int) -> tuple[str, int]:
     return dataset_id, num_samples
 
 
-def measure(bench: Bench, number: int, size: int) -> dict[str, float]:
-    """Diversity of the accepted questions up to a round; the order by hash favours no sample."""
-    rows = bench.store.select(QUESTIONS, (bench.run_id, number, size))
-    return guard.measure([row["question"] for row in rows], size)
+def measure(bench: Bench, number: int, other: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Diversity of a round's own accepted questions, and of as many others of the same slices."""
+    ids = [seed.id for seed in bench.domain.seeds]
+    params = (bench.run_id, number, guard.SAMPLE_SIZE, ids)
+    rows = bench.store.select(PAIRS.format(other=other), params)
+    return guard.measure([row["now"] for row in rows]), guard.measure([row["other"] for row in rows])
 
 
 def write_dataset(bench: Bench, dataset_id: str) -> Path:

@@ -89,8 +89,9 @@ def describe_spend(spend: Sequence[Spend]) -> str:
     """One line: calls, tokens and dollars of the run and its controls."""
     total = total_spend(spend)
     tokens = total.prompt_tokens + total.completion_tokens
+    unused = f", {total.num_unused:,} answers that nothing rests on" if total.num_unused else ""
     return (
-        f"{total.num_calls:,} calls ({total.num_failed:,} failed), "
+        f"{total.num_calls:,} calls ({total.num_failed:,} failed{unused}), "
         f"{total.num_found:,} answers reused from another run, {tokens:,} tokens, ${total.dollars:,.2f}"
     )
 
@@ -102,12 +103,14 @@ def grid_results(report: Report) -> Grid:
             model.label,
             f"{model.num_samples:,}",
             f"{model.num_teacher_calls:,}",
+            f"{model.num_teacher_calls_paid:,}",
             interval(model.overall),
             *(interval(model.slices.get(name)) for name in report.slices),
         )
         for model in report.models
     ]
-    columns = ("Model", "Training samples", "Teacher calls", "Overall", *report.slices)
+    calls = ("Teacher calls behind its samples", "Paid by this run")
+    columns = ("Model", "Training samples", *calls, "Overall", *report.slices)
     return Grid("Accuracy on the test split, with 95 % intervals", columns, tuple(rows))
 
 
@@ -161,7 +164,7 @@ def grid_spend(report: Report) -> Grid:
         (
             f"{each.label or 'run'}, {each.stage}" if each.stage != "all" else "total",
             each.role,
-            *(f"{n:,}" for n in (each.num_calls, each.num_failed, each.num_found)),
+            *(f"{n:,}" for n in (each.num_calls, each.num_failed, each.num_unused, each.num_found)),
             *(f"{n:,}" for n in (each.prompt_tokens, each.completion_tokens)),
             f"{each.dollars:,.2f}",
             f"{each.seconds:,.1f}",
@@ -173,6 +176,7 @@ def grid_spend(report: Report) -> Grid:
         "Role",
         "Calls",
         "Failed",
+        "Unused",
         "Reused",
         "Prompt tokens",
         "Answer tokens",

@@ -1,8 +1,8 @@
 """Guards before training: too little data, or data that collapses in on itself, stop the round.
 
-Diversity is measured at a fixed sample size against the first round of the same run: distinct-2
-(Li et al., arXiv 1510.03055) and the gzip compression ratio (Shaib et al., arXiv 2403.00553).
-Nothing here decides about single samples.
+Diversity of a round's own samples is measured against as many of the first round of the same run:
+distinct-2 (Li et al., arXiv 1510.03055) and the gzip compression ratio (Shaib et al., arXiv 2403.00553).
+Half of the fall that stops is told. Nothing here decides about single samples.
 """
 
 from __future__ import annotations
@@ -41,17 +41,21 @@ def measure(texts: Iterable[str], size: int = SAMPLE_SIZE) -> dict[str, float]:
 
 
 def check(spec: GuardSpec, num_samples: int, now: Mapping[str, float], first: Mapping[str, float]) -> None:
-    """Raises GuardTripped with its evidence where a limit is passed; `first` is round 1's measure."""
+    """Raises GuardTripped with its evidence where a limit is passed.
+
+    `num_samples` is the size of the dataset, `now` the measure of a round's own samples, and `first` that
+    of as many of round 1.
+    """
     if num_samples < spec.min_samples:
         raise GuardTripped(
             f"only {num_samples} accepted samples, {spec.min_samples} are the least",
             where="guard.min_samples",
             hint="see `factory sql 'FROM funnel'` for what dropped them",
         )
-    drop = 1 - now["distinct2"] / first["distinct2"] if first["distinct2"] else 0.0
-    if drop > spec.max_distinct2_drop:
+    fall = fall_of_distinct2(now, first)
+    if fall > spec.max_distinct2_drop:
         raise GuardTripped(
-            f"distinct-2 fell by {drop:.1%}: {first['distinct2']:.3f} in round 1, now {now['distinct2']:.3f}",
+            f"distinct-2 fell by {fall:.1%}: {first['distinct2']:.3f} in round 1, now {now['distinct2']:.3f}",
             where="guard.max_distinct2_drop",
             hint="add seeds or sources, or raise the temperature",
         )
@@ -60,3 +64,17 @@ def check(spec: GuardSpec, num_samples: int, now: Mapping[str, float], first: Ma
         raise GuardTripped(
             f"texts compress {ratio:.2f} times as well as round 1's", where="guard.max_gzip_ratio"
         )
+
+
+def warning(spec: GuardSpec, now: Mapping[str, float], before: Mapping[str, float], what: str) -> str:
+    """What to tell where distinct-2 is below that of `what` by half of the fall that stops; else nothing."""
+    fall = fall_of_distinct2(now, before)
+    if fall <= spec.max_distinct2_drop / 2:
+        return ""
+    values = f"{now['distinct2']:.3f} against {before['distinct2']:.3f}"
+    return f"guard: distinct-2 of the accepted questions is {fall:.1%} below that of {what}: {values}"
+
+
+def fall_of_distinct2(now: Mapping[str, float], before: Mapping[str, float]) -> float:
+    """The share of `before` that is lost `now`; negative for a gain, 0 where nothing was measured."""
+    return 1 - now["distinct2"] / before["distinct2"] if before["distinct2"] else 0.0

@@ -21,34 +21,42 @@ from factory.recipe import Recipe
 from factory.sources import read_sources
 
 
-def load_recipe(path: Path, profile: str | None = None) -> tuple[Recipe, Path]:
-    """The recipe at `path` (recipe.yaml or its folder) with a profile laid over, and its folder.
+def load(path: Path, profile: str | None = None) -> Domain:
+    """The recipe at `path` with everything that it names.
 
-    `profile` is a name in profiles/ beside the recipe, or a path. Raises RecipeError.
+    `path` is recipe.yaml or its folder, `profile` a name in profiles/ beside it, or a path.
+    Raises RecipeError.
     """
-    file = path / "recipe.yaml" if path.is_dir() else path
-    if not file.exists():
-        hint = "`factory init DIR` writes one to start from"
-        raise RecipeError("there is no recipe here", where=str(file), hint=hint)
-    layers = [read_layer(file)]
-    if profile is not None:
-        layers.append(read_layer(_profile_path(file.parent, profile)))
+    recipe, folder = load_recipe(path, profile)
+    try:
+        return load_domain(recipe, folder)
+    except Inconsistency as error:
+        raise _placed(error, _layers(path, profile)) from error
+
+
+def load_recipe(path: Path, profile: str | None = None) -> tuple[Recipe, Path]:
+    """The recipe alone, with its profile laid over, and its folder. Raises RecipeError."""
+    layers = _layers(path, profile)
+    folder = layers[0].path.parent
     data = layers[0].data if len(layers) == 1 else merge(layers[0].data, layers[1].data)
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise _told(error, layers, file.parent, profile) from error
+        raise _told(error, layers, folder, profile) from error
     except RecursionError as error:
-        raise RecipeError("nested too deeply", where=str(file)) from error
+        raise RecipeError("nested too deeply", where=str(layers[0].path)) from error
     try:
         check_consistency(recipe)
     except Inconsistency as error:
-        raise RecipeError(error.what, where=locate(layers, error.loc), hint=error.hint) from error
-    return recipe, file.parent
+        raise _placed(error, layers) from error
+    return recipe, folder
 
 
 def load_domain(recipe: Recipe, folder: Path) -> Domain:
-    """Reads and checks everything that a recipe names. Raises RecipeError naming file and line."""
+    """Reads and checks everything that a recipe names.
+
+    Raises Inconsistency with the key of a file that is not there, else RecipeError naming file and line.
+    """
     sources = read_sources(recipe.sources, folder, recipe.domain.citation_pattern)
     slices = {source.key: source.slice for source in sources}
     seeds = _lines(SeedLine, recipe.seeds, "seeds", folder, slices)
@@ -72,6 +80,23 @@ def load_domain(recipe: Recipe, folder: Path) -> Domain:
 def profiles(folder: Path) -> list[str]:
     """Names of the profiles beside a recipe, sorted."""
     return sorted(path.stem for path in (folder / "profiles").glob("*.yaml"))
+
+
+def _layers(path: Path, profile: str | None) -> list[Layer]:
+    """The files that make the recipe, the lowest first."""
+    file = path / "recipe.yaml" if path.is_dir() else path
+    if not file.exists():
+        hint = "`factory init DIR` writes one to start from"
+        raise RecipeError("there is no recipe here", where=str(file), hint=hint)
+    layers = [read_layer(file)]
+    if profile is not None:
+        layers.append(read_layer(_profile_path(file.parent, profile)))
+    return layers
+
+
+def _placed(error: Inconsistency, layers: list[Layer]) -> RecipeError:
+    """The error with the file and line of its key."""
+    return RecipeError(error.what, where=locate(layers, error.loc), hint=error.hint)
 
 
 def _profile_path(folder: Path, profile: str) -> Path:
@@ -101,7 +126,8 @@ def _lines(
         return []
     path = folder / Path(name).expanduser()
     if not path.is_file():
-        raise RecipeError(f"there is no file '{path}'", where=key, hint="paths start at the recipe's folder")
+        loc = tuple(key.split("."))
+        raise Inconsistency(loc, f"there is no file '{path}'", "paths start at the recipe's folder")
     found = read_lines(kind, path, sources)
     if not found:
         raise RecipeError(f"no {key.removeprefix('gold.')}: the file is empty", where=str(path))

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from factory import freeze as freezing
-from factory.allocate import allocate, round_to_sum
+from factory.allocate import allocate, divide
 from factory.bench import Bench
 from factory.errors import BudgetExceeded, FactoryError, InputError
 from factory.evaluations import load_evaluation, record_evaluation, slice_states
@@ -27,6 +27,7 @@ from factory.types import Adapter, Completion, Sample, Split, Task
 
 STAGES = ("generate", "refine", "freeze", "train", "evaluate")
 POSITIONS = 10**12  # positions set apart for one strategy, so that the plan's order is the refiners' order
+SAMPLES_PER_TASK = 1000  # positions set apart for one task
 SPLITS: tuple[Split, ...] = ("dev", "test")
 
 
@@ -79,17 +80,17 @@ async def generate(bench: Bench, number: int) -> None:
         return
     with bench.stage(number, "generate") as detail:
         total = bench.recipe.loop.samples_per_round
-        slices = sorted({s.slice for s in bench.domain.sources} | {s.slice for s in bench.domain.seeds})
+        strategies = bench.generators()
+        served = {name: generator.slices for name, _, generator in strategies}
+        slices = sorted(set().union(*served.values()))
         states = slice_states(bench, number)
         detail["allocation"] = allocate(total, slices, states, bench.recipe.loop.slice_floor)
+        shares = divide(detail["allocation"], {name: weight for name, weight, _ in strategies}, served)
         ask, _ = await bench.ask("teacher", "generate", number)
-        strategies = bench.generators()
-        weights = {name: weight for name, weight, _ in strategies}
         failures: Counter[str] = Counter()
         with bench.progress.stage(f"round {number} generate", total, "samples") as progress:
             for index, (name, _, generator) in enumerate(strategies):
-                share = {k: round_to_sum(weights, n)[name] for k, n in detail["allocation"].items()}
-                tasks = generator.plan(share, number)
+                tasks = generator.plan(shares[name], number)
                 concurrency = bench.recipe.models["teacher"].concurrency
                 async with aclosing(bench.engine.run_tasks(generator, tasks, ask, concurrency)) as outcomes:
                     async for task, outcome in outcomes:
@@ -111,11 +112,20 @@ async def generate(bench: Bench, number: int) -> None:
 
 
 def store_samples(bench: Bench, number: int, strategy: int, task: Task, samples: list[Sample]) -> None:
-    """Appends samples, their edges and their place in the round, children after parents."""
+    """Appends samples, their edges and their place in the round, children after parents.
+
+    Raises FactoryError for more samples than a task has places.
+    """
+    if len(samples) > SAMPLES_PER_TASK:
+        raise FactoryError(
+            f"{len(samples):,} samples of one task, {SAMPLES_PER_TASK:,} are the most",
+            where=task.strategy,
+            hint="plan more tasks with fewer samples each",
+        )
     rows, edges = sample_rows(samples, bench.run_id, number)
     bench.store.append("samples", rows)
     bench.store.append("edges", edges)
-    start = strategy * POSITIONS + task.ordinal * 1000
+    start = strategy * POSITIONS + task.ordinal * SAMPLES_PER_TASK
     places = [
         {"run_id": bench.run_id, "round": number, "position": start + offset, "sample_id": sample.id}
         for offset, sample in enumerate(samples)

@@ -8,7 +8,7 @@ registered has an `Options` pydantic model (what may stand in the recipe) and is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -66,10 +66,14 @@ class Model(Protocol):
 class Generator(Protocol):
     """Makes samples. `plan` says what, `make` says how, as a coroutine over one task.
 
-    `make` is deterministic but for `ask`, so running it again is resuming it.
+    `slices` are those that it has material for; it is asked for samples of no other. `make` is
+    deterministic but for `ask`, so running it again is resuming it.
     """
 
     Options: ClassVar[type[BaseModel]]
+
+    @property
+    def slices(self) -> Collection[str]: ...
 
     def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterable[Task]:
         """Lazily, as many tasks for each slice as `allocation` says."""

@@ -19,6 +19,7 @@ from factory.types import Sampling, digest
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
 Slug = Annotated[str, Field(pattern=SLUG)]
 Role = Literal["teacher", "refiner", "student"]
+MAX_SAMPLES_PER_ROUND = 1_000_000  # tasks are numbered within a round, and no two rounds may share a number
 
 
 class Strict(BaseModel):
@@ -173,7 +174,9 @@ class LoopSpec(Strict):
     """How many rounds, how much in each, and which controls run beside."""
 
     rounds: int = Field(2, ge=1, description="How many times round: generate, refine, train, evaluate.")
-    samples_per_round: int = Field(256, ge=1, description="Samples that the teacher is asked for in a round.")
+    samples_per_round: int = Field(
+        256, ge=1, le=MAX_SAMPLES_PER_ROUND, description="Samples that the teacher is asked for in a round."
+    )
     slice_floor: float = Field(
         0.25, ge=0, le=1, description="Share of a round that is spread evenly over slices."
     )
@@ -195,7 +198,8 @@ class GuardSpec(Strict):
         0.10,
         gt=0,
         le=1,
-        description="Fall of the share of distinct word pairs against round 1, at a fixed sample size.",
+        description="Fall of the share of distinct word pairs from round 1 to a round's own samples, "
+        "as many of each slice; half of it is told.",
     )
     max_gzip_ratio: float = Field(1.1, gt=0, description="Compression ratio as a multiple of round 1's.")
 

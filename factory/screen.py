@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from factory.printable import printable
@@ -21,8 +23,11 @@ MAX_TABLE_ROWS = 1000  # nobody reads more, and laying them out takes seconds
 
 
 def print_json(data: Any) -> None:
-    """One JSON document, indented; what a terminal would not show is escaped, which JSON undoes."""
-    text = json.dumps(data, ensure_ascii=False, indent=2, default=str)
+    """One JSON document, indented; what a terminal would not show is escaped, which JSON undoes.
+
+    NaN and infinities, which JSON does not know, become null.
+    """
+    text = json.dumps(_finite(data), ensure_ascii=False, indent=2, default=str, allow_nan=False)
     print("\n".join(line if line.isprintable() else _escaped(line) for line in text.split("\n")))
 
 
@@ -70,6 +75,17 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         writer.writerow(["" if value is None else plain(_text(value)) for value in row])
 
 
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, a repeated one with the first free number: id, id, id → id, id_1, id_2."""
+    found: list[str] = []
+    for name in names:
+        distinct, numbers = name, count(1)
+        while distinct in found or (distinct != name and distinct in names):
+            distinct = f"{name}_{next(numbers)}"
+        found.append(distinct)
+    return found
+
+
 def print_text(text: str) -> None:
     """Lines of text."""
     print(printable(text))
@@ -102,6 +118,14 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return printable(_text(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_rows(value: Any) -> bool:

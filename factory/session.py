@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.bench import Bench
 from factory.errors import InputError, RecipeError
-from factory.load import load_domain, load_recipe
+from factory.load import load
 from factory.progress import Progress
 from factory.types import Json, Split, digest
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 def open_domain(recipe_path: Path, profile: str | None) -> Domain:
     """A recipe with its material, validated."""
-    recipe, folder = load_recipe(recipe_path, profile)
-    return load_domain(recipe, folder)
+    return load(recipe_path, profile)
 
 
 def name_run(domain: Domain, pool: ModelPool) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from factory.consistency import Inconsistency
 from factory.errors import RecipeError
 from factory.layers import read_text
 from factory.recipe import SourcesSpec
@@ -45,8 +46,8 @@ def slug(text: str, separator: str = "-") -> str:
 def read_sources(spec: SourcesSpec, folder: Path, citation_pattern: str = "") -> tuple[Source, ...]:
     """All sections of all files that `spec.paths` names, in order.
 
-    Raises RecipeError naming the file (and line) for a missing or unreadable file, one without
-    sections, a section without text, and two sections with the same key.
+    Raises Inconsistency for a path that leads nowhere, and RecipeError naming the file (and line) for
+    an unreadable file, one without sections, a section without text, and two sections with the same key.
     """
     pattern = re.compile(citation_pattern) if citation_pattern else CITATION
     sources: list[Source] = []
@@ -71,10 +72,8 @@ def _paths(names: Sequence[str], folder: Path) -> list[Path]:
         pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else str(path)
         matches = [path] if path.is_file() else sorted(p for p in root.glob(pattern) if p.is_file())
         if not matches:
-            where = f"sources.paths[{index}]"
-            raise RecipeError(
-                f"there is no file '{path}'", where=where, hint="paths start at the recipe's folder"
-            )
+            what, hint = f"there is no file '{path}'", "paths start at the recipe's folder"
+            raise Inconsistency(("sources", "paths", index), what, hint)
         found.update(dict.fromkeys(matches))
     return list(found)
 

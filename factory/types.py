@@ -21,8 +21,14 @@ Split = Literal["dev", "test"]
 
 def digest(value: Json, length: int = 20) -> str:
     """Hexadecimal BLAKE2b of the canonical JSON of `value`, `length` characters long."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()[:length]
+    return _hash(_canonical(value))[:length]
+
+
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
 
 class Message(NamedTuple):
@@ -115,15 +121,17 @@ class Sample:
         attributes: Mapping[str, str],
     ) -> Sample:
         """A sample whose id is the hash of content, parents and operation (not of attributes)."""
-        content = [[message.role, message.content] for message in messages]
-        identity = [content, [[parent.id, parent.relation] for parent in parents], operation]
+        content = _canonical([(message.role, message.content) for message in messages])
+        origin = _canonical([(parent.id, parent.relation) for parent in parents])
+        # The canonical JSON of [content, origin, operation], with the long part written once for both hashes.
+        identity = f"[{content},{origin},{_canonical(operation)}]"
         return cls(
-            "smp_" + digest(identity),
+            "smp_" + _hash(identity)[:20],
             tuple(messages),
             tuple(parents),
             operation,
             dict(attributes),
-            digest(content),
+            _hash(content)[:20],
         )
 
     @property

@@ -5,7 +5,7 @@ One task is one section and one call. What the answer is worth is the refiners' 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -40,6 +40,11 @@ class Grounded:
                 hint="name at least one file with sections",
             )
         self.domain = domain
+
+    @property
+    def slices(self) -> Collection[str]:
+        """Those of the sources."""
+        return {source.slice for source in self.domain.sources}
 
     def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterator[Task]:
         """Lazily, the tasks of a round; a slice without sources gets none."""

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from typing import TypeVar
 
+from factory.recipe import MAX_SAMPLES_PER_ROUND
 from factory.types import Seed, Source, digest
-
-TASKS_PER_ROUND = 1_000_000
 
 Material = TypeVar("Material", Source, Seed)
 
@@ -28,7 +27,7 @@ def spread(
         for slice in sorted(allocation)
     ]
     for index, (_, slice, item) in enumerate(heapq.merge(*queues, key=lambda entry: entry[:2])):
-        yield round_number * TASKS_PER_ROUND + index, slice, item
+        yield round_number * MAX_SAMPLES_PER_ROUND + index, slice, item
 
 
 def _of_slice(

@@ -8,7 +8,7 @@ was shown, otherwise the one with most words in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -48,6 +48,11 @@ class Seeded:
         self._seeds: dict[str, list[Seed]] = {}
         for seed in domain.seeds:
             self._seeds.setdefault(seed.slice, []).append(seed)
+
+    @property
+    def slices(self) -> Collection[str]:
+        """Those of the seeds."""
+        return self._seeds.keys()
 
     def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterator[Task]:
         """Lazily, the tasks of a round, each with its examples; a slice without seeds gets none."""

@@ -66,10 +66,11 @@ def fill(store: Store) -> Example:
     )
     store.append("sources", [source_row(made.source)])
     store.append("seeds", [seed_row(made.seed)])
+    event = {"run_id": "run_a", "round": 1, "detail": {}}
+    frozen = event | {"stage": "freeze", "status": "done", "detail": {"dataset": "dat_1"}}
+    store.append("stages", [frozen])
     for stage, state in (("generate", "started"), ("generate", "done"), ("refine", "started")):
-        store.append(
-            "stages", [{"run_id": "run_a", "round": 1, "stage": stage, "status": state, "detail": {}}]
-        )
+        store.append("stages", [event | {"stage": stage, "status": state}])
     store.append(
         "models",
         [

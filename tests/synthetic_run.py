@@ -171,6 +171,9 @@ def _freeze(store: Store, run_id: str, number: int) -> None:
         "guards": guards,
     }
     store.append("datasets", [{**row, "created_at": START + timedelta(hours=number)}])
+    event = {"run_id": run_id, "round": number, "stage": "freeze", "status": "done"}
+    at = START + timedelta(seconds=100 * number + 20)
+    store.append("stages", [{**event, "detail": {"dataset": dataset_id}, "created_at": at}])
     rows = [
         {"dataset_id": dataset_id, "sample_id": each["sample_id"], "position": position}
         for position, each in enumerate(accepted)

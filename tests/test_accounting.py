@@ -32,6 +32,9 @@ VERDICTS = (
 
 MEMBERS = """(SELECT run_id, sample_id FROM round_samples
     UNION SELECT run_id, rewrite_id FROM decisions WHERE rewrite_id IS NOT NULL)"""
+UNUSED = """SELECT * FROM calls WHERE status = 'ok' AND id NOT IN (SELECT parent FROM edges
+    UNION SELECT call_id FROM evaluation_items
+    UNION SELECT evidence ->> 'call' FROM decisions WHERE evidence ->> 'call' IS NOT NULL)"""
 WRONG = {
     "decided twice": "SELECT run_id, sample_id FROM decisions WHERE final GROUP BY ALL HAVING count(*) <> 1",
     "not decided": f"{MEMBERS} EXCEPT SELECT run_id, sample_id FROM decisions WHERE final",
@@ -44,8 +47,7 @@ WRONG = {
         EXCEPT SELECT child FROM edges WHERE relation = 'call'""",
     "accepted without an origin": """SELECT sample_id FROM accepted
         EXCEPT SELECT sample_id FROM lineage WHERE kind IN ('seed', 'source')""",
-    "a call for nothing": """SELECT id FROM calls WHERE status = 'ok' EXCEPT (SELECT parent FROM edges
-        UNION SELECT call_id FROM evaluation_items UNION SELECT evidence ->> 'call' FROM decisions)""",
+    "a call for nothing": f"SELECT id FROM ({UNUSED})",
     "a call paid twice": "SELECT id FROM calls WHERE status = 'ok' GROUP BY id HAVING count(*) > 1",
     "a model that is none": "SELECT model_id FROM calls EXCEPT SELECT id FROM models",
     "trained on what was not kept": """SELECT m.sample_id FROM dataset_samples m
@@ -178,3 +180,33 @@ def test_a_run_that_is_cut_off_ends_as_one_that_was_not(recipe, whole, tmp_path,
     run(recipe, tmp_path)
     assert ask(tmp_path, STATE) == ask(workspace, STATE)
     assert ask(tmp_path, WRONG) == {what: [] for what in WRONG}
+
+
+def test_a_question_whose_answer_is_refused_for_good_is_accounted_for(recipe, tmp_path):
+    refused = []
+
+    def refuse_some(request: dict) -> Status:
+        keys = list(request["response_format"]["json_schema"]["schema"]["properties"])
+        question = request["messages"][0]["content"].rsplit("\n", 1)[-1]
+        if keys == ["answer"] and len(question) % 2 == 0:
+            refused.append(question)
+            return Status(400, {"error": {"message": "not this one"}})
+        return play(request)
+
+    with endpoint(refuse_some) as server:
+        profile = yaml.safe_load((recipe / "profiles" / "books.yaml").read_text())
+        profile["servers"]["main"]["base_url"] = server.base_url
+        profile["refiners"] = [{"name": "form"}]
+        profile["strategies"] = [{"name": "seeded"}]
+        profile["loop"] = {"rounds": 1, "max_failure_share": 1.0}
+        del profile["training"]
+        (recipe / "profiles" / "refusing.yaml").write_text(yaml.safe_dump(profile))
+        report = session.run(recipe, "refusing", tmp_path, Progress(bars=False))
+    (spend,) = report["spend"]
+    used = ask(tmp_path, {"": "SELECT count(DISTINCT parent) AS n FROM edges WHERE relation = 'call'"})[""][0]
+    assert 0 < len(refused) < 24
+    assert spend["num_failed"] == spend["num_unused"] == len(refused)
+    assert spend["num_calls"] == used["n"] + len(refused) + len(refused)
+    (rows,) = ask(tmp_path, {"": UNUSED}).values()
+    assert len(rows) == len(refused)
+    assert all(json.loads(row["response"])["question"] in " ".join(refused) for row in rows)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factory.allocate import SliceState, allocate, round_to_sum
+from factory.allocate import SliceState, allocate, divide, round_to_sum
 
 
 def test_without_an_evaluation_every_slice_gets_the_same():
@@ -43,3 +43,45 @@ def test_rounding_is_off_by_less_than_one(shares, total):
     counts = round_to_sum(shares, total)
     whole = sum(shares.values())
     assert all(abs(counts[name] - total * share / whole) < 1 + 1e-6 for name, share in shares.items())
+
+
+@st.composite
+def tables(draw):
+    """An allocation, weights of strategies, and the slices that each serves."""
+    names = [f"strategy-{n}" for n in range(draw(st.integers(1, 6)))]
+    slices = [f"slice-{n}" for n in range(draw(st.integers(1, 12)))]
+    allocation = {slice: draw(st.integers(0, 9)) for slice in slices}
+    weights = {name: draw(st.floats(0.01, 100)) for name in names}
+    served = {name: draw(st.sets(st.sampled_from(slices))) for name in names}
+    return allocation, weights, served
+
+
+@given(tables())
+def test_both_margins_are_as_exact_as_integers_allow(table):
+    allocation, weights, served = table
+    shares = divide(allocation, weights, served)
+    assert set(shares) == set(weights)
+    ideal = dict.fromkeys(weights, 0.0)
+    for slice, num in allocation.items():
+        able = [name for name in weights if slice in served[name]]
+        assert sum(share.get(slice, 0) for share in shares.values()) == (num if able else 0)
+        for name in able:
+            exact = num * weights[name] / sum(weights[each] for each in able)
+            ideal[name] += exact
+            assert abs(shares[name].get(slice, 0) - exact) < 1 + 1e-6
+    for name, share in shares.items():
+        assert set(share) <= served[name] & set(allocation)
+        assert abs(sum(share.values()) - ideal[name]) < 1 + 1e-6
+
+
+def test_a_strategy_of_small_weight_has_its_share_of_a_small_round():
+    slices = {f"slice-{n}": 1 for n in range(8)}
+    shares = divide(slices, {"grounded": 3, "seeded": 1}, dict.fromkeys(("grounded", "seeded"), slices))
+    assert {name: sum(share.values()) for name, share in shares.items()} == {"grounded": 6, "seeded": 2}
+
+
+def test_a_slice_gives_its_whole_share_to_those_who_can_serve_it():
+    served = {"grounded": {"law"}, "seeded": {"law", "talk"}}
+    shares = divide({"law": 4, "talk": 4}, {"grounded": 1, "seeded": 1}, served)
+    assert shares == {"grounded": {"law": 2}, "seeded": {"law": 2, "talk": 4}}
+    assert divide({"none": 3}, {"grounded": 1}, {"grounded": set()}) == {"grounded": {}}

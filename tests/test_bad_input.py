@@ -46,19 +46,54 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("text", "words"),
     [
         ("loop: {round: 3}", ["p.yaml:1 loop.round", "unknown key", "did you mean 'rounds'"]),
+        ("loop: {samples_per_round: 1000001}", ["p.yaml:1 loop.samples_per_round", "1000000", "1000001"]),
         ("loop: {rounds: three}", ["p.yaml:1 loop.rounds", "integer", "'three'"]),
-        ("sources: {paths: [handbook.md]}", ["sources.paths[0]", "no file", "handbook.md"]),
-        ("seeds: prompts.jsonl", ["seeds", "no file", "prompts.jsonl"]),
+        ("sources: {paths: [handbook.md]}", ["p.yaml:1 sources.paths[0]", "no file", "handbook.md"]),
+        ("seeds: prompts.jsonl", ["p.yaml:1 seeds", "no file", "prompts.jsonl"]),
+        ("gold: {refiner: drafts.jsonl}", ["p.yaml:1 gold.refiner", "no file", "drafts.jsonl"]),
         ("seeds: null", ["strategies[1].name", "no seeds"]),
         ("strategies: [{name: evolved}]", ["strategies[0].name", "unknown generator 'evolved'", "grounded"]),
     ],
-    ids=["unknown_key", "wrong_type", "no_source_file", "no_seed_file", "no_seeds", "unknown_strategy"],
+    ids=[
+        "unknown_key",
+        "round_too_large",
+        "wrong_type",
+        "no_source_file",
+        "no_seed_file",
+        "no_draft_file",
+        "no_seeds",
+        "unknown_strategy",
+    ],
 )
 def test_a_recipe_that_is_wrong(
     folder: Path, text: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(profile(folder, text), capsys)
     assert [word for word in words if word not in line] == [], line
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("sources/rules.md", "sources.paths[0]"),
+        ("seeds.jsonl", "seeds"),
+        ("gold/dev.jsonl", "gold.dev"),
+        ("gold/test.jsonl", "gold.test"),
+        ("gold/refiner.jsonl", "gold.refiner"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "generate", "preview"])
+def test_a_missing_file_is_told_with_the_file_and_line_of_its_key(
+    folder: Path, command: str, file: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "profiles" / "p.yaml").write_text("loop: {rounds: 2}")  # lies above, but sets none of them
+    (folder / file).unlink()
+    line = refused([command, str(folder), "--profile", "p"], capsys)
+    text = (folder / "recipe.yaml").read_text().splitlines()
+    number = next(n for n, each in enumerate(text, 1) if (file if "gold" in file else key[:5]) in each)
+    number += key.startswith("sources")  # the paths stand below their heading
+    assert f"recipe.yaml:{number} {key}: there is no file" in line
+    assert "paths start at the recipe's folder" in line
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])

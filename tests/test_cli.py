@@ -155,6 +155,28 @@ def test_sql_prints_a_table_json_and_csv(
     assert "1,234,567" in capsys.readouterr().out
 
 
+def test_sql_as_json_keeps_columns_of_one_name_apart_and_is_json(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = """SELECT 1 AS id, 2 AS id, 3 AS id_1, 4 AS id, 'nan'::DOUBLE AS nan, '-inf'::FLOAT AS low,
+               [1.5, 'inf'::DOUBLE] AS list, {'a': 'nan'::DOUBLE} AS struct"""
+    assert cli.main(["sql", query, "-w", str(workspace), "--json"]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    (row,) = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert row == {"id": 1, "id_2": 2, "id_1": 3, "id_3": 4} | {
+        "nan": None,
+        "low": None,
+        "list": [1.5, None],
+        "struct": {"a": None},
+    }
+    assert list(row)[:4] == ["id", "id_2", "id_1", "id_3"]
+    assert cli.main(["sql", "--help"]) == 0
+    assert "id_1" in capsys.readouterr().out
+
+
 def test_sql_shows_what_models_wrote_without_obeying_it(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import EndpointError
-from factory.models.client import EndpointModel, split_reasoning
+from factory.models.chat import split_reasoning
+from factory.models.client import EndpointModel
 from factory.models.failure import parse_retry_after
 from factory.types import Completion, Message, Request, Sampling
 

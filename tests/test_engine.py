@@ -170,6 +170,39 @@ async def test_retries_are_made_and_counted_and_the_servers_wait_is_kept(store):
     assert engine.counts.num_attempts == 3 and engine.counts.num_answered == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "others", "waits"),
+    [  # seconds at the most, at half of which each may begin
+        ("server_error", 0, (0.2, 0.4, 0.8)),
+        ("server_error", 1, (0.04, 0.08, 0.16)),
+        ("server_error", 1000, (0.04, 0.08, 0.16)),
+        ("unreachable", 1000, (0.04, 0.08, 0.16)),
+        ("rate_limited", 1000, (0.04, 0.12, 0.36)),
+        ("rate_limited", 0, (0.2, 0.6, 1.8)),
+    ],
+)
+async def test_a_server_that_answers_others_is_asked_again_soon(store, kind, others, waits):
+    loop, asked = asyncio.get_running_loop(), []
+
+    def reply(request: Request, number: int) -> str | Exception:
+        if request.ordinal:
+            return "yes"
+        asked.append(loop.time())
+        return failing(kind) if len(asked) < 4 else "at last"
+
+    engine = engine_on(store)
+    engine.backoff_seconds = 0.2
+    ask = engine.ask("teacher", Script(reply, seconds=0.01), SPEC, "generate", 1)
+    call = asyncio.create_task(ask(HELLO))
+    ordinal = 0
+    while not call.done():
+        ordinal += 1
+        await (ask(HELLO, ordinal=ordinal) if ordinal <= others else asyncio.sleep(0.002))
+    assert (await call).text == "at last"
+    for later, earlier, most in zip(asked[1:], asked, waits, strict=False):
+        assert most / 2 <= later - earlier <= most + 0.1
+
+
 @pytest.mark.parametrize(("retryable", "attempts"), [(True, 6), (False, 1)])
 async def test_a_call_that_fails_for_good_is_a_row_and_may_be_asked_again(store, retryable, attempts):
     model = Script(lambda request, number: failing("server_error", retryable=retryable))

@@ -13,7 +13,7 @@ from synthetic_run import HOSTILE, RUN, fill
 
 import factory.export
 from factory.card import markdown
-from factory.errors import FactoryError, InputError, WorkspaceError
+from factory.errors import FactoryError, GuardTripped, InputError, WorkspaceError
 from factory.export import export
 from factory.store.store import Store
 
@@ -143,12 +143,28 @@ def test_failed_export_leaves_nothing(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="cannot be written"):
         export(store, tmp_path / "file" / "below")
-    store.append(
-        "datasets", [{"id": "dat_short", "run_id": "other", "round": 1, "num_samples": 3, "guards": {}}]
-    )
+    row = {"id": "dat_short", "run_id": "other", "round": 1, "num_samples": 3, "guards": {}}
+    event = {"run_id": "other", "round": 1, "stage": "freeze", "status": "done"}
+    store.append("datasets", [row])
+    store.append("stages", [{**event, "detail": {"dataset": "dat_short"}}])
     with pytest.raises(FactoryError, match="3 samples but 0 were found"):
         export(store, tmp_path / "out", dataset_id="dat_short")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_dataset_that_no_guard_has_passed_is_refused(store, tmp_path):
+    row = {"id": "dat_cut", "run_id": "cut", "round": 1, "num_samples": 3, "guards": {}}
+    event = {"run_id": "cut", "round": 1, "stage": "freeze", "detail": {}}
+    store.append("datasets", [row])
+    store.append("stages", [{**event, "status": "started"}])
+    with pytest.raises(GuardTripped, match="cut off"):
+        export(store, tmp_path / "out", dataset_id="dat_cut")
+    evidence = {"dataset": "dat_cut", "error": "GuardTripped: guard.min_samples: only 3 accepted samples"}
+    store.append("stages", [{**event, "status": "failed", "detail": evidence}])
+    with pytest.raises(GuardTripped, match=r"stopped this dataset: guard\.min_samples: only 3") as caught:
+        export(store, tmp_path / "out", dataset_id="dat_cut")
+    assert caught.value.exit_code == 1 and caught.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 @given(st.text())

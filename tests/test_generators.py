@@ -99,6 +99,15 @@ def test_a_plan_keeps_the_allocation_and_spreads_it_evenly(claims, benefits, rou
     assert abs(half["claims"] - claims / 2) <= 1.5
 
 
+def test_a_strategy_names_the_slices_that_it_has_material_for():
+    assert set(grounded().slices) == {source.slice for source in SOURCES}
+    assert set(seeded().slices) == {"claims", "benefits"}
+    more = (*SEEDS, Seed.create("talk", "Say hello.", "talk"))
+    domain = domain_of(seeds=more)
+    assert set(Seeded(SeededOptions(), domain).slices) == {"claims", "benefits", "talk"}
+    assert "talk" not in Grounded(GroundedOptions(), domain).slices
+
+
 def test_a_plan_is_lazy_repeats_itself_and_turns_with_the_round():
     huge = {"claims": 10**9}
     first, again, next_round = (list(islice(grounded().plan(huge, number), 3)) for number in (1, 1, 2))

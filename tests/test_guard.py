@@ -3,7 +3,7 @@
 import pytest
 
 from factory.errors import GuardTripped
-from factory.guard import check, distinct2, gzip_ratio, measure
+from factory.guard import check, distinct2, gzip_ratio, measure, warning
 from factory.recipe import GuardSpec
 
 VARIED = [f"question {i} about subject {i * 7 % 101} and case {i * 13 % 97}" for i in range(200)]
@@ -38,3 +38,11 @@ def test_the_gzip_ratio_alone_can_trip():
     now, first = {"distinct2": 0.5, "gzip": 5.0}, {"distinct2": 0.5, "gzip": 4.0}
     with pytest.raises(GuardTripped, match=r"1\.25"):
         check(GuardSpec(), 10, now, first)
+
+
+def test_half_of_the_fall_that_stops_is_told():
+    before, now = {"distinct2": 0.5}, {"distinct2": 0.47}
+    assert "6.0%" in warning(GuardSpec(), now, before, "round 1")
+    assert "round 1" in warning(GuardSpec(), now, before, "round 1")
+    assert warning(GuardSpec(), {"distinct2": 0.48}, before, "round 1") == ""
+    assert warning(GuardSpec(max_distinct2_drop=0.2), now, before, "round 1") == ""

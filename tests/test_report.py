@@ -13,6 +13,7 @@ from synthetic_run import NUM_ITEMS, RIGHT, RUN, fill
 
 from factory.accuracy import mcnemar, wilson
 from factory.errors import InputError
+from factory.grids import describe_spend, grid_results, grid_spend
 from factory.report import collect, final_table, render_html, render_terminal, shorten
 from factory.store.store import Store
 
@@ -46,11 +47,53 @@ def test_models_stand_in_order_with_their_accuracy(report):
         )
 
 
-def test_controls_count_the_teacher_calls_that_they_train_on(report):
-    calls = {model.label: model.num_teacher_calls for model in report.models}
-    assert calls == {"base": 0, "raw": 17, "checks": 17, "round 1": 17, "round 2": 34}
+def test_teacher_calls_that_samples_rest_on_are_told_from_those_paid_for(report):
+    calls = {model.label: (model.num_teacher_calls, model.num_teacher_calls_paid) for model in report.models}
+    assert calls == {
+        "base": (0, 0),
+        "raw": (16, 0),
+        "checks": (16, 0),
+        "round 1": (16, 16),
+        "round 2": (32, 32),
+    }
     samples = {model.label: model.num_samples for model in report.models}
     assert samples == {"base": 0, "raw": 16, "checks": 16, "round 1": 12, "round 2": 24}
+
+
+def test_a_run_that_found_its_answers_stored_rests_on_them_too(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store)
+        row = {"id": "run_later", "recipe": "r", "digest": "d", "config": {}, "version": "0.1.0"}
+        store.append("runs", [row])
+        store.execute_insert(
+            "INSERT INTO round_samples SELECT 'run_later', round, position, sample_id FROM round_samples "
+            "WHERE run_id = ? AND (round = 1 OR position < 4)",
+            (RUN,),
+        )
+        for number in (0, 1, 2):
+            evaluation = {
+                "id": f"evl_later_{number}",
+                "run_id": "run_later",
+                "round": number,
+                "model_id": "m",
+            }
+            numbers = {
+                "split": "test",
+                "metric": "facts",
+                "num_items": 1,
+                "mean": 1.0,
+                "low": 0.0,
+                "high": 1.0,
+            }
+            store.append("evaluations", [evaluation | numbers])
+        report = collect(store, "run_later")
+    assert [(model.num_teacher_calls, model.num_teacher_calls_paid) for model in report.models] == [
+        (0, 0),
+        (16, 0),
+        (20, 0),
+    ]
+    columns = grid_results(report).columns
+    assert "Teacher calls behind its samples" in columns and "Paid by this run" in columns
 
 
 def test_last_round_is_compared_with_each_other_model(report):
@@ -112,6 +155,24 @@ def test_spend_counts_failures_and_answers_of_another_run(report):
     assert teacher.seconds == pytest.approx(3.4)
     assert found["raw", "generate", "teacher"].num_found == 16
     assert found["raw", "generate", "teacher"].num_calls == 0
+
+
+def test_every_paid_call_is_used_unused_or_failed(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store)
+        assert "nothing rests on" not in describe_spend(collect(store).spend)
+        (row,) = store.select("SELECT * FROM calls WHERE id = 'call_2-0'")
+        row |= {"id": "call_lost", "request": {}}
+        store.append("calls", [row])
+        (kept,) = store.select("SELECT * FROM decisions WHERE step = 2 AND action = 'keep' LIMIT 1")
+        read = row | {"id": "call_read", "stage": "refine", "role": "refiner"}
+        store.append("calls", [read, read | {"id": "call_lost_too"}])
+        store.append("decisions", [kept | {"step": 9, "final": False, "evidence": {"call": "call_read"}}])
+        report = collect(store)
+    unused = {(each.stage, each.role): each.num_unused for each in report.spend if each.num_unused}
+    assert unused == {("generate", "teacher"): 1, ("refine", "refiner"): 1}
+    assert "2 answers that nothing rests on" in describe_spend(report.spend)
+    assert "Unused" in grid_spend(report).columns
 
 
 def test_stage_seconds_and_gate(report):

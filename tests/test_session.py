@@ -4,8 +4,10 @@ import asyncio
 import dataclasses
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
+import example_store
 import pytest
 import yaml
 
@@ -14,7 +16,7 @@ from factory.bench import Bench
 from factory.cli import main
 from factory.commands.look import print_report
 from factory.domain import Domain
-from factory.errors import InputError, RecipeError
+from factory.errors import FactoryError, InputError, RecipeError
 from factory.evaluations import record_evaluation, slice_states
 from factory.findings import find_run
 from factory.freeze import freeze
@@ -24,7 +26,7 @@ from factory.models.pool import ModelPool
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
 from factory.store.queries import Reader, read
-from factory.types import Adapter, Evaluation, ItemResult
+from factory.types import Adapter, Evaluation, ItemResult, Message, Sample, Task
 
 QUIET = Progress(bars=False)
 TRAINED = {
@@ -299,3 +301,62 @@ def test_an_empty_dataset_is_not_exported(folder, tmp_path, capsys):
     assert main(["export", str(tmp_path / "out"), "-w", str(tmp_path / "w")]) == 2
     assert "empty" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+async def test_a_slice_s_tokens_are_those_of_generation_and_refinement(folder, tmp_path):
+    async with open_bench(open_domain(folder, None), tmp_path / "w", QUIET) as opened:
+        made = example_store.fill(opened.store)
+        bench = replace(opened, run_id="run_a")
+        place = {"run_id": "run_a", "round": 1}
+        samples = [made.good.id, made.bad.id]
+        bench.store.append(
+            "round_samples", [place | {"position": n, "sample_id": each} for n, each in enumerate(samples)]
+        )
+        kept = {"step": 3, "refiner": "edit", "action": "keep", "reason": "ok", "final": False}
+        evidence = {"sample_id": made.bad.id, "evidence": {"call": "call_5"}}
+        bench.store.append("decisions", [place | kept | evidence])
+        refine = {"stage": "refine", "role": "refiner", "model_id": "mdl_refiner"}
+        more = {"prompt_tokens": 100, "completion_tokens": 50}
+        bench.store.append("calls", [example_store.call("call_5", **refine, **more)])
+        items = (ItemResult("i", "notice", "c", "q", "e", "a", 0.0, "call_e"),)
+        record_evaluation(bench, 1, Evaluation("m", "dev", "facts", 0.0, 0.0, 1.0, items), None, None)
+        states = slice_states(bench, 2)
+    generated, edited, read = 2 * 15, 15, 150  # two answers, one rewrite, one that the refiner let stand
+    assert states["notice"].tokens == generated + edited + read
+
+
+async def test_every_slice_gets_its_share_from_whoever_can_serve_it(folder, tmp_path):
+    lines = (folder / "seeds.jsonl").read_text().splitlines()[:3]  # fees has sources alone
+    seed = {"id": "talk", "prompt": "Say hello to a reader.", "slice": "talk"}  # talk has seeds alone
+    (folder / "seeds.jsonl").write_text("\n".join([*lines, json.dumps(seed)]))
+    domain = open_domain(folder, None)
+    loop_spec = domain.recipe.loop.model_copy(update={"samples_per_round": 10})
+    domain = replace(domain, recipe=domain.recipe.model_copy(update={"loop": loop_spec}))
+    async with open_bench(domain, tmp_path / "w", QUIET) as bench:
+        bench.record_run()
+        await loop.generate(bench, 1)
+        rows = bench.store.select(
+            """SELECT s.slice, s.strategy, count(*) AS n FROM round_samples r
+               JOIN samples s ON s.id = r.sample_id GROUP BY ALL ORDER BY ALL"""
+        )
+    assert sum(row["n"] for row in rows) == 10
+    found = {(row["slice"], row["strategy"]): row["n"] for row in rows}
+    assert found["fees", "grounded"] + found["talk", "seeded"] == 6
+    assert ("fees", "seeded") not in found and ("talk", "grounded") not in found
+
+
+def test_a_preview_has_samples_of_every_strategy(folder):
+    found = session.preview(folder, None, 4, QUIET)["samples"]
+    assert sorted(sample["strategy"] for sample in found) == ["grounded"] * 3 + ["seeded"]
+
+
+async def test_a_task_with_more_samples_than_have_places_is_told(folder, tmp_path):
+    async with open_bench(open_domain(folder, None), tmp_path / "w", QUIET) as bench:
+        task = Task("grounded", 1, 1_000_000, "fees")
+        samples = [
+            Sample.create([Message("user", f"{n}?"), Message("assistant", "x")], [], "grounded", {})
+            for n in range(1001)
+        ]
+        loop.store_samples(bench, 1, 0, task, samples[:1000])
+        with pytest.raises(FactoryError, match="1,001 samples of one task"):
+            loop.store_samples(bench, 1, 0, task, samples)

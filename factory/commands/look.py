@@ -84,13 +84,17 @@ def sql(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Ask the database one SELECT. Its tables are explained in docs/schema.md."""
-    from factory.screen import print_csv, print_json, print_note, print_table
+    """Ask the database one SELECT. Its tables are explained in docs/schema.md.
+
+    In JSON, columns of one name are told apart: id, id_1, id_2; NaN and infinities are null.
+    """
+    from factory.screen import distinct_names, print_csv, print_json, print_note, print_table
     from factory.store import queries
 
     found = queries.read(workspace, _query_text(query), param or [])
     if json or format is Format.json:
-        print_json([dict(zip(found.columns, row, strict=True)) for row in found.rows])
+        names = distinct_names(found.columns)
+        print_json([dict(zip(names, row, strict=True)) for row in found.rows])
     elif format is Format.csv:
         print_csv(found.columns, found.rows)
     else:

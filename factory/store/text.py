@@ -34,9 +34,9 @@ def to_json(value: Any) -> str:
 
     Raises TypeError for what JSON cannot say.
     """
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    text = _STORED.encode(value)
     if "\\u0000" in text or (not text.isascii() and _UNSTORABLE.search(text)):
-        text = json.dumps(_escape_within(json.loads(text)), ensure_ascii=False)
+        text = _STORED.encode(_escape_within(json.loads(text)))
     return text
 
 
@@ -54,6 +54,9 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__fspath__") or hasattr(value, "isoformat"):
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
+
+
+_STORED = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
 def _escape_within(value: Any) -> Any:

@@ -1,0 +1,51 @@
+"""Other tools at the benchmark's work, each in an environment of its own, made when it is first wanted.
+
+Their scripts lie beside this file, one a tool: `python -m benchmarks.peers.NAME URL REQUESTS IN_FLIGHT
+FOLDER` saves one structured answer for each row and prints what `benchmarks.measure` prints. They import of
+ours what needs the standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A tool: distribution and version, the script that drives it, and what the endpoint answers it with."""
+
+    name: str
+    version: str
+    module: str
+    extra: str = ""
+    shape: str = "answer"
+
+
+PEERS = (
+    Peer("bespokelabs-curator", "0.1.31", "curator"),
+    Peer("sdg-hub", "0.9.4", "sdg_hub_flow"),
+    Peer("data-designer", "0.9.6", "designer"),
+    Peer("distilabel", "1.5.3", "distilabel_pipeline", "[openai]"),
+    Peer("deepfabric", "4.13", "deepfabric_dataset", shape="conversation"),
+)
+
+
+def environment(peer: Peer) -> Path:
+    """The Python of the peer's environment under the user's cache folder; installs it the first time."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dataset-factory" / "peers"
+    folder = cache / f"{peer.name}-{peer.version}"
+    python = folder / "bin" / "python"
+    done = folder / "installed"
+    if not done.exists():
+        print(f"installing {peer.name} {peer.version} into {folder}", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        wanted = f"{peer.name}{peer.extra}=={peer.version}"
+        # Without our own path, whose pins are no business of theirs.
+        environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", wanted], check=True, env=environ)
+        done.touch()
+    return python

@@ -1,0 +1,99 @@
+"""The chat completions format, both ways: a request to bytes, an answer's bytes to a completion.
+
+Pure functions of what is asked and what came: no connection, no client, no error kinds. What does not
+change between requests, the schema above all, becomes text once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from factory.types import Completion, Json, Request
+
+TOKEN_COUNTS: Final = ("prompt_tokens", "completion_tokens")
+THINK: Final = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
+MAX_SCHEMAS: Final = 64  # kept as text; a strategy has a few
+
+
+class ChatRequests:
+    """Requests for one model as bytes; `structured`: whether they carry the JSON schema of the answer.
+
+    A schema counts as the same one while it is the same object: who asks with it does not change it.
+    """
+
+    def __init__(self, model_name: str, structured: bool = True) -> None:
+        self._model = _text(model_name)
+        self._structured = structured
+        self._formats: dict[int, tuple[Json, str]] = {}
+
+    def encode(self, request: Request) -> bytes:
+        """The body of a POST to /chat/completions; lone surrogates, which UTF-8 cannot hold, as '?'."""
+        sampling = request.sampling
+        turns = [{"role": turn.role, "content": turn.content} for turn in request.messages]
+        body = (
+            f'{{"model":{self._model},"messages":{_text(turns)},"temperature":{float(sampling.temperature)!r},'
+            f'"top_p":{float(sampling.top_p)!r},"max_tokens":{int(sampling.max_tokens)}'
+        )
+        if sampling.seed is not None:
+            body += f',"seed":{int(sampling.seed)}'
+        if request.schema is not None and self._structured:
+            body += self._format(request.schema)
+        return (body + "}").encode("utf-8", "replace")
+
+    def _format(self, schema: Json) -> str:
+        known = self._formats.get(id(schema))
+        if known is not None and known[0] is schema:
+            return known[1]
+        shape = {"name": "answer", "schema": schema, "strict": True}
+        text = f',"response_format":{_text({"type": "json_schema", "json_schema": shape})}'
+        if len(self._formats) >= MAX_SCHEMAS:  # schemas made for each request: none of them is worth keeping
+            self._formats.clear()
+        self._formats[id(schema)] = (schema, text)  # with the schema itself, so that its id stays its own
+        return text
+
+
+def read_completion(content: bytes, latency_ms: float = 0.0) -> Completion:
+    """The first choice of an answer's body; raises ValueError where it is no chat completion."""
+    try:
+        body = json.loads(content)
+        choice = body["choices"][0]
+        message = choice["message"]
+        usage: Mapping[str, Any] = body.get("usage") or {}
+        text = message.get("content") or ""
+        reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+        finish_reason = str(choice.get("finish_reason") or "stop")
+        num_prompt, num_completion = [int(usage.get(name) or 0) for name in TOKEN_COUNTS]
+        if not isinstance(text, str) or not isinstance(reasoning, str):
+            raise TypeError("content is not a string")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
+        start = content[:120].decode("utf-8", "replace")
+        raise ValueError(f"the answer is not a chat completion: {start!r}") from error
+    text, reasoning = split_reasoning(text, reasoning)
+    return Completion(text, finish_reason, reasoning, num_prompt, num_completion, latency_ms)
+
+
+def split_reasoning(text: str, reasoning: str = "") -> tuple[str, str]:
+    """(answer, reasoning), where a leading <think>...</think> block of `text` counts as reasoning."""
+    found = THINK.match(text)
+    if found is None:
+        return text, reasoning
+    return text[found.end() :], "\n".join(part for part in (reasoning, found[1].strip()) if part)
+
+
+def server_message(content: bytes) -> str:
+    """What the server says is wrong, from the usual places of an error body; else the body as it is."""
+    text = content.decode("utf-8", "replace")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    inner = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(inner, dict):
+        inner = inner.get("message") or inner.get("detail") or json.dumps(inner)
+    return inner if isinstance(inner, str) and inner else text
+
+
+_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
