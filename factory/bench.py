@@ -19,8 +19,8 @@ from factory.domain import Domain
 from factory.errors import RecipeError
 from factory.ports import Ask, Evaluator, Generator, Refiner, Trainer
 from factory.progress import STOPPED
-from factory.registry import create
-from factory.types import Json
+from factory.registry import create, create_with_inner
+from factory.types import Json, Seed, Source
 
 if TYPE_CHECKING:
     from factory.engine import Engine
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from factory.progress import Progress
     from factory.recipe import Recipe, Role
     from factory.store.store import Store
+
+
+def material_of_strategies(domain: Domain) -> list[Seed | Source]:
+    """What strategies bring beside the domain's seeds and sources, such as personas and topics."""
+    found: list[Seed | Source] = []
+    for index, spec in enumerate(domain.recipe.strategies):
+        for strategy in create_with_inner("generators", spec, domain, f"strategies[{index}]"):
+            found += getattr(strategy, "material", ())
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,11 @@ class Bench:
         }
         self._tell_if_changed(run["config"])
         self.store.append("runs", [run])
-        self.store.append("sources", [source_row(source) for source in self.domain.sources])
-        self.store.append("seeds", [seed_row(seed) for seed in self.domain.seeds])
+        brought = material_of_strategies(self.domain)
+        sources = (*self.domain.sources, *(item for item in brought if isinstance(item, Source)))
+        seeds = (*self.domain.seeds, *(item for item in brought if isinstance(item, Seed)))
+        self.store.append("sources", [source_row(source) for source in sources])
+        self.store.append("seeds", [seed_row(seed) for seed in seeds])
 
     def _tell_if_changed(self, config: Json) -> None:
         """Says which keys make this a new run, where the workspace already has one of this recipe."""

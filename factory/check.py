@@ -7,7 +7,7 @@ hub can tell is reported as not checked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -17,22 +17,23 @@ from factory.consistency import steps
 from factory.domain import Domain
 from factory.load import load
 from factory.models.folders import check_adapter_folder, check_model_folder
+from factory.ports import TaskCost
 from factory.recipe import EndpointServer, Recipe, Role, ScriptedServer
-from factory.registry import create, find
+from factory.registry import create, create_with_inner, find
 from factory.types import CheckedDraft, GoldItem, Seed, Source
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side: English has about four
 PROMPT_OVERHEAD_TOKENS = 200  # instructions, chat template, examples
-CALLS_PER_SAMPLE = {"seeded": 2}  # a question, then its answer; others ask once
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Calls of one stage to one role."""
+    """Calls of one stage to one role, and how many of the teacher's answers stand in their prompts."""
 
     stage: str
     role: Role
     num_calls: int
+    num_quoted: int = 0
 
 
 def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
@@ -62,13 +63,14 @@ def plan_calls(domain: Domain) -> list[dict[str, Any]]:
     """Calls, tokens and dollars of each stage at most, and their sum as the last row."""
     rows = []
     longest = max((len(source.text) for source in domain.sources), default=0)
+    prompt = longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
+    quoted = domain.recipe.models["teacher"].sampling.max_tokens
     for work in _work(domain):
         model = domain.recipe.models[work.role]
-        prompt = longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
-        prompt += (
-            model.sampling.max_tokens if work.stage == "refine" else 0
-        )  # the draft is part of the prompt
-        tokens = (work.num_calls * prompt, work.num_calls * model.sampling.max_tokens)
+        tokens = (
+            work.num_calls * prompt + work.num_quoted * quoted,
+            work.num_calls * model.sampling.max_tokens,
+        )
         dollars = (tokens[0] * model.price.prompt + tokens[1] * model.price.completion) / 1e6
         rows.append({"stage": work.stage, "calls": work.num_calls, "tokens": sum(tokens), "dollars": dollars})
     total: dict[str, Any] = {"stage": "all"}
@@ -79,12 +81,18 @@ def plan_calls(domain: Domain) -> list[dict[str, Any]]:
 
 def _work(domain: Domain) -> list[_Work]:
     recipe = domain.recipe
-    num_samples = recipe.loop.rounds * recipe.loop.samples_per_round
-    calls_per_round = ceil(recipe.loop.samples_per_round * _calls_per_sample(domain))
-    work = [_Work("generate", "teacher", recipe.loop.rounds * calls_per_round)]
-    num_asking = sum(find("refiners", spec.name).uses_model for spec in recipe.refiners)
+    num_tasks, costs = recipe.loop.samples_per_round, _costs(domain)
+    num_calls = _shared(domain) + recipe.loop.rounds * ceil(
+        num_tasks * _most(costs, lambda cost: cost.num_calls)
+    )
+    # A prompt may hold all that was answered before in its task.
+    num_before = _most(costs, lambda cost: cost.num_calls * (cost.num_calls - 1) // 2)
+    work = [_Work("generate", "teacher", num_calls, recipe.loop.rounds * ceil(num_tasks * num_before))]
+    num_asking = recipe.loop.rounds * sum(find("refiners", spec.name).uses_model for spec in recipe.refiners)
     if num_asking:
-        work.append(_Work("refine", "refiner", num_samples * num_asking))
+        num_answers = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers))
+        num_quoted = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls))
+        work.append(_Work("refine", "refiner", num_asking * num_answers, num_asking * num_quoted))
     if "student" in recipe.training:
         num_students = 1 + recipe.loop.rounds + len(recipe.loop.controls)
         num_items = len(domain.dev) + len(domain.test)
@@ -92,15 +100,25 @@ def _work(domain: Domain) -> list[_Work]:
     return work
 
 
-def _calls_per_sample(domain: Domain) -> float:
-    """Teacher calls for a sample, in the slice that takes most: not every strategy serves every slice."""
-    strategies = [(spec, set(create("generators", spec, domain).slices)) for spec in domain.recipe.strategies]
-    means = [0.0]
-    for slice in set().union(*(served for _, served in strategies)):
-        able = [spec for spec, served in strategies if slice in served]
-        calls = sum(spec.weight * CALLS_PER_SAMPLE.get(spec.name, 1) for spec in able)
-        means.append(calls / sum(spec.weight for spec in able))
-    return max(means)
+def _shared(domain: Domain) -> int:
+    """Calls that tasks share, such as those that grow topics: made once in all rounds."""
+    specs = domain.recipe.strategies
+    made = [each for spec in specs for each in create_with_inner("generators", spec, domain)]
+    return sum(getattr(strategy, "num_shared_calls", 0) for strategy in made)
+
+
+def _costs(domain: Domain) -> list[list[tuple[float, TaskCost]]]:
+    """For each slice the weight and the cost of every strategy that serves it."""
+    made = [(spec.weight, create("generators", spec, domain)) for spec in domain.recipe.strategies]
+    served = [(set(each.slices), weight, getattr(each, "cost", TaskCost())) for weight, each in made]
+    slices = set[str]().union(*(slices for slices, _, _ in served))
+    return [[(weight, cost) for names, weight, cost in served if slice in names] for slice in sorted(slices)]
+
+
+def _most(costs: Sequence[Sequence[tuple[float, TaskCost]]], count: Callable[[TaskCost], int]) -> float:
+    """A count for a task on average, in the slice that takes most of it."""
+    means = [sum(w * count(cost) for w, cost in slice) / sum(w for w, _ in slice) for slice in costs]
+    return max(means, default=0.0)
 
 
 def _slices(domain: Domain) -> list[dict[str, Any]]:

@@ -79,22 +79,42 @@ def _check_options(group: Group, loc: Loc, spec: StepSpec) -> None:
     except RecipeError as error:
         raise Inconsistency((*loc, "name"), error.what, error.hint) from error
     try:
-        options_of(group, spec)
+        options = options_of(group, spec)
     except RecipeError as error:
         raise Inconsistency((*loc, error.where) if error.where else loc, error.what, error.hint) from error
+    if isinstance(inner := getattr(options, "of", None), StepSpec):
+        _check_options(group, (*loc, "of"), inner)
 
 
 def _check_material(recipe: Recipe) -> None:
     names: set[str] = set()
     for index, strategy in enumerate(recipe.strategies):
-        loc = ("strategies", index, "name")
+        loc: Loc = ("strategies", index)
         if strategy.name in names:
-            raise Inconsistency(loc, f"'{strategy.name}' stands in the list twice", "keep one of them")
+            raise Inconsistency(
+                (*loc, "name"), f"'{strategy.name}' stands in the list twice", "keep one of them"
+            )
         names.add(strategy.name)
-        if strategy.name == "seeded" and recipe.seeds is None:
-            raise Inconsistency(loc, "'seeded' has no seeds", "set `seeds` to a JSONL file of prompts")
-        if strategy.name == "grounded" and not recipe.sources.paths:
-            raise Inconsistency(loc, "'grounded' has no sources", "set `sources.paths` to your documents")
+        _check_needs(recipe, loc, strategy)
+
+
+def _check_needs(recipe: Recipe, loc: Loc, strategy: StepSpec) -> None:
+    """Raises Inconsistency where a strategy, or the one that it wraps, lacks what it makes samples from."""
+    options = options_of("generators", strategy)
+    about = getattr(options, "about", None)
+    name = strategy.name
+    if (name in ("seeded", "evolved") or about == "seeds") and recipe.seeds is None:
+        raise Inconsistency(
+            (*loc, "name"), f"'{name}' has no seeds", "set `seeds` to a JSONL file of prompts"
+        )
+    if (name == "grounded" or about == "sources") and not recipe.sources.paths:
+        hint = "set `sources.paths` to your documents"
+        raise Inconsistency((*loc, "name"), f"'{name}' has no sources", hint)
+    if name == "persona" and recipe.seeds is None and not recipe.sources.paths:
+        hint = "set `sources.paths` to your documents, or `seeds` to a JSONL file of prompts"
+        raise Inconsistency((*loc, "name"), "'persona' has neither sources nor seeds", hint)
+    if isinstance(inner := getattr(options, "of", None), StepSpec):
+        _check_needs(recipe, (*loc, "of"), inner)
 
 
 def _check_refiners(recipe: Recipe) -> None:

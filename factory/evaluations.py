@@ -18,6 +18,8 @@ TOKENS = """
         WHERE r.run_id = $1 AND r.round = $2
         UNION SELECT d.sample_id, d.evidence ->> 'call' FROM decisions d
         WHERE d.run_id = $1 AND d.round = $2
+        UNION SELECT d.sample_id, unnest(d.evidence ->> '$.calls[*]') FROM decisions d
+        WHERE d.run_id = $1 AND d.round = $2
         UNION SELECT d.sample_id, e.parent FROM decisions d
         JOIN edges e ON e.child = d.rewrite_id AND e.relation = 'call'
         WHERE d.run_id = $1 AND d.round = $2

@@ -30,7 +30,7 @@ PAGE = """
     ), up(sample_id, ancestor) AS (
         SELECT id, id FROM page
         UNION SELECT up.sample_id, e.parent FROM up JOIN edges e ON e.child = up.ancestor
-        WHERE e.relation = 'rewrite_of'
+        WHERE e.relation IN ('rewrite_of', 'derived_from')
     ), origin AS (
         SELECT up.sample_id, string_agg(DISTINCT o.citation, '; ' ORDER BY o.citation) AS citation,
                string_agg(DISTINCT o.key, '; ' ORDER BY o.key) AS key

@@ -193,6 +193,7 @@ SPEND = """
         UNION SELECT d.run_id, e.parent FROM decisions d
         JOIN edges e ON e.child = d.rewrite_id AND e.relation = 'call'
         UNION SELECT run_id, evidence ->> 'call' FROM decisions
+        UNION SELECT run_id, unnest(evidence ->> '$.calls[*]') FROM decisions
         UNION SELECT v.run_id, i.call_id FROM evaluations v
         JOIN evaluation_items i ON i.evaluation_id = v.id
     ), found AS (

@@ -7,10 +7,12 @@ so rewriting changes no total. What it all cost and gave is not here.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from factory.accuracy import Selects
+from factory.conversation import shown_turn
 
 NUM_EXAMPLES = 2
 EXAMPLE_CHARS = 300
@@ -31,7 +33,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Example:
-    """A sample behind a number, cut to a few hundred characters; `became` is its rewritten answer."""
+    """A sample behind a number, cut to a few hundred characters; `became` is its rewritten answer.
+
+    Of a conversation that is one turn: the first that was rewritten, or the last.
+    """
 
     sample_id: str
     question: str
@@ -110,8 +115,7 @@ def read_reasons(store: Selects, run_id: str) -> tuple[Reason, ...]:
     """Why samples were dropped or rewritten, by step, with a few examples each."""
     rows = store.select(
         """
-        SELECT d.step, d.refiner, d.action, d.reason, d.sample_id, left(s.question, ?) AS question,
-               left(s.answer, ?) AS answer, coalesce(left(r.answer, ?), '') AS became,
+        SELECT d.step, d.refiner, d.action, d.reason, d.sample_id, s.messages, r.messages AS rewritten,
                count(*) OVER same AS num_samples
         FROM decisions d JOIN samples s ON s.id = d.sample_id LEFT JOIN samples r ON r.id = d.rewrite_id
         WHERE d.run_id = ? AND d.action <> 'keep'
@@ -119,12 +123,13 @@ def read_reasons(store: Selects, run_id: str) -> tuple[Reason, ...]:
         QUALIFY row_number() OVER (same ORDER BY d.sample_id) <= ?
         ORDER BY d.step, d.refiner, d.action, num_samples DESC, d.reason, d.sample_id
         """,
-        (EXAMPLE_CHARS, EXAMPLE_CHARS, EXAMPLE_CHARS, run_id, NUM_EXAMPLES),
+        (run_id, NUM_EXAMPLES),
     )
     examples: dict[tuple[Any, ...], list[Example]] = {}
     for row in rows:
         key = (row["step"], row["refiner"], row["action"], row["reason"], row["num_samples"])
-        example = Example(row["sample_id"], row["question"], row["answer"], row["became"])
+        turn = shown_turn(json.loads(row["messages"]), json.loads(row["rewritten"] or "[]"))
+        example = Example(row["sample_id"], *(text[:EXAMPLE_CHARS] for text in turn))
         examples.setdefault(key, []).append(example)
     return tuple(
         Reason(step, refiner, action, reason, num_samples, tuple(found))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel
 
@@ -63,11 +63,22 @@ class Model(Protocol):
     async def close(self) -> None: ...
 
 
+class TaskCost(NamedTuple):
+    """What one task of a generator comes to at most: calls, samples, and assistant turns in these."""
+
+    num_calls: int = 1
+    num_samples: int = 1
+    num_answers: int = 1
+
+
 class Generator(Protocol):
     """Makes samples. `plan` says what, `make` says how, as a coroutine over one task.
 
     `slices` are those that it has material for; it is asked for samples of no other. `make` is
-    deterministic but for `ask`, so running it again is resuming it.
+    deterministic but for `ask`, so running it again is resuming it. One whose task takes more than a
+    call may say so in an attribute `cost: TaskCost`, calls that tasks share in `num_shared_calls: int`.
+    One that brings seeds or sources beside the domain's (personas, topics, rows) names them in `material`:
+    they are stored, so that lineage ends at them, and a change of them makes another run.
     """
 
     Options: ClassVar[type[BaseModel]]

@@ -7,6 +7,7 @@ the four groups. Nothing is imported until a recipe names it.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
@@ -55,3 +56,11 @@ def options_of(group: Group, spec: StepSpec, where: str = "") -> BaseModel:
 def create(group: Group, spec: StepSpec, domain: Domain, where: str = "") -> Any:
     """An instance for one step of a recipe."""
     return find(group, spec.name, where)(options_of(group, spec, where), domain)
+
+
+def create_with_inner(group: Group, spec: StepSpec, domain: Domain, where: str = "") -> Iterator[Any]:
+    """Instances for one step and for those that it wraps under `of`, the outermost first."""
+    yield create(group, spec, domain, where)
+    inner = getattr(options_of(group, spec, where), "of", None)
+    if isinstance(inner, StepSpec):
+        yield from create_with_inner(group, inner, domain, f"{where}.of")

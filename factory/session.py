@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.bench import Bench
+from factory.bench import Bench, material_of_strategies
 from factory.errors import InputError, RecipeError
 from factory.load import load
 from factory.progress import Progress
@@ -40,7 +41,8 @@ def name_run(domain: Domain, pool: ModelPool) -> str:
     for role in domain.recipe.models:
         with contextlib.suppress(RecipeError):
             models[role] = pool.model_id(role)
-    return "run_" + digest([domain.run_digest(), models], 12)
+    brought = [astuple(item) for item in material_of_strategies(domain)]
+    return "run_" + digest([domain.run_digest(), models, *([brought] if brought else [])], 12)
 
 
 @contextlib.asynccontextmanager
@@ -140,6 +142,7 @@ def train_refiner(
 
 def preview(recipe_path: Path, profile: str | None, count: int, progress: Progress) -> dict[str, Any]:
     """`factory preview`: a few samples through generator and refiners, in a folder that is deleted."""
+    from factory.conversation import shown_turn
     from factory.loop import generate, refine
 
     domain = open_domain(recipe_path, profile)
@@ -154,11 +157,15 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
             await refine(bench, 1)
             samples = bench.store.select(
                 """SELECT s.question, s.answer, s.slice, s.strategy, d.action, d.refiner, d.reason,
-                          w.answer AS rewritten
+                          s.messages, w.messages AS rewritten
                    FROM round_samples r JOIN samples s ON s.id = r.sample_id
                    JOIN decisions d ON d.sample_id = s.id AND d.final
                    LEFT JOIN samples w ON w.id = d.rewrite_id ORDER BY r.position"""
             )
+            for sample in samples:
+                sample["messages"] = json.loads(sample["messages"])
+                turn = shown_turn(sample["messages"], json.loads(sample["rewritten"] or "[]"))
+                sample["rewritten"] = turn.became or None
             return {"samples": samples}
 
     try:

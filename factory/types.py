@@ -42,7 +42,7 @@ class Parent(NamedTuple):
     """One reason why a sample exists: an identity and its relation to the child."""
 
     id: str
-    relation: Literal["seed", "source", "call", "rewrite_of"]
+    relation: Literal["seed", "source", "call", "rewrite_of", "derived_from"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +125,8 @@ class Sample:
         origin = _canonical([(parent.id, parent.relation) for parent in parents])
         # The canonical JSON of [content, origin, operation], with the long part written once for both hashes.
         identity = f"[{content},{origin},{_canonical(operation)}]"
-        return cls(
-            "smp_" + _hash(identity)[:20],
-            tuple(messages),
-            tuple(parents),
-            operation,
-            dict(attributes),
-            _hash(content)[:20],
-        )
+        id, content_hash = "smp_" + _hash(identity)[:20], _hash(content)[:20]
+        return cls(id, tuple(messages), tuple(parents), operation, dict(attributes), content_hash)
 
     @property
     def question(self) -> str:
@@ -143,6 +137,10 @@ class Sample:
     def answer(self) -> str:
         """The last assistant message, or the empty string."""
         return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    def texts(self, role: Literal["system", "user", "assistant"]) -> tuple[str, ...]:
+        """The messages of a role, in order."""
+        return tuple(message.content for message in self.messages if message.role == role)
 
     @property
     def slice(self) -> str:
@@ -225,7 +223,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One thing for a generator to make; `ordinal` is unique within strategy and run."""
+    """One thing for a generator to make; `ordinal` is unique within strategy and run.
+
+    `attributes` are what the plan has drawn or chosen for it, as text.
+    """
 
     strategy: str
     round: int
@@ -233,6 +234,7 @@ class Task:
     slice: str
     source: Source | None = None
     seeds: tuple[Seed, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

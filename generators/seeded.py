@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from factory.domain import Domain
 from factory.errors import RecipeError
-from factory.ports import Ask
+from factory.ports import Ask, TaskCost
 from factory.prompts import render
 from factory.recipe import Strict
 from factory.types import Completion, Message, Parent, Sample, Seed, Source, Task, digest
@@ -36,6 +36,7 @@ class Seeded:
     """New prompts from seed prompts, then answers from the teacher's own knowledge."""
 
     Options: ClassVar[type[BaseModel]] = SeededOptions
+    cost: ClassVar[TaskCost] = TaskCost(num_calls=2)  # a question, then its answer
 
     def __init__(self, options: SeededOptions, domain: Domain) -> None:
         if not domain.seeds:

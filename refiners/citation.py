@@ -1,8 +1,9 @@
 """Drops an answer that does not cite the section it is about, in the form that the domain asks for.
 
 The domain's `citation_pattern` says what a citation looks like; its first group, where it has one,
-is what is compared with the section's own citation. Whether the section says what the answer says is
-not checked here. Without a pattern or a known section there is nothing to check.
+is what is compared with the section's own citation. A conversation must cite it in one of its answers, and
+nothing else in any. Whether the section says what the answer says is not checked here. Without a pattern
+or a known section there is nothing to check.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ class Citation:
         source = self._sources.of(sample)
         if self._pattern is None or source is None:
             return Decision(sample.id, "citation", "keep", "not_applicable")
-        cited = [match[min(match.re.groups, 1)] for match in self._pattern.finditer(sample.answer)]
+        answers = "\n\n".join(sample.texts("assistant"))
+        cited = [match[min(match.re.groups, 1)] for match in self._pattern.finditer(answers)]
         if not cited:
-            reason = "malformed_citation" if _resembles(sample.answer, source) else "missing_citation"
+            reason = "malformed_citation" if _resembles(answers, source) else "missing_citation"
         elif any(citation != source.citation for citation in cited):
             reason = "wrong_citation"
         else:

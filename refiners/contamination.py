@@ -3,12 +3,13 @@
 Measures over words: equality, a common run of 13 (Brown et al. 2020, arXiv 2005.14165, appendix C), runs
 of 8 that cover more than half of the shorter text, and where one text is shorter than 8 words the longest
 common run. Questions decide: short answers are facts that rightly recur, so answers are compared only
-from 13 words on. A paraphrase in other words is not found.
+from 13 words on. Every turn of a conversation is compared. A paraphrase in other words is not found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel
@@ -57,15 +58,19 @@ class Contamination:
         return [self._judge(sample) for sample in samples]
 
     def _judge(self, sample: Sample) -> Decision:
-        found = self._questions.find(sample.question)
-        if found is None and len(words(sample.answer)) >= LONG:
-            found = self._answers.find(sample.answer)
+        found = self._find(sample)
         if found is None:
             return Decision(sample.id, "contamination", "keep", "ok")
         index, hit = found
         split, key = self._items[index]
         evidence = {"item": key, "split": split, "measure": hit.measure, "value": round(hit.value, 4)}
         return Decision(sample.id, "contamination", "drop", "contaminated", evidence=evidence)
+
+    def _find(self, sample: Sample) -> tuple[int, Hit] | None:
+        """The first item that a question repeats, or else a long answer; and how."""
+        found = map(self._questions.find, sample.texts("user"))
+        long_answers = (text for text in sample.texts("assistant") if len(words(text)) >= LONG)
+        return next(filter(None, chain(found, map(self._answers.find, long_answers))), None)
 
 
 class Texts:

@@ -1,31 +1,29 @@
 """The fine-tuned refiner: sees the section, the question and the answer, and keeps, edits or drops.
 
-It answers with one JSON object (`factory.edits.EDIT_SCHEMA`). Operations are applied here or refused;
-what the model does not say clearly is not guessed. An edit makes a child sample that descends from the
-sample, the call and the section. How the refiner was trained is not known here.
+It replies with one JSON object (`factory.edits.EDIT_SCHEMA`), which `refiners.review` reads. In a
+conversation it is asked about every answer, each with what was said before it; one that must go takes all
+along. An edit makes a child sample that descends from the sample, the calls and the section. How the
+refiner was trained is not known here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from factory.domain import Domain
-from factory.edits import EDIT_SCHEMA, MAX_OPS, EditRefused, Op, apply
+from factory.edits import EDIT_SCHEMA
 from factory.errors import EndpointError
 from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask
 from factory.prompts import render
 from factory.recipe import Strict
 from factory.types import Completion, Decision, Json, Message, Parent, Sample, Score, Source
+from refiners.review import METRICS, Review, Turn, review, turns_of
 from refiners.source import KnownSources
-
-METRICS = ("grounded", "form")
-# The endpoint is well but will not take this request: one sample's failure, not the run's.
 
 
 class EditOptions(Strict):
@@ -34,23 +32,6 @@ class EditOptions(Strict):
     restate: bool = Field(
         False, description="It replaces the whole answer each time, by itself where right: for tiny models."
     )
-
-
-class _Scores(BaseModel):
-    grounded: float = Field(ge=0, le=1)
-    form: float = Field(ge=0, le=1)
-
-
-class _Answer(BaseModel):
-    """What the refiner said; keys beyond the verdict may be missing where nothing constrains it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    verdict: Literal["keep", "edit", "rewrite", "drop"]
-    reason: str = ""
-    ops: list[Op] = Field(default_factory=list, max_length=MAX_OPS)
-    rewrite: str | None = None
-    scores: _Scores | None = None
 
 
 class Edit:
@@ -74,11 +55,15 @@ class Edit:
         requests that the fault cannot be the samples'.
         """
         sources = [self._source(sample) for sample in samples]
+        turns = [turns_of(sample) for sample in samples]
         asked = [
-            self._ask(sample, source, ask) for sample, source in zip(samples, sources, strict=True) if source
+            self._ask(turn, source, ask)
+            for source, of_sample in zip(sources, turns, strict=True)
+            for turn in of_sample
+            if source
         ]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
         # Raised only after all have come, so that no answer under way is thrown away: each was paid for.
+        answers = await asyncio.gather(*asked, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not _is_request_fault(answer):
                 raise answer
@@ -86,81 +71,72 @@ class Edit:
         self._failures.finish()
         remaining = iter(answers)
         return [
-            decide(sample, source, next(remaining)) if source else _drop(sample, "no_source")
-            for sample, source in zip(samples, sources, strict=True)
+            decide(sample, source, [review(turn, next(remaining)) for turn in of_sample])
+            if source
+            else Decision(sample.id, "edit", "drop", "no_source")
+            for sample, source, of_sample in zip(samples, sources, turns, strict=True)
         ]
 
-    async def _ask(self, sample: Sample, source: Source, ask: Ask) -> Completion:
+    async def _ask(self, turn: Turn, source: Source, ask: Ask) -> Completion:
         style = self._domain.recipe.domain.answer_style
-        prompt = render(
-            "refiners", "edit", style=style, source=source, question=sample.question, answer=sample.answer
-        )
+        prompt = render("refiners", "edit", style=style, source=source, **turn._asdict())
         return await ask([Message("user", prompt)], schema=EDIT_SCHEMA)
 
     def _source(self, sample: Sample) -> Source | None:
-        """The sample's section, or the one nearest to its question: the answer may be about another."""
-        return self._sources.of(sample) or self._domain.nearest_source(sample.question, sample.slice or None)
+        """The sample's section, or the one nearest to its questions: the answers may be about another."""
+        questions = "\n".join(sample.texts("user"))
+        return self._sources.of(sample) or self._domain.nearest_source(questions, sample.slice or None)
 
 
 def _is_request_fault(error: BaseException) -> bool:
+    """The endpoint is well but will not take this request: one sample's failure, not the run's."""
     return isinstance(error, EndpointError) and error.kind in REQUEST_FAULTS
 
 
-def decide(sample: Sample, source: Source, answered: Completion | BaseException) -> Decision:
-    """What follows from the refiner's answer; an unreadable one drops the sample, an idle edit keeps it."""
-    evidence: dict[str, Json] = {"source": source.id}
-    if isinstance(answered, BaseException):
-        return _drop(sample, "refiner_failed", _scores(sample, None), {**evidence, "error": str(answered)})
-    evidence["call"] = answered.call_id
-    try:
-        answer = _Answer.model_validate_json(answered.text)
-    except ValidationError:
-        return _drop(sample, "refiner_unreadable", _scores(sample, None), evidence)
-    evidence["ops"] = [op._asdict() for op in answer.ops]
-    scores = _scores(sample, answer.scores)
-    try:
-        text = _corrected(answer, sample.answer)
-    except EditRefused as refused:
-        evidence["refused"] = {"op": refused.index, "reason": refused.reason}
-        return _drop(sample, "edit_refused", scores, evidence)
-    if text is None:
-        reason = slug(answer.reason) or "dropped" if answer.verdict == "drop" else "refiner_unreadable"
-        return _drop(sample, reason, scores, evidence)
-    if text == sample.answer:
-        return Decision(sample.id, "edit", "keep", _reason_to_keep(answer), None, scores, evidence)
-    parents = [Parent(answered.call_id, "call"), Parent(source.id, "source")]
-    child = sample.with_answer(text, parents, answer.verdict)
-    return Decision(
-        sample.id, "edit", "rewrite", slug(answer.reason) or answer.verdict, child, scores, evidence
+def decide(sample: Sample, source: Source, reviews: Sequence[Review]) -> Decision:
+    """What the reviews of all answers come to: the first drop, else every rewrite, else the first keep."""
+    scores, evidence = _scores(sample, reviews), _evidence(source, reviews)
+    dropped = [each for each in reviews if each.action == "drop"]
+    rewritten = [each for each in reviews if each.action == "rewrite"]
+    if dropped or not reviews:
+        reason = dropped[0].reason if dropped else "no_answer"
+        return Decision(sample.id, "edit", "drop", reason, None, scores, evidence)
+    if not rewritten:
+        return Decision(sample.id, "edit", "keep", reviews[0].reason, None, scores, evidence)
+    child = _child(sample, source, reviews)
+    return Decision(sample.id, "edit", "rewrite", rewritten[0].reason, child, scores, evidence)
+
+
+def _child(sample: Sample, source: Source, reviews: Sequence[Review]) -> Sample:
+    """The sample with every answer as it was reviewed."""
+    texts = iter(reviews)
+    messages = [
+        Message("assistant", next(texts).text) if message.role == "assistant" else message
+        for message in sample.messages
+    ]
+    calls = [Parent(str(each.evidence["call"]), "call") for each in reviews]
+    parents = [Parent(sample.id, "rewrite_of"), *dict.fromkeys(calls), Parent(source.id, "source")]
+    operations = {each.operation for each in reviews}
+    return Sample.create(
+        messages, parents, "rewrite" if "rewrite" in operations else "edit", sample.attributes
     )
 
 
-def _reason_to_keep(answer: _Answer) -> str:
-    """`confirmed`: text was replaced by itself. `edit_empty`: an edit was announced and none made."""
-    if answer.verdict == "keep":
-        return slug(answer.reason) or "ok"
-    return "confirmed" if any(op.old == op.new for op in answer.ops) else "edit_empty"
+def _evidence(source: Source, reviews: Sequence[Review]) -> dict[str, Json]:
+    """Section, call and operations; of a conversation the calls, and what came of each answer."""
+    if len(reviews) == 1:
+        return {"source": source.id, **reviews[0].evidence}
+    calls = [each.evidence["call"] for each in reviews if "call" in each.evidence]
+    turns = [{"action": each.action, "reason": each.reason, **each.evidence} for each in reviews]
+    return {"source": source.id, "calls": calls, "turns": turns}
 
 
-def _corrected(answer: _Answer, text: str) -> str | None:
-    """The text that the refiner wants instead of `text`; None where it wants none or says none."""
-    if answer.verdict == "edit":
-        return apply(answer.ops, text)
-    return text if answer.verdict == "keep" else answer.rewrite if answer.verdict == "rewrite" else None
-
-
-def _drop(
-    sample: Sample, reason: str, scores: tuple[Score, ...] = (), evidence: Mapping[str, Json] | None = None
-) -> Decision:
-    return Decision(sample.id, "edit", "drop", reason, None, scores, evidence or {})
-
-
-def slug(reason: str) -> str:
-    """A model's reason in snake_case, 40 characters at most."""
-    return re.sub(r"[^a-z0-9]+", "_", reason.casefold()).strip("_")[:40].strip("_")
-
-
-def _scores(sample: Sample, scores: _Scores | None) -> tuple[Score, ...]:
-    return tuple(
-        Score(sample.id, metric, getattr(scores, metric) if scores else None, "edit") for metric in METRICS
-    )
+def _scores(sample: Sample, reviews: Sequence[Review]) -> tuple[Score, ...]:
+    """Those of the worst answer; None where one should have been scored and was not."""
+    found = []
+    for metric in METRICS:
+        values = [each.scores[metric] for each in reviews]
+        known = [value for value in values if value is not None]
+        value = min(known) if known and len(known) == len(values) else None
+        found.append(Score(sample.id, metric, value, "edit"))
+    return tuple(found)

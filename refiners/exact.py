@@ -1,7 +1,7 @@
-"""Drops a sample whose question and answer were seen before, but for case, spacing and punctuation.
+"""Drops a sample whose messages were all seen before, but for case, spacing and punctuation.
 
 The index holds a hash of what it has let pass in all rounds, 16 bytes a sample and its id. A rewrite
-is not a duplicate of the sample that it replaces.
+is not a duplicate of the sample that it replaces; what was derived from a sample must differ from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
-from factory.types import Decision, Sample
+from factory.types import Decision, Parent, Sample
 from refiners.words import words
 
 
@@ -43,12 +43,12 @@ class Exact:
 
     def _judge(self, sample: Sample) -> Decision:
         first = self._seen.setdefault(fingerprint(sample), sample.id)
-        if first == sample.id or first in {parent.id for parent in sample.parents}:
+        if first == sample.id or Parent(first, "rewrite_of") in sample.parents:
             return Decision(sample.id, "exact", "keep", "ok")
         return Decision(sample.id, "exact", "drop", "exact_duplicate", evidence={"of": first})
 
 
 def fingerprint(sample: Sample) -> bytes:
-    """BLAKE2b of the words of question and answer; of the text itself where it has no words."""
-    parts = [" ".join(words(text)) or text for text in (sample.question, sample.answer)]
+    """BLAKE2b of role and words of every message; of the text itself where a message has no words."""
+    parts = [f"{turn.role} {' '.join(words(turn.content)) or turn.content}" for turn in sample.messages]
     return hashlib.blake2b("\n".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()

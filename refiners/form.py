@@ -1,7 +1,8 @@
 """Drops what cannot be a training example whatever it says: broken, empty, endless, or with debris.
 
-Debris is what belongs to a chat template or to a model's reasoning and not to an answer. Whether
-the content is true, new or well put is for the refiners after it.
+Debris is what belongs to a chat template or to a model's reasoning and not to an answer. Every message of a
+conversation is looked at, and questions and answers must alternate. Whether the content is true, new or
+well put is for the refiners after it.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from pydantic import BaseModel, Field
 from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
-from factory.types import Decision, Json, Sample
+from factory.types import Decision, Json, Message, Sample
 
 LEFTOVERS = re.compile(
     r"</?(?:think|thinking|reasoning|answer|tool_call|start_of_turn|end_of_turn)>"
     r"|<\|[^|<>\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?s>|^\s*(?:assistant|user)\s*:",
     re.IGNORECASE,
 )
+PARTS = {"user": "question", "assistant": "answer", "system": "system"}
 
 
 class FormOptions(Strict):
     """Lengths are in characters."""
 
-    max_question_chars: int = Field(2000, ge=1, description="Longest question that is kept.")
-    max_answer_chars: int = Field(4000, ge=1, description="Longest answer that is kept.")
+    max_question_chars: int = Field(2000, ge=1, description="Longest question that is kept, in any turn.")
+    max_answer_chars: int = Field(4000, ge=1, description="Longest answer that is kept, in any turn.")
 
 
 class Form:
@@ -38,7 +40,7 @@ class Form:
     uses_model: ClassVar[bool] = False
 
     def __init__(self, options: FormOptions, domain: Domain) -> None:
-        self.options = options
+        self._limits = {"user": options.max_question_chars, "assistant": options.max_answer_chars}
 
     def open(self, accepted: Iterable[Sample]) -> None:
         """Nothing is kept between samples."""
@@ -57,13 +59,25 @@ class Form:
         """The first fault as a slug with its evidence, or the empty string."""
         if malformed := sample.attributes.get("malformed"):
             return malformed, {}
-        parts = {"question": sample.question, "answer": sample.answer}
-        limits = {"question": self.options.max_question_chars, "answer": self.options.max_answer_chars}
-        for part, text in parts.items():
-            if not text.strip():
-                return f"empty_{part}", {}
-            if len(text) > limits[part]:
-                return f"{part}_too_long", {"chars": len(text), "limit": limits[part]}
-            if found := LEFTOVERS.search(text):
-                return "leftover_markup", {"part": part, "markup": found[0].strip()}
+        num_turns = len(sample.texts("user"))
+        turn = 0
+        for message in sample.messages:
+            turn += message.role == "user"
+            fault, evidence = self._fault_of(message)
+            if fault:
+                return fault, {**evidence, "turn": turn} if num_turns > 1 else evidence
+        roles = [message.role for message in sample.messages]
+        if not num_turns or roles[roles[0] == "system" :] != ["user", "assistant"] * num_turns:
+            return "turns_out_of_order", {"roles": roles}
+        return "", {}
+
+    def _fault_of(self, message: Message) -> tuple[str, dict[str, Json]]:
+        part, text = PARTS[message.role], message.content
+        limit = self._limits.get(message.role, len(text))
+        if not text.strip():
+            return f"empty_{part}", {}
+        if len(text) > limit:
+            return f"{part}_too_long", {"chars": len(text), "limit": limit}
+        if found := LEFTOVERS.search(text):
+            return "leftover_markup", {"part": part, "markup": found[0].strip()}
         return "", {}

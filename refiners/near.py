@@ -3,7 +3,9 @@
 MinHash and locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman, Ullman, Mining of Massive
 Datasets, section 3.4) find candidates, the exact Jaccard similarity of their word shingles decides.
 Two rules in one template differ in few words and are no duplicates: answers must agree by themselves,
-in all their numbers, and in the section they are about. Paraphrases in other words are not found.
+in all their numbers, and in the section they are about. Conversations are compared as wholes. Of samples
+that a strategy derived from one another the questions must agree by themselves too, since that they share
+an answer is their purpose. Paraphrases in other words are not found.
 """
 
 from __future__ import annotations
@@ -38,13 +40,15 @@ class NearOptions(Strict):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What is remembered of a sample; shingles as hashes, 8 bytes each."""
+    """What is remembered of a sample; shingles and the questions' words as hashes, 8 bytes each."""
 
     id: str
     shingles: array[int]
+    question: array[int]
     answer: frozenset[str]
     numbers: frozenset[str]
     source_key: str
+    family: str  # the sample that it and its relatives were derived from
 
 
 class Near:
@@ -57,6 +61,7 @@ class Near:
         self.options = options
         self._sources = KnownSources(domain)
         self._entries: list[_Entry] = []
+        self._families: dict[str, str] = {}  # of the samples that were derived, or rewritten from another
         bands = num_bands(options.threshold)
         self._index = RMinHashLSH(threshold=options.threshold, num_perm=NUM_PERMUTATIONS, num_bands=bands)
 
@@ -71,8 +76,8 @@ class Near:
 
     def _judge(self, sample: Sample) -> Decision:
         entry, signature = self._sketch(sample)
-        relatives = {sample.id, *(parent.id for parent in sample.parents)}
-        found = min(self._duplicates(entry, signature, relatives), default=None)
+        replaced = {parent.id for parent in sample.parents if parent.relation == "rewrite_of"}
+        found = min(self._duplicates(entry, signature, {sample.id, *replaced}), default=None)
         if found is None:
             self._insert(entry, signature)
             return Decision(sample.id, "near", "keep", "ok")
@@ -80,18 +85,21 @@ class Near:
         return Decision(sample.id, "near", "drop", "near_duplicate", evidence=evidence)
 
     def _duplicates(
-        self, entry: _Entry, signature: RMinHash, relatives: set[str]
+        self, entry: _Entry, signature: RMinHash, spared: set[str]
     ) -> Iterator[tuple[float, str]]:
         """Negated similarity and id of each earlier sample that `entry` repeats."""
         shingles = set(entry.shingles)
         for key in self._index.query(signature):
             other = self._entries[key]
-            if other.id in relatives or other.numbers != entry.numbers:
+            if other.id in spared or other.numbers != entry.numbers:
                 continue
             if other.source_key and entry.source_key and other.source_key != entry.source_key:
                 continue
             similarity = jaccard(shingles, set(other.shingles))
-            if min(similarity, jaccard(entry.answer, other.answer)) >= self.options.threshold:
+            agreement = min(similarity, jaccard(entry.answer, other.answer))
+            if other.family == entry.family:
+                agreement = min(agreement, jaccard(set(entry.question), set(other.question)))
+            if agreement >= self.options.threshold:
                 yield -similarity, other.id
 
     def _insert(self, entry: _Entry, signature: RMinHash) -> None:
@@ -99,17 +107,33 @@ class Near:
         self._entries.append(entry)
 
     def _sketch(self, sample: Sample) -> tuple[_Entry, RMinHash]:
-        answer = words(sample.answer)
-        shingles = _shingles([*words(sample.question), "\n", *answer], self.options.shingle_words)
+        turns = [(turn.role, words(turn.content)) for turn in sample.messages if turn.role != "system"]
+        tokens = [word for _, found in turns for word in ("\n", *found)][1:]
+        shingles = _shingles(tokens, self.options.shingle_words)
+        question = {word for role, found in turns if role == "user" for word in found}
+        hashed, asked = RMinHash.hash_token_sets([shingles, list(question)])
+        answers = "\n".join(sample.texts("assistant"))
         source = self._sources.of(sample)
         entry = _Entry(
             sample.id,
-            array("Q", RMinHash.hash_token_sets([shingles])[0]),
-            frozenset(answer),
-            frozenset(re.findall(r"\d+(?:[.,]\d+)*", sample.answer)),
+            array("Q", hashed),
+            array("Q", asked),
+            frozenset(word for role, found in turns if role == "assistant" for word in found),
+            frozenset(re.findall(r"\d+(?:[.,]\d+)*", answers)),
             source.key if source else "",
+            self._family(sample),
         )
         return entry, RMinHash.from_token_sets([shingles], num_perm=NUM_PERMUTATIONS, seed=SEED)[0]
+
+    def _family(self, sample: Sample) -> str:
+        """The sample that all with the same answer in purpose descend from; rewrites stay in the family."""
+        family = sample.attributes.get("original", "")
+        for parent in sample.parents:
+            if not family and parent.relation == "rewrite_of":
+                family = self._families.get(parent.id, parent.id)
+        if family:
+            self._families[sample.id] = family
+        return family or sample.id
 
 
 def num_bands(threshold: float) -> int:

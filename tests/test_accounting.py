@@ -34,7 +34,8 @@ MEMBERS = """(SELECT run_id, sample_id FROM round_samples
     UNION SELECT run_id, rewrite_id FROM decisions WHERE rewrite_id IS NOT NULL)"""
 UNUSED = """SELECT * FROM calls WHERE status = 'ok' AND id NOT IN (SELECT parent FROM edges
     UNION SELECT call_id FROM evaluation_items
-    UNION SELECT evidence ->> 'call' FROM decisions WHERE evidence ->> 'call' IS NOT NULL)"""
+    UNION SELECT evidence ->> 'call' FROM decisions WHERE evidence ->> 'call' IS NOT NULL
+    UNION SELECT unnest(evidence ->> '$.calls[*]') FROM decisions)"""
 WRONG = {
     "decided twice": "SELECT run_id, sample_id FROM decisions WHERE final GROUP BY ALL HAVING count(*) <> 1",
     "not decided": f"{MEMBERS} EXCEPT SELECT run_id, sample_id FROM decisions WHERE final",

@@ -52,7 +52,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("seeds: prompts.jsonl", ["p.yaml:1 seeds", "no file", "prompts.jsonl"]),
         ("gold: {refiner: drafts.jsonl}", ["p.yaml:1 gold.refiner", "no file", "drafts.jsonl"]),
         ("seeds: null", ["strategies[1].name", "no seeds"]),
-        ("strategies: [{name: evolved}]", ["strategies[0].name", "unknown generator 'evolved'", "grounded"]),
+        ("strategies: [{name: wished}]", ["strategies[0].name", "unknown generator 'wished'", "grounded"]),
     ],
     ids=[
         "unknown_key",

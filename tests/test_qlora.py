@@ -360,3 +360,60 @@ def test_a_line_that_is_no_chat_is_named(tmp_path, base):
         path.write_text(json.dumps({"messages": chat("a", "b")}) + f"\n{line}\n")
         with pytest.raises(TrainingError, match=r"data\.jsonl:2: not a line"):
             list(read_chats(path))
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.train
+def test_a_system_message_is_read_and_not_learned(tokenizer):
+    from training.tokens import spans, tokenize
+
+    turns = [SYSTEM, *chat("notice?", "30 days"), *chat("claim?", "1 year"), *chat("wage?", "$7500")]
+    (row,) = tokenize([turns], tokenizer, {tokenizer.eos_token_id}, 100)
+    learned = [tokenizer.decode(row.labels[start:end]) for start, end in spans(row.labels)]
+    assert learned == ["30 days<|end|>", "1 year<|end|>", "$7500<|end|>"]
+    assert tokenizer.decode(row.input_ids).startswith("<|system|>Be brief.<|end|><|user|>notice?")
+
+
+LAST_ONLY = MARKED_TEMPLATE.replace(
+    "{% if message['role'] == 'assistant' %}", "{% if message['role'] == 'assistant' and loop.last %}"
+)
+FORGETFUL = MARKED_TEMPLATE.replace(
+    "{% for message in messages %}",
+    "{% for message in messages %}{% if loop.index0 and message['role'] == 'user' %}<|again|>{% endif %}",
+).replace("{% if add_generation_prompt %}", "{% if messages | length == 1 %}<|first|>{% endif %}"
+          "{% if add_generation_prompt %}")  # fmt: skip
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + MARKED_TEMPLATE
+)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("template", "turns", "message"),
+    [
+        (LAST_ONLY, [*chat("notice?", "30 days"), *chat("claim?", "1 year")], "learns 1 of 2 answers"),
+        (FORGETFUL, [*chat("notice?", "30 days"), *chat("claim?", "1 year")], "differently"),
+        (NO_SYSTEM, [SYSTEM, *chat("notice?", "30 days")], "refuses this chat: System role not supported"),
+    ],
+)
+def test_a_template_that_does_not_take_conversations_is_refused(base, template, turns, message):
+    from transformers import AutoTokenizer
+
+    from training.tokens import tokenize
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = template
+    with pytest.raises(TrainingError, match=message):
+        tokenize([turns], tokenizer, {tokenizer.eos_token_id}, 100)
+
+
+@pytest.mark.train
+def test_an_empty_answer_within_a_conversation_is_refused(tokenizer):
+    from training.tokens import tokenize
+
+    turns = [*chat("notice?", ""), *chat("claim?", "1 year")]
+    with pytest.raises(TrainingError, match="empty answer"):
+        tokenize([turns], tokenizer, {tokenizer.eos_token_id}, 100)

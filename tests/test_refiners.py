@@ -16,10 +16,11 @@ from factory.registry import find, names
 from factory.types import CheckedDraft, Completion, Decision, GoldItem, Message, Parent, Sample, Source
 from refiners.citation import Citation
 from refiners.contamination import Contamination, overlap
-from refiners.edit import Edit, slug
+from refiners.edit import Edit
 from refiners.exact import Exact
 from refiners.form import Form
 from refiners.near import Near, num_bands
+from refiners.review import slug
 from refiners.words import jaccard, words
 
 NOTICE = Source.create(

@@ -17,7 +17,7 @@ messages = st.lists(
     st.builds(Message, st.sampled_from(["system", "user", "assistant"]), text), min_size=1, max_size=4
 )
 identities = st.text("abc", min_size=1, max_size=3)
-relations = st.sampled_from(["seed", "source", "call", "rewrite_of"])
+relations = st.sampled_from(["seed", "source", "call", "rewrite_of", "derived_from"])
 parents = st.lists(st.builds(Parent, identities, relations), max_size=3, unique=True)
 samples = st.builds(Sample.create, messages, parents, text, st.dictionaries(text, text, max_size=3))
 

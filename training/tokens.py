@@ -99,9 +99,10 @@ def _row(chat: Chat, number: int, tokenizer: Any, template: str, stop_ids: set[i
     where = f"sample {number} of the dataset"
     if not chat or chat[-1]["role"] != "assistant" or not chat[-1]["content"]:
         raise TrainingError("a chat must end with an answer", where=where)
-    marked = tokenizer.apply_chat_template(
-        list(chat), chat_template=template, return_dict=True, return_assistant_tokens_mask=True
-    )
+    answers = [at for at, turn in enumerate(chat) if turn["role"] == "assistant"]
+    if not all(chat[at]["content"] for at in answers):
+        raise TrainingError("a chat holds an empty answer, which would be learned", where=where)
+    marked = _apply(chat, tokenizer, where, chat_template=template, return_assistant_tokens_mask=True)
     ids = list(marked["input_ids"])
     labels = [id if counts else IGNORED for id, counts in zip(ids, marked["assistant_masks"], strict=True)]
     if not ends_every_turn(labels, stop_ids, tokenizer):
@@ -110,14 +111,32 @@ def _row(chat: Chat, number: int, tokenizer: Any, template: str, stop_ids: set[i
             where=where,
             hint="the chat template's {% generation %} block must hold the end-of-turn token",
         )
-    own = tokenizer.apply_chat_template(list(chat), return_dict=True)["input_ids"]
-    asked = tokenizer.apply_chat_template(list(chat[:-1]), add_generation_prompt=True, return_dict=True)[
-        "input_ids"
-    ]
-    if list(own) != ids or ids[: len(asked)] != list(asked):
+    num_learned = sum(1 for _ in spans(labels))
+    if num_learned != len(answers):
+        raise TrainingError(
+            f"the chat template learns {num_learned} of {len(answers)} answers",
+            where=where,
+            hint="its {% generation %} block must stand around every turn of the assistant",
+        )
+    # Each answer must be learned behind the very tokens after which the model will be asked for it.
+    asked = [_apply(chat[:at], tokenizer, where, add_generation_prompt=True)["input_ids"] for at in answers]
+    own = _apply(chat, tokenizer, where)["input_ids"]
+    if list(own) != ids or any(ids[: len(prompt)] != list(prompt) for prompt in asked):
         raise TrainingError(
             "the chat template writes this chat differently when it is learned and when it is asked",
             where=where,
             hint=f"compare the templates' output for the chat in {Path(tokenizer.name_or_path).name}",
         )
     return Row(ids, labels)
+
+
+def _apply(chat: Chat, tokenizer: Any, where: str, **options: Any) -> Any:
+    """The chat in tokens; raises TrainingError where the template will not write it."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(list(chat), return_dict=True, **options)
+    except TemplateError as error:
+        what = f"the base's chat template refuses this chat: {error}"
+        hint = "some take no system message, or only turns that alternate"
+        raise TrainingError(what, where=where, hint=hint) from error

@@ -56,8 +56,10 @@ def preview(
         return
     for sample in found["samples"]:
         fate = f"{sample['action']} by {sample['refiner']}: {sample['reason']}"
-        print_text(f"\n[{sample['slice']}, {sample['strategy']}] {sample['question']}")
-        print_text(f"  {sample['answer']}\n  {fate}")
+        print_text(f"\n[{sample['slice']}, {sample['strategy']}] {sample['messages'][0]['content']}")
+        for message in sample["messages"][1:]:
+            print_text(f"{'> ' if message['role'] == 'user' else '  '}{message['content']}")
+        print_text(f"  {fate}")
         if sample.get("rewritten"):
             print_text(f"  now: {sample['rewritten']}")
 

@@ -84,7 +84,7 @@ CREATE TABLE samples (
     run_id VARCHAR NOT NULL,           -- the run that made it first
     round INTEGER NOT NULL,
     strategy VARCHAR NOT NULL,         -- of the generator at the root of its lineage
-    operation VARCHAR NOT NULL,        -- grounded, seeded, edit, rewrite
+    operation VARCHAR NOT NULL,        -- grounded, seeded, paraphrase, edit, rewrite …
     slice VARCHAR NOT NULL,
     question VARCHAR NOT NULL,
     answer VARCHAR NOT NULL,
@@ -103,7 +103,7 @@ CREATE TABLE round_samples (
 CREATE TABLE edges (
     child VARCHAR NOT NULL,
     parent VARCHAR NOT NULL,           -- id of a seed, source, call or sample
-    relation VARCHAR NOT NULL,         -- seed, source, call, rewrite_of
+    relation VARCHAR NOT NULL,         -- seed, source, call, rewrite_of, derived_from
     PRIMARY KEY (child, parent, relation)
 );
 CREATE TABLE scores (

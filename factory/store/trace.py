@@ -57,7 +57,8 @@ class Trace:
 # Each query yields near, far, kind and relation for the near ids in `ids`.
 ANCESTORS = {
     "sample": """SELECT child AS near, parent AS far, relation,
-                        CASE relation WHEN 'rewrite_of' THEN 'sample' ELSE relation END AS kind
+                        CASE WHEN relation IN ('rewrite_of', 'derived_from') THEN 'sample'
+                             ELSE relation END AS kind
                  FROM edges WHERE child IN (FROM ids)""",
     "call": """SELECT DISTINCT id AS near, model_id AS far, 'model' AS kind, 'answered by' AS relation
                FROM calls WHERE id IN (FROM ids)""",

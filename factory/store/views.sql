@@ -20,10 +20,10 @@ WITH RECURSIVE up (sample_id, child, ancestor, relation, depth) AS (
     SELECT up.sample_id, e.child, e.parent, e.relation, up.depth + 1
     FROM up
     JOIN edges e ON e.child = up.ancestor
-    WHERE up.relation = 'rewrite_of' AND up.depth < 64
+    WHERE up.relation IN ('rewrite_of', 'derived_from') AND up.depth < 64
 )
 SELECT sample_id, ancestor,
-       CASE relation WHEN 'rewrite_of' THEN 'sample' ELSE relation END AS kind,
+       CASE WHEN relation IN ('rewrite_of', 'derived_from') THEN 'sample' ELSE relation END AS kind,
        child, relation, depth
 FROM up;
 
