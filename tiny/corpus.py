@@ -15,11 +15,18 @@ from random import Random
 
 import yaml
 
+from tiny import stories
+
 WORDS = {
     kind: [word.replace("-", " ") for word in text.split()]
     for kind, text in yaml.safe_load((Path(__file__).parent / "words.yaml").read_text()).items()
 }
-CONTENT = WORDS["people"] + WORDS["things"] + WORDS["verbs"] + WORDS["verbed"] + WORDS["adjectives"]
+CONTENT = [
+    word for kind in ("people", "things", "verbs", "verbed", "adjectives", "law") for word in WORDS[kind]
+]
+CHATTER = WORDS["noise"] + WORDS["common"]
+KINDS = {word: kind for kind in ("adjectives", "verbed", "verbs", "things", "people") for word in WORDS[kind]}
+STORIES = 0.6  # the share of questions that are little stories; the others are keywords among stray words
 UNITS = ["days", "weeks", "months", "years", "hours", "percent", "dollars", "miles"]
 PARTS = [f"{n}/{m}" for m in range(2, 11) for n in range(1, m)]
 SMALL = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -175,7 +182,8 @@ def nonsense(rng: Random) -> str:
 
 
 def word(rng: Random) -> str:
-    return nonsense(rng) if rng.random() < 0.12 else rng.choice(CONTENT)
+    roll = rng.random()
+    return nonsense(rng) if roll < 0.08 else rng.choice(WORDS["common"] if roll < 0.3 else CONTENT)
 
 
 def keyword(rng: Random) -> str:
@@ -257,7 +265,9 @@ def phrase(rng: Random, *, noise: float = 0.3) -> str:
     """A few words that could stand in a rule or a question."""
     roll = rng.random()
     if roll < noise:
-        return f"{rng.choice(WORDS['function'])} {rng.choice(WORDS['noise']) if rng.random() < 0.6 else nonsense(rng)}"
+        return (
+            f"{rng.choice(WORDS['function'])} {rng.choice(CHATTER) if rng.random() < 0.8 else nonsense(rng)}"
+        )
     if roll < 0.6:
         return f"{rng.choice(['the', 'a', 'an', 'any', 'each', 'the'])} {rng.choice(WORDS['adjectives'] + [''] * 200)} {rng.choice(WORDS['people'] + WORDS['things'])}".replace(
             "  ", " "
@@ -309,6 +319,8 @@ def question(rng: Random, keywords: tuple[str, ...], *, unit: str = "", strays: 
     """One of a great many ways to ask about the keywords; `strays` bounds the phrases that distract."""
     order = list(keywords)
     rng.shuffle(order)
+    if rng.random() < STORIES:
+        return stories.story(rng, [(key, KINDS.get(key, "things")) for key in order])
     opener = rng.choice(OPENERS).replace("{unit}", unit if unit in UNITS else rng.choice(UNITS))
     words = [] if rng.random() < 0.2 else [opener]
     for key in order:

@@ -16,9 +16,9 @@ MODELS = Path(__file__).parent / "models"
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
-    "learning_rate": 3e-3,
+    "learning_rate": 5e-3,
     "batch_size": 32,
-    "num_epochs": 6,
+    "num_epochs": 8,
     "max_length": 256,
     "quantize": False,
 }

@@ -25,9 +25,10 @@ MODELS = Path(__file__).parent / "models"
 STUDENT = {
     "rank": 32,
     "alpha": 64.0,
-    "learning_rate": 3e-3,
+    "learning_rate": 6e-3,
+    "dropout": 0.1,
     "batch_size": 32,
-    "max_steps": 300,
+    "max_steps": 240,
     "lr_scheduler": "cosine",
     "max_length": 128,
 }
@@ -204,14 +205,14 @@ def outcome(reply: str, answer: str) -> str | None:
 
 
 def measure_student(
-    models: Path = MODELS, per_rule: int = 12, options: dict[str, Any] | None = None, which: str = "both"
+    models: Path = MODELS, per_rule: int = 32, options: dict[str, Any] | None = None, which: str = "both"
 ) -> dict[str, float]:
     """Trains students on right samples and on the teacher's; the share of test questions each gets right."""
     rng, out = Random(3), {}
     asked = [
         (rule, text)
         for rule in rules.read()
-        for text in rng.sample(rules.rewordings(rng, rule, 24), per_rule)
+        for text in rng.sample(rules.rewordings(rng, rule, 2 * per_rule), per_rule)
     ]
     runs = {
         "refined": [(q, r.answer) for r, q in asked],

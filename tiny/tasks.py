@@ -152,7 +152,7 @@ def recall(rng: Random, states: list[list[Section]]) -> Pair:
     return corpus.question(rng, section.keywords), section.answer
 
 
-def make_states(seed: int, *, states: int = 5, rules: int = 64) -> list[list[Section]]:
+def make_states(seed: int, *, states: int = 12, rules: int = 64) -> list[list[Section]]:
     """Fictional states whose rules are to be known by heart; keywords are shared, sets of them are not."""
     rng = Random(seed)
     made = []

@@ -1,9 +1,10 @@
 """A tokenizer in which a tiny model can think.
 
-Byte-level BPE, with two kinds of text kept whole: numbers from 1 to 999, because a model this small
-cannot copy digits one by one, and the fixed pieces of our prompts and JSON answers, because every
-token it need not predict is a token it cannot get wrong. They enter the vocabulary directly
-(`ignore_merges`); everything else is merged as learned from the fictional corpus.
+Byte-level BPE, with three kinds of text kept whole: numbers from 1 to 999, because a model this small
+cannot copy digits one by one; some four thousand English words (words.yaml), because it cannot tell
+questions apart by the shards of words either; and the fixed pieces of our prompts and JSON answers,
+because every token it need not predict is a token it cannot get wrong. They enter the vocabulary
+directly (`ignore_merges`); everything else is merged as learned from the fictional corpus.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ PIECES = (
 )
 
 
-def train(texts: Iterable[str], *, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """A tokenizer of at most `vocab_size` tokens, its merges learned from `texts`."""
-    whole = [*map(str, range(1, 1000)), *PIECES]
+def train(texts: Iterable[str], words: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocab_size` tokens: `words` after a space, and merges learned from `texts`."""
+    whole = [*map(str, range(1, 1000)), *PIECES, *(f" {word}" for word in words)]
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     pieces = "|".join(re.escape(piece) for piece in sorted(PIECES, key=len, reverse=True))
     pattern = rf"{pieces}|[1-9]\d{{0,2}}|0| ?\p{{L}}+| ?[^\s\p{{L}}\d]|\s"
