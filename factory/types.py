@@ -234,7 +234,7 @@ class Task:
     slice: str
     source: Source | None = None
     seeds: tuple[Seed, ...] = ()
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
