@@ -87,12 +87,13 @@ class Critique:
         return self._inner.plan("critique", allocation, round_number)
 
     async def make(self, task: Task, ask: Ask) -> list[Sample]:
-        """A sample for each inner one; those that are malformed already are passed on as they are."""
+        """A sample for each inner one; a malformed one is passed on, its edges following its parents."""
         made: list[Sample] = []
         became: dict[str, str] = {}  # inner sample → its sample here, which others may derive from
         for sample in await self._inner.make(task, ask):
-            if is_whole(sample):
-                draft = await self._refine(sample, task, ask)
+            whole = is_whole(sample)
+            if whole or any(parent.id in became for parent in sample.parents):
+                draft = await self._refine(sample, task, ask) if whole else _Draft(sample.answer)
                 made.append(_sample(sample, draft, became))
                 became[sample.id] = made[-1].id
             else:

@@ -25,6 +25,7 @@ RENDER_ERRORS: Final = (
 )  # fmt: skip
 FOREIGN: Final = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 PRIVATE: Final = re.compile(r"__\w")
+ADDRESS: Final = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")  # how Python writes a method or another object
 
 Known = Mapping[str, frozenset[str] | None]  # names that may be used; of a mapping with its keys
 
@@ -59,8 +60,14 @@ class SafeTemplate:
     template: Template
 
     def render(self, values: Mapping[str, Json]) -> str:
-        """The text with `values` filled in, without white space around it; raises RENDER_ERRORS."""
-        return self.template.render(values).strip()
+        """The text with `values` filled in, without white space around it; raises RENDER_ERRORS.
+
+        An object's address, other in each process, may have come into the text by `~` or a filter.
+        """
+        text = self.template.render(values).strip()
+        if found := ADDRESS.search(text):
+            raise TypeError(f"{found[0].split(' at ')[0]}> cannot be printed: is a pair of brackets missing?")
+        return text
 
 
 def compile_template(place: str, text: str, known: Known) -> SafeTemplate:

@@ -19,7 +19,7 @@ KEYS = {
     "source": frozenset({"key", "path", "citation", "title", "text"}),
     "seed": frozenset({"key", "prompt"}),
 }
-TAKEN = RESERVED | {"slice", "source", "seed", "row", "strategy", "source_key", "malformed"}
+TAKEN = RESERVED | {"slice", "source", "seed", "row", "strategy", "source_key", "malformed", "original"}
 
 
 class Column(Strict):
@@ -65,6 +65,10 @@ class TemplateOptions(Strict):
         for name in names:
             if name in TAKEN or names.count(name) > 1:
                 raise ValueError(f"the name '{name}' is taken")
+        for column in self.columns:
+            for name in column.fields:
+                if hasattr(dict, name):  # `column.items` is a method to Jinja, not the value
+                    raise ValueError(f"columns.{column.name}.fields: '{name}' cannot be a key of a column")
         check_samplers(self.samplers, self.cover)
         compile_templates(self, None)
         return self

@@ -83,9 +83,14 @@ class Edit:
         return await ask([Message("user", prompt)], schema=EDIT_SCHEMA)
 
     def _source(self, sample: Sample) -> Source | None:
-        """The sample's section, or the one nearest to its questions: the answers may be about another."""
-        questions = "\n".join(sample.texts("user"))
-        return self._sources.of(sample) or self._domain.nearest_source(questions, sample.slice or None)
+        """The sample's section, or the one nearest to its questions: the answers may be about another.
+
+        None for a sample that was made from a text that is no section of the domain: no section corrects it.
+        """
+        source = self._sources.of(sample)
+        if source is not None or any(parent.relation == "source" for parent in sample.parents):
+            return source
+        return self._domain.nearest_source("\n".join(sample.texts("user")), sample.slice or None)
 
 
 def _is_request_fault(error: BaseException) -> bool:

@@ -452,6 +452,13 @@ async def test_an_unknown_section_is_the_one_nearest_to_the_question() -> None:
     assert decision.evidence["source"] == CLAIM.id
 
 
+async def test_what_was_made_from_another_text_is_not_corrected_from_the_nearest_section() -> None:
+    near = make("By when is a claim filed?", "1 year", source_key="", slice="claims")
+    foreign = Sample.create(near.messages, [Parent("src_of_a_topic", "source")], "taxonomy", near.attributes)
+    decision = await one(create("edit"), foreign)
+    assert (decision.action, decision.reason) == ("drop", "no_source")
+
+
 async def test_without_any_section_the_model_is_not_asked() -> None:
     decision = await one(create("edit"), make("Qwxz?", "1 year", source_key=""))
     assert (decision.action, decision.reason) == ("drop", "no_source")

@@ -167,6 +167,21 @@ async def test_what_derives_from_a_sample_derives_from_what_became_of_it(tmp_pat
     assert strategy.cost == (2 + 2 * 2, 2, 2)
 
 
+async def test_a_malformed_derivation_follows_what_became_of_its_parent(tmp_path):
+    class Same(Critic):
+        def follow(self, request: Request) -> Reply:
+            if "in other words" in request.messages[-1].content:
+                self.requests.append(request)
+                return answer(question="Is it paid within 7 days?")
+            return super().follow(request)
+
+    strategy = build("critique", of={"name": "paraphrase", "of": {"name": "grounded"}})
+    ((_, (first, second)),) = await generate(tmp_path, strategy, Same(), {"claims": 1})
+    assert second.attributes["malformed"]
+    assert second.parents[0] == Parent(first.id, "derived_from")
+    assert second.attributes["original"] == first.id
+
+
 def test_options():
     with pytest.raises(ValidationError):
         CritiqueOptions.model_validate({"of": {"name": "grounded"}, "principles": []})
