@@ -183,14 +183,15 @@ async def test_user_and_password_of_the_address_become_a_header():
     assert endpoint.headers[0]["Authorization"] == encode_basic_auth("me", "p@ss")
 
 
-async def test_a_redirect_is_followed_and_the_key_does_not_leave_its_server():
+async def test_a_redirect_is_told_and_not_followed():
     async with (
         FakeEndpoint([answer("moved")]) as other,
         FakeEndpoint([Status(307, "", {"Location": f"{other.base_url}/chat/completions"})]) as endpoint,
     ):
-        assert (await ask(endpoint.base_url)).text == "moved"
-    assert other.requests == endpoint.requests
-    assert KEY not in str(other.headers)
+        with pytest.raises(EndpointError, match="another address") as caught:
+            await ask(endpoint.base_url)
+    assert other.base_url in str(caught.value)
+    assert other.requests == []
 
 
 async def test_compressed_answers_are_read():

@@ -84,6 +84,8 @@ class EndpointModel:
     def _read(self, reply: Reply, latency_ms: float) -> Completion:
         if not 200 <= reply.status < 300:
             message = self._hide(server_message(reply.content))
+            if reply.status < 400 and (address := reply.headers.get("Location")):
+                message = self._hide(f"it points to another address, {address}; put that into the recipe")
             raise failure_from_status(reply.status, reply.headers, message, self.base_url)
         try:
             completion = read_completion(reply.content, latency_ms)

@@ -78,6 +78,7 @@ class Connection:
             headers=self._headers,
             proxy=self._proxy,
             proxy_headers=self._proxy_headers,
+            allow_redirects=False,  # prompts go where the recipe says and nowhere else
         ) as reply:
             return Reply(reply.status, reply.headers, await reply.read())
 
