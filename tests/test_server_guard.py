@@ -14,7 +14,8 @@ FAKE = str(Path(__file__).with_name("fake_vllm.py"))
 GUARD = [sys.executable, "-m", "factory.models.guard", "--"]
 # A factory in small: starts a guard as the product does, tells its pid, and waits.
 FACTORY = f"""
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 guard = subprocess.Popen({[*GUARD, sys.executable, FAKE, "--children"]!r},
                          stdin=subprocess.PIPE, start_new_session=True)
 print("guard", guard.pid, flush=True)
