@@ -54,7 +54,7 @@ def main() -> None:
         if name in only:
             adapters.train(pairs, options.models / "base", options.models / name, **how)
             make_portable(options.models / name)
-        print(f"{name}: {time.monotonic() - started:.0f} s so far", flush=True)
+            print(f"{name}: {time.monotonic() - started:.0f} s so far", flush=True)
     size = sum(file.stat().st_size for file in options.models.rglob("*") if file.is_file())
     print(f"{size / 1e6:.1f} MB in {options.models}")
 
