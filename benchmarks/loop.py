@@ -22,7 +22,7 @@ from typing import Any
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
 
-CHECKS = ["form", "exact", "near", "contamination", "citation"]
+CHECKS = ["form", "exact", "near", "contamination", "round_trip", "citation"]
 TEST = """
     SELECT coalesce(r.control, CASE e.round WHEN 0 THEN 'base' ELSE 'round ' || e.round END) AS arm,
            e.mean, e.id, d.num_samples

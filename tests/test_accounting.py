@@ -21,7 +21,7 @@ from factory.store.store import Store
 from factory.types import Adapter
 
 ROLES = ("teacher", "refiner", "student")
-CHECKS = ["form", "exact", "near", "contamination", "citation"]
+CHECKS = ["form", "exact", "near", "contamination", "round_trip", "citation"]
 VERDICTS = (
     {"verdict": "keep", "reason": "ok", "scores": {"grounded": 1.0, "form": 0.5}},
     {"verdict": "rewrite", "rewrite": "It is 3 days (Rule 1.2).", "reason": "wrong_quantity"},

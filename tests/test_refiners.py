@@ -335,6 +335,39 @@ async def test_citation_has_nothing_to_check_without_pattern_or_section() -> Non
     assert await reasons(create("citation"), [make("Q?", "x", source_key="")]) == ["not_applicable"]
 
 
+# round_trip
+
+
+@pytest.mark.parametrize(
+    ("question", "reason", "found"),
+    [
+        ("When is notice of an accident due?", "ok", None),
+        ("By when must a claim be filed?", "other_source", "34-9-82"),
+        ("What holds for falconers?", "no_source", None),
+        ("Is notice under § 34-9-82 due?", "other_source", "34-9-82"),
+    ],
+)
+async def test_round_trip(question: str, reason: str, found: str | None) -> None:
+    decision = await one(create("round_trip"), make(question, "30 days (§ 34-9-80)"))
+    assert decision.reason == reason
+    assert decision.evidence == ({} if reason == "ok" else {"source": "34-9-80", "found": found})
+
+
+async def test_round_trip_reads_all_that_a_conversation_asks() -> None:
+    turns = [("When is notice of an accident due?", "30 days."), ("And then?", "Nothing.")]
+    messages = [
+        Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    attributes = {"slice": "notice", "source_key": "34-9-80"}
+    sample = Sample.create(messages, [Parent("call_0", "call")], "dialogue", attributes)
+    assert (await one(create("round_trip"), sample)).reason == "ok"
+
+
+async def test_round_trip_has_nothing_to_look_for_without_a_section() -> None:
+    decision = await one(create("round_trip"), make("When?", "x", source_key=""))
+    assert (decision.action, decision.reason) == ("keep", "not_applicable")
+
+
 # edit
 
 

@@ -10,17 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from random import Random
-
-import yaml
 
 from tiny import stories
 
-WORDS = {
-    kind: [word.replace("-", " ") for word in text.split()]
-    for kind, text in yaml.safe_load((Path(__file__).parent / "words.yaml").read_text()).items()
-}
+WORDS = stories.read("words.yaml")
 CONTENT = [
     word for kind in ("people", "things", "verbs", "verbed", "adjectives", "law") for word in WORDS[kind]
 ]
@@ -320,7 +314,7 @@ def question(rng: Random, keywords: tuple[str, ...], *, unit: str = "", strays: 
     order = list(keywords)
     rng.shuffle(order)
     if rng.random() < STORIES:
-        return stories.story(rng, [(key, KINDS.get(key, "things")) for key in order])
+        return stories.PLAIN.story(rng, [(key, KINDS.get(key, "things")) for key in order])
     opener = rng.choice(OPENERS).replace("{unit}", unit if unit in UNITS else rng.choice(UNITS))
     words = [] if rng.random() < 0.2 else [opener]
     for key in order:

@@ -18,7 +18,7 @@ TEACHER = {
     "alpha": 64.0,
     "learning_rate": 5e-3,
     "batch_size": 32,
-    "num_epochs": 8,
+    "num_epochs": 10,
     "max_length": 256,
     "quantize": False,
 }

@@ -102,12 +102,12 @@ def read(path: Path = Path(__file__).parent / "rules.yaml") -> tuple[Rule, ...]:
 def reword(rng: Random, rule: Rule) -> str:
     """A new question about the rule: an authored one, in some frame or bare, or a frame or story of its keywords."""
     roll = rng.random()
-    if roll < 0.5:
+    if roll < 0.35:
         text = rng.choice(rule.teacher)
         return rng.choice(WRAPPERS).format(text[0].lower() + text[1:]) if rng.random() < 0.3 else text
     keys = rng.sample(rule.keywords, len(rule.keywords))
-    if roll < 0.7:
-        return stories.story(rng, [(key, corpus.KINDS.get(key, "things")) for key in keys])
+    if roll < 0.75:
+        return stories.STRAYS.story(rng, [(key, corpus.KINDS.get(key, "things")) for key in keys])
     last = keys.pop()
     joined = rng.choice(
         [f"{', '.join(keys)} and {last}"] * 3

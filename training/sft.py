@@ -179,6 +179,7 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         warmup_steps=options["warmup_share"],  # below 1 it is a share of all steps
         max_length=options["max_length"] if options["packing"] else None,
         packing=options["packing"],
+        train_sampling_strategy="random" if options["packing"] else "group_by_length",  # less padding
         gradient_checkpointing=options["gradient_checkpointing"],
         bf16=on_gpu,
         use_cpu=not on_gpu,
