@@ -98,4 +98,5 @@ def _request_json(request: Request) -> Json:
             "seed": sampling.seed,
         },
         "ordinal": request.ordinal,
+        "instead_of": request.instead_of or None,
     }

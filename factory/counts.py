@@ -16,10 +16,14 @@ RATE_WINDOW_SECONDS = 1.0
 
 @dataclass(slots=True)
 class Counts:
-    """Calls answered by a model, found in the store and given up (`failed`, by `EndpointError.kind`)."""
+    """Calls answered by a model, found in the store and given up (`failed`, by `EndpointError.kind`).
+
+    `num_asked_again` of those answered took the place of a call whose answer was not as asked.
+    """
 
     num_answered: int = 0
     num_found: int = 0
+    num_asked_again: int = 0
     num_attempts: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -66,6 +70,8 @@ def describe(counts: Counts, calls_per_second: float) -> str:
     parts = [f"{calls_per_second:.0f} calls/s", f"{tokens / 1000:,.0f} k tokens"]
     if counts.num_found:
         parts.append(f"{counts.num_found:,} stored")
+    if counts.num_asked_again:
+        parts.append(f"{counts.num_asked_again:,} asked again")
     if counts.dollars:
         parts.append(f"${counts.dollars:,.2f}")
     if counts.failed:

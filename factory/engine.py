@@ -2,8 +2,9 @@
 
 `Engine.ask` binds a role and a model to a coroutine that generators, refiners and evaluators
 call. It answers from the store where the same request was answered before, so running work again is
-resuming it. Two equal requests in flight share one call. `Engine.run_tasks` keeps a bounded number
-of tasks going, where one that fails is data. What is asked and what becomes of answers is not here.
+resuming it. Two equal requests in flight share one call. An answer that is not what its schema asks for
+is asked again, each time as a call of its own. `Engine.run_tasks` keeps a bounded number of tasks going,
+where one that fails is data. What is asked and what becomes of answers is not here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from factory.answers import is_answer, is_json, mended
 from factory.budget import Budget, bound_prompt_tokens
 from factory.calls import Call, Purpose, answered_row, failed_row
 from factory.concurrency import AdaptiveLimit
@@ -36,6 +38,7 @@ OVERLOAD_GROWTH: Final = 3.0
 UP_SECONDS: Final = 1.0
 UP_SHARE: Final = 0.2  # of the usual backoff, where the server is up
 PENDING_PER_SLOT: Final = 4
+MAX_ASKED_AGAIN: Final = 2  # times for one question, where answers are not what the schema asks for
 OVERLOAD_KINDS: Final = frozenset({"rate_limited", "timeout"})
 
 Outcome = tuple[Task, list[Sample] | FactoryError]
@@ -110,9 +113,35 @@ class Engine:
         ) -> Completion:
             seeded = self._seeded(sampling or usual, messages, ordinal)
             request = Request(model.id, tuple(messages), schema, seeded, ordinal)
-            return await self._answer(request, purpose)
+            if schema is None:
+                return await self._answer(request, purpose)
+            return await self._answer_as_asked(request, purpose)
 
         return ask
+
+    async def _answer_as_asked(self, request: Request, purpose: Purpose) -> Completion:
+        """An answer that holds what the schema requires; after the last attempt whatever came.
+
+        What follows from it depends on stored answers alone, so that running it again comes to the same: an
+        endpoint that fails or a spent budget on the way is the task's error.
+        """
+        answer = mended(await self._answer(request, purpose), request.schema)
+        for _ in range(MAX_ASKED_AGAIN):
+            if is_answer(answer, request.schema) or _is_settled(request, answer):
+                break
+            before, request = answer, self._again(request)
+            answer = mended(await self._answer(request, purpose), request.schema)
+            if answer.text == before.text:
+                break
+        return answer
+
+    def _again(self, request: Request) -> Request:
+        """The same question as another request, with another seed where chance plays."""
+        sampling, last = request.sampling, request.id
+        if sampling.temperature:
+            words = [self.seed, request.messages, request.ordinal, last]
+            sampling = replace(sampling, seed=int(digest(words, 8), 16) >> 1)
+        return replace(request, sampling=sampling, instead_of=last)
 
     def _seeded(self, sampling: Sampling, messages: Sequence[Message], ordinal: int) -> Sampling:
         """Sampling with a seed of its own for each request, so that the same run draws the same answers."""
@@ -152,6 +181,7 @@ class Engine:
                 self.store.append("calls", [failed_row(call, self.run_id)])
             raise
         self._counts.add(answer, dollars)
+        self._counts.num_asked_again += bool(call.request.instead_of)
         self.store.append("calls", [answered_row(call, self.run_id, answer, dollars)])
         return answer
 
@@ -254,6 +284,15 @@ class Engine:
                     yield refused
             finally:
                 await _stop(pending)
+
+
+def _is_settled(request: Request, answer: Completion) -> bool:
+    """Whether asking again would end the same: nothing is left to chance, and this is the model's own answer.
+
+    Text that is no JSON and yet ended by itself may have been broken on the way.
+    """
+    is_own = answer.finish_reason == "length" or is_json(answer)
+    return is_own and not request.sampling.temperature
 
 
 def _is_overload(error: EndpointError) -> bool:

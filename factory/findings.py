@@ -44,10 +44,11 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Spend:
-    """Calls of one role in one stage: those answered, `num_failed`, and of the answers `num_unused`.
+    """Calls of one role in one stage, with those that failed and two kinds of answers paid for in vain.
 
-    No sample, decision or evaluated item rests on an unused one, because its task failed later or is
-    still under way. `num_found` are answers that another run had paid for, over and above `num_calls`.
+    `num_asked_again`: not as the schema asks, so that a later call took its place. `num_unused`: no sample,
+    decision or evaluated item rests on it, because its task failed later or is still under way. `num_found`
+    are answers that another run had paid for, over and above `num_calls`.
     `seconds` is the sum of latencies, so it exceeds the wall clock where calls overlap.
     """
 
@@ -56,6 +57,7 @@ class Spend:
     role: str
     num_calls: int
     num_failed: int
+    num_asked_again: int
     num_unused: int
     num_found: int
     prompt_tokens: int
@@ -200,15 +202,20 @@ SPEND = """
         SELECT u.run_id, c.id, any_value(c.stage) AS stage, any_value(c.role) AS role
         FROM used u JOIN calls c ON c.id = u.id AND c.status = 'ok'
         GROUP BY u.run_id, c.id HAVING NOT bool_or(c.run_id = u.run_id)
+    ), replaced AS (
+        SELECT DISTINCT request ->> 'instead_of' AS id FROM calls
+        WHERE status = 'ok' AND request ->> 'instead_of' IS NOT NULL
     ), counted AS (
         SELECT run_id, stage, role, 1 AS num_calls, (status = 'failed')::INT AS num_failed,
-               (status = 'ok' AND used.id IS NULL)::INT AS num_unused, 0 AS num_found,
-               prompt_tokens, completion_tokens, cost_dollars, latency_ms
-        FROM calls LEFT JOIN (SELECT DISTINCT id FROM used) used USING (id)
-        UNION ALL SELECT run_id, stage, role, 0, 0, 0, 1, 0, 0, 0, 0 FROM found
+               (status = 'ok' AND replaced.id IS NOT NULL)::INT AS num_asked_again,
+               (status = 'ok' AND used.id IS NULL AND replaced.id IS NULL)::INT AS num_unused,
+               0 AS num_found, prompt_tokens, completion_tokens, cost_dollars, latency_ms
+        FROM calls LEFT JOIN (SELECT DISTINCT id FROM used) used USING (id) LEFT JOIN replaced USING (id)
+        UNION ALL SELECT run_id, stage, role, 0, 0, 0, 0, 1, 0, 0, 0, 0 FROM found
     )
     SELECT run_id, stage, role, sum(num_calls)::BIGINT AS num_calls,
-           sum(num_failed)::BIGINT AS num_failed, sum(num_unused)::BIGINT AS num_unused,
+           sum(num_failed)::BIGINT AS num_failed, sum(num_asked_again)::BIGINT AS num_asked_again,
+           sum(num_unused)::BIGINT AS num_unused,
            sum(num_found)::BIGINT AS num_found, sum(prompt_tokens)::BIGINT AS prompt_tokens,
            sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_dollars) AS dollars,
            sum(latency_ms) / 1000 AS seconds
@@ -280,6 +287,7 @@ def total_spend(spend: Sequence[Spend]) -> Spend:
     names = (
         "num_calls",
         "num_failed",
+        "num_asked_again",
         "num_unused",
         "num_found",
         "prompt_tokens",

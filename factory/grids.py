@@ -89,9 +89,10 @@ def describe_spend(spend: Sequence[Spend]) -> str:
     """One line: calls, tokens and dollars of the run and its controls."""
     total = total_spend(spend)
     tokens = total.prompt_tokens + total.completion_tokens
+    again = f", {total.num_asked_again:,} asked again" if total.num_asked_again else ""
     unused = f", {total.num_unused:,} answers that nothing rests on" if total.num_unused else ""
     return (
-        f"{total.num_calls:,} calls ({total.num_failed:,} failed{unused}), "
+        f"{total.num_calls:,} calls ({total.num_failed:,} failed{again}{unused}), "
         f"{total.num_found:,} answers reused from another run, {tokens:,} tokens, ${total.dollars:,.2f}"
     )
 
@@ -164,7 +165,8 @@ def grid_spend(report: Report) -> Grid:
         (
             f"{each.label or 'run'}, {each.stage}" if each.stage != "all" else "total",
             each.role,
-            *(f"{n:,}" for n in (each.num_calls, each.num_failed, each.num_unused, each.num_found)),
+            *(f"{n:,}" for n in (each.num_calls, each.num_failed, each.num_asked_again)),
+            *(f"{n:,}" for n in (each.num_unused, each.num_found)),
             *(f"{n:,}" for n in (each.prompt_tokens, each.completion_tokens)),
             f"{each.dollars:,.2f}",
             f"{each.seconds:,.1f}",
@@ -176,6 +178,7 @@ def grid_spend(report: Report) -> Grid:
         "Role",
         "Calls",
         "Failed",
+        "Asked again",
         "Unused",
         "Reused",
         "Prompt tokens",

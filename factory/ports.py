@@ -64,7 +64,10 @@ class Model(Protocol):
 
 
 class TaskCost(NamedTuple):
-    """What one task of a generator comes to at most: calls, samples, and assistant turns in these."""
+    """What one task of a generator comes to at most: calls, samples, and assistant turns in these.
+
+    Answers that the engine asks again, because they are not what the schema asks for, come on top.
+    """
 
     num_calls: int = 1
     num_samples: int = 1

@@ -189,18 +189,23 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call as it is sent; its hash is the identity of the stored answer."""
+    """One call as it is sent; its hash is the identity of the stored answer.
+
+    `instead_of` is the id of the same question's last call, where its answer was not as the schema asks.
+    """
 
     model_id: str
     messages: tuple[Message, ...]
     schema: Json | None
     sampling: Sampling
     ordinal: int = 0
+    instead_of: str = ""
 
     @property
     def id(self) -> str:
         sampling = [getattr(self.sampling, name) for name in ("temperature", "top_p", "max_tokens", "seed")]
-        return "call_" + digest([self.model_id, self.messages, self.schema, sampling, self.ordinal])
+        before = [self.instead_of] if self.instead_of else []
+        return "call_" + digest([self.model_id, self.messages, self.schema, sampling, self.ordinal, *before])
 
 
 @dataclass(frozen=True, slots=True)

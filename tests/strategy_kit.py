@@ -60,7 +60,7 @@ def build(name: str, domain: Domain | None = None, /, **options: Any) -> Any:
 
 
 class Teacher(ScriptedModel):
-    """Answers by a rule over the prompt, and remembers its prompts."""
+    """Answers by a rule over the prompt, and remembers its requests but for those that are asked again."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(self.follow)
@@ -72,7 +72,8 @@ class Teacher(ScriptedModel):
         return [request.messages[-1].content for request in self.requests]
 
     def follow(self, request: Request) -> str | Completion:
-        self.requests.append(request)
+        if not request.instead_of:  # bad answers are the engine's matter, and tested there
+            self.requests.append(request)
         return self.reply(request.messages[-1].content)
 
 

@@ -35,7 +35,9 @@ MEMBERS = """(SELECT run_id, sample_id FROM round_samples
 UNUSED = """SELECT * FROM calls WHERE status = 'ok' AND id NOT IN (SELECT parent FROM edges
     UNION SELECT call_id FROM evaluation_items
     UNION SELECT evidence ->> 'call' FROM decisions WHERE evidence ->> 'call' IS NOT NULL
-    UNION SELECT unnest(evidence ->> '$.calls[*]') FROM decisions)"""
+    UNION SELECT unnest(evidence ->> '$.calls[*]') FROM decisions
+    UNION SELECT request ->> 'instead_of' FROM calls
+    WHERE status = 'ok' AND request ->> 'instead_of' IS NOT NULL)"""
 WRONG = {
     "decided twice": "SELECT run_id, sample_id FROM decisions WHERE final GROUP BY ALL HAVING count(*) <> 1",
     "not decided": f"{MEMBERS} EXCEPT SELECT run_id, sample_id FROM decisions WHERE final",
@@ -207,7 +209,8 @@ def test_a_question_whose_answer_is_refused_for_good_is_accounted_for(recipe, tm
     used = ask(tmp_path, {"": "SELECT count(DISTINCT parent) AS n FROM edges WHERE relation = 'call'"})[""][0]
     assert 0 < len(refused) < 24
     assert spend["num_failed"] == spend["num_unused"] == len(refused)
-    assert spend["num_calls"] == used["n"] + len(refused) + len(refused)
+    assert spend["num_asked_again"] > 0
+    assert spend["num_calls"] == used["n"] + len(refused) + len(refused) + spend["num_asked_again"]
     (rows,) = ask(tmp_path, {"": UNUSED}).values()
     assert len(rows) == len(refused)
     assert all(json.loads(row["response"])["question"] in " ".join(refused) for row in rows)

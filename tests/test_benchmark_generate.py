@@ -22,10 +22,8 @@ def test_all_contenders_answer_and_nothing_is_lost():
     results = json.loads(done.stdout.splitlines()[-1])["results"]
     assert "failed" not in str(results), results
     for name, result in results.items():
-        # Of the faults only an answer that is no JSON within a good envelope can cost a sample.
-        assert result["samples"] == 120 or "faults" in name, name
+        assert result["samples"] == 120, name
         assert result["cpu_seconds"] > 0 and 20 < result["peak_mib"] < 4000
-    assert results["ours, 10 % faults"]["samples"] > 108
     killed = results["ours, killed half way"]
     assert killed["answered_before"] >= 60
     assert 0 < killed["paid_twice"] <= killed["allowed"]

@@ -87,11 +87,12 @@ def failing(kind: str, **options) -> EndpointError:
 
 async def test_an_answer_is_recorded_with_all_that_it_cost(store):
     spec = SPEC.model_copy(update={"price": Price(prompt=1.0, completion=2.0)})
-    answer = await engine_on(store).ask("teacher", Script(), spec, "generate", 3)(
+    model = Script(lambda request, number: '{"a": 1}')
+    answer = await engine_on(store).ask("teacher", model, spec, "generate", 3)(
         HELLO, schema={"type": "object"}
     )
     (row,) = store.select("SELECT *, request ->> '$.messages[0].content' AS said FROM calls")
-    assert row["id"] == answer.call_id and row["said"] == "hello" and row["response"] == "yes"
+    assert row["id"] == answer.call_id and row["said"] == "hello" and row["response"] == '{"a": 1}'
     assert (row["run_id"], row["round"], row["stage"], row["role"]) == ("run_1", 3, "generate", "teacher")
     assert (row["status"], row["error"], row["attempts"]) == ("ok", None, 1)
     assert (row["prompt_tokens"], row["completion_tokens"]) == (7, 3)
@@ -385,3 +386,99 @@ async def test_the_line_shows_failures_by_kind(store):
     ask = engine.ask("teacher", model, SPEC.model_copy(update={"price": Price(prompt=1e6)}), "generate", 1)
     await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(3)), return_exceptions=True)
     assert "1 failed (timeout 1)" in engine.line() and "$14.00" in engine.line()
+
+
+PAIR = {
+    "type": "object",
+    "properties": {"question": {"type": "string"}, "answer": {"type": "string"}},
+    "required": ["question", "answer"],
+}
+GOOD, CUT = '{"question": "Q?", "answer": "A."}', '{"question": "Q?", "answer": "The ter'
+
+
+@pytest.mark.parametrize(
+    ("bad", "spec"),
+    [
+        (CUT, SPEC),
+        (CUT, WARM),
+        ("", SPEC),
+        ("", WARM),
+        ('{"question": "Q?"}', WARM),
+        ('{"question": "Q?", "answer": 5}', WARM),
+        ("null", WARM),
+    ],
+)
+async def test_an_answer_that_is_not_as_asked_is_asked_again_as_a_call_of_its_own(store, bad, spec):
+    model = Script(lambda request, number: bad if number == 1 else GOOD)
+    engine = engine_on(store, BudgetSpec(calls=2))
+    answer = await engine.ask("teacher", model, spec, "generate", 1)(HELLO, schema=PAIR)
+    assert answer.text == GOOD and engine.budget.spent == Spend(2, 20)
+    first, second = store.select("SELECT id, response, request ->> 'instead_of' AS before FROM calls")
+    assert (first["response"], first["before"]) == (bad, None)
+    assert (second["response"], second["before"]) == (GOOD, first["id"])
+    assert second["id"] == answer.call_id != first["id"]
+    seeds = [request.sampling.seed for request in model.requests]
+    assert seeds == [None, None] if spec is SPEC else len(set(seeds)) == 2
+    assert "1 asked again" in engine.line()
+
+
+async def test_asking_again_is_bounded_and_a_restart_pays_for_none_of_it(tmp_path):
+    def reply(request: Request, number: int) -> str:
+        return GOOD if request.ordinal == 1 and number > 2 else f"{CUT}{number}"
+
+    models = [Script(reply), Script(lambda request, number: GOOD)]
+    found = []
+    for model in models:
+        with Store.open(tmp_path) as store:
+            ask = engine_on(store).ask("teacher", model, WARM, "generate", 1)
+            found.append([await ask(HELLO, schema=PAIR, ordinal=n) for n in range(2)])
+            assert store.select("SELECT count(*) AS n FROM calls") == [{"n": 4}]
+    assert [answer.text for answer in found[0]] == [f"{CUT}3", GOOD]
+    assert [a.call_id for a in found[0]] == [a.call_id for a in found[1]]
+    assert [len(model.requests) for model in models] == [4, 0]
+
+
+async def test_who_answers_the_same_again_is_not_asked_a_third_time(store):
+    model = Script(lambda request, number: CUT)
+    answer = await engine_on(store).ask("teacher", model, SPEC, "generate", 1)(HELLO, schema=PAIR)
+    assert answer.text == CUT and len(model.requests) == 2
+
+
+@pytest.mark.parametrize(("spec", "num_calls"), [(SPEC, 1), (WARM, 3)])
+@pytest.mark.parametrize(("text", "reason"), [(CUT + "%d", "length"), ('{"n": %d}', "stop")])
+async def test_a_models_own_answer_is_asked_again_only_where_chance_plays(
+    store, spec, num_calls, text, reason
+):
+    model = Script()
+    model.script = lambda request: Completion(text.replace("%d", str(len(model.requests))), reason)
+    await engine_on(store).ask("teacher", model, spec, "generate", 1)(HELLO, schema=PAIR)
+    assert len(model.requests) == num_calls
+
+
+async def test_what_is_mended_is_stored_as_it_came_and_found_mended(store):
+    model, raw = Script(lambda request, number: f"```json\n{GOOD}\n```"), f"```json\n{GOOD}\n```"
+    ask = engine_on(store).ask("teacher", model, SPEC, "generate", 1)
+    answers = [await ask(HELLO, schema=PAIR) for _ in range(2)]
+    assert [answer.json() for answer in answers] == [{"question": "Q?", "answer": "A."}] * 2
+    assert len(model.requests) == 1 and store.select("SELECT response FROM calls") == [{"response": raw}]
+    assert (await ask(HELLO)).text == raw  # nobody asked for JSON
+
+
+async def test_a_second_question_that_fails_fails_the_task_and_resumes(store):
+    replies = {1: CUT, 2: failing("server_error", retryable=False), 3: GOOD}
+    model = Script(lambda request, number: replies[number])
+    ask = engine_on(store).ask("teacher", model, WARM, "generate", 1)
+    with pytest.raises(EndpointError):
+        await ask(HELLO, schema=PAIR)
+    assert (await ask(HELLO, schema=PAIR)).text == GOOD
+    assert len(model.requests) == 3 and len({request.id for request in model.requests}) == 2
+
+
+async def test_asking_again_stays_within_the_budget(store):
+    engine = engine_on(store, BudgetSpec(calls=5))
+    model = Script(lambda request, number: CUT + str(number))
+    ask = engine.ask("teacher", model, WARM, "generate", 1)
+    answers = await asyncio.gather(
+        *(ask(HELLO, schema=PAIR, ordinal=n) for n in range(4)), return_exceptions=True
+    )
+    assert len(model.requests) == 5 and any(isinstance(answer, BudgetExceeded) for answer in answers)

@@ -167,11 +167,17 @@ def test_every_paid_call_is_used_unused_or_failed(tmp_path):
         (kept,) = store.select("SELECT * FROM decisions WHERE step = 2 AND action = 'keep' LIMIT 1")
         read = row | {"id": "call_read", "stage": "refine", "role": "refiner"}
         store.append("calls", [read, read | {"id": "call_lost_too"}])
+        bad = row | {"id": "call_bad"}
+        store.append("calls", [bad, row | {"id": "call_good", "request": {"instead_of": "call_bad"}}])
+        store.append("edges", [{"child": kept["sample_id"], "parent": "call_good", "relation": "call"}])
         store.append("decisions", [kept | {"step": 9, "final": False, "evidence": {"call": "call_read"}}])
         report = collect(store)
     unused = {(each.stage, each.role): each.num_unused for each in report.spend if each.num_unused}
     assert unused == {("generate", "teacher"): 1, ("refine", "refiner"): 1}
     assert "2 answers that nothing rests on" in describe_spend(report.spend)
+    again = {(each.stage, each.role): each.num_asked_again for each in report.spend if each.num_asked_again}
+    assert again == {("generate", "teacher"): 1}
+    assert "1 asked again" in describe_spend(report.spend)
     assert "Unused" in grid_spend(report).columns
 
 

@@ -22,7 +22,8 @@ class Translator(Teacher):
         self.there, self.back = there, back
 
     def follow(self, request: Request) -> str | Completion:
-        self.requests.append(request)
+        if not request.instead_of:
+            self.requests.append(request)
         prompt = request.messages[-1].content
         number = request.ordinal % 1000
         if prompt.startswith("Translate this question into French"):

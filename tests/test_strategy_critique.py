@@ -20,7 +20,8 @@ class Critic(Teacher):
         self.draft, self.judged, self.revised = draft, judged, revised
 
     def follow(self, request: Request) -> Reply:
-        self.requests.append(request)
+        if not request.instead_of:
+            self.requests.append(request)
         prompt = request.messages[-1].content
         if prompt.startswith("Judge the answer"):
             text = prompt.rsplit("Answer to judge: ", 1)[1]
