@@ -3,7 +3,7 @@
 Mended is what leaves no choice: the one JSON value among words or code fences, and raw line breaks within
 its strings. Nothing is ever completed: an answer that was cut off would pass for a whole one, and half an
 answer is a wrong sample. Of a schema only what a reader needs is held against the answer (types, what is
-required, enums); keys that come too much do no harm. What follows from a bad answer is the engine's.
+required, enums); keys that come too much do no harm. Who asks again, and how often, is the engine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from factory.types import Completion, Json
+from factory.types import Completion, Json, Request, digest
 
 _LENIENT: Final = json.JSONDecoder(strict=False)  # takes line breaks and tabs within strings
 _TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {
@@ -52,9 +52,21 @@ def is_answer(answer: Completion, schema: Json) -> bool:
     return parsed is not None and _fits(parsed[0], schema)
 
 
-def is_json(answer: Completion) -> bool:
-    """Whether the text is JSON, whatever it says."""
-    return _parsed(answer.text) is not None
+def ask_again(request: Request, answer: Completion, seed: int) -> Request | None:
+    """The same question as a request of its own, drawn anew; None where the answer stands.
+
+    It stands where it is what was asked for, and where another would be the same: nothing is left to chance,
+    and this is the model's own answer. Text that is no JSON and yet ended by itself may have been broken on
+    the way.
+    """
+    if is_answer(answer, request.schema):
+        return None
+    sampling, last = request.sampling, request.id
+    if sampling.temperature == 0:
+        is_own = answer.finish_reason == "length" or _parsed(answer.text) is not None
+        return None if is_own else replace(request, instead_of=last)
+    drawn = int(digest([seed, request.messages, request.ordinal, last], 8), 16) >> 1
+    return replace(request, sampling=replace(sampling, seed=drawn), instead_of=last)
 
 
 def _parsed(text: str) -> tuple[Json] | None:

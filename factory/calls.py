@@ -6,6 +6,7 @@ given up leaves a row too. How calls are made is the engine's.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ class Call:
     num_attempts: int = 0
     error: str = "cancelled"
     began: float = field(default_factory=time.monotonic)
+    sent_at: float = math.inf  # of the latest attempt, on the same clock
 
     def latency_ms(self) -> float:
         """Milliseconds since the request was made, waiting included."""

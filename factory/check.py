@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from factory.address import without_password
 from factory.consistency import steps
 from factory.domain import Domain
 from factory.load import load
@@ -144,7 +145,7 @@ def _model(recipe: Recipe, folder: Path, role: Role) -> dict[str, Any]:
     if isinstance(server, ScriptedServer):
         return {**row, "model": f"script {server.script}", "found": "a dry run: no model answers"}
     if isinstance(server, EndpointServer):
-        return {**row, "found": f"at {server.base_url}: not asked here"}
+        return {**row, "found": f"at {without_password(server.base_url)}: not asked here"}
     found = _check_model(folder, server.model, f"servers.{spec.server}.model")
     if spec.adapter is not None:
         check_adapter_folder(folder / spec.adapter, server.max_lora_rank, f"models.{role}.adapter")

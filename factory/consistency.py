@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
+from factory.address import without_password
 from factory.errors import RecipeError
 from factory.explain import Loc, did_you_mean, dotted
 from factory.recipe import EndpointServer, Recipe, Role, StepSpec, VllmServer
@@ -69,7 +70,7 @@ def _check_servers(recipe: Recipe) -> None:
             what = f"vLLM cannot serve rank {server.max_lora_rank}"
             raise Inconsistency(("servers", name, "max_lora_rank"), what, f"one of {ranks}")
         if isinstance(server, EndpointServer) and not server.base_url.startswith(("http://", "https://")):
-            what = f"'{server.base_url}' is no http address"
+            what = f"'{without_password(server.base_url)}' is no http address"
             raise Inconsistency(("servers", name, "base_url"), what, "for example http://127.0.0.1:8000/v1")
 
 

@@ -17,7 +17,8 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from factory.answers import is_answer, is_json, mended
+from factory.answers import ask_again, mended
+from factory.backoff import delay_seconds, is_overload
 from factory.budget import Budget, bound_prompt_tokens
 from factory.calls import Call, Purpose, answered_row, failed_row
 from factory.concurrency import AdaptiveLimit
@@ -32,14 +33,10 @@ from factory.types import Completion, Json, Message, Request, Sample, Sampling, 
 if TYPE_CHECKING:
     from factory.store.store import Store
 
-MAX_BACKOFF_SECONDS: Final = 30.0
-OVERLOAD_GROWTH: Final = 3.0
-# A server is up where it answered anyone in the last second, or since the attempt that failed began.
+# A server is up where it answered anyone in the last second, or since the attempt that failed was sent.
 UP_SECONDS: Final = 1.0
-UP_SHARE: Final = 0.2  # of the usual backoff, where the server is up
 PENDING_PER_SLOT: Final = 4
 MAX_ASKED_AGAIN: Final = 2  # times for one question, where answers are not what the schema asks for
-OVERLOAD_KINDS: Final = frozenset({"rate_limited", "timeout"})
 
 Outcome = tuple[Task, list[Sample] | FactoryError]
 
@@ -127,21 +124,14 @@ class Engine:
         """
         answer = mended(await self._answer(request, purpose), request.schema)
         for _ in range(MAX_ASKED_AGAIN):
-            if is_answer(answer, request.schema) or _is_settled(request, answer):
+            again = ask_again(request, answer, self.seed)
+            if again is None:
                 break
-            before, request = answer, self._again(request)
+            before, request = answer, again
             answer = mended(await self._answer(request, purpose), request.schema)
             if answer.text == before.text:
                 break
         return answer
-
-    def _again(self, request: Request) -> Request:
-        """The same question as another request, with another seed where chance plays."""
-        sampling, last = request.sampling, request.id
-        if sampling.temperature:
-            words = [self.seed, request.messages, request.ordinal, last]
-            sampling = replace(sampling, seed=int(digest(words, 8), 16) >> 1)
-        return replace(request, sampling=sampling, instead_of=last)
 
     def _seeded(self, sampling: Sampling, messages: Sequence[Message], ordinal: int) -> Sampling:
         """Sampling with a seed of its own for each request, so that the same run draws the same answers."""
@@ -186,19 +176,15 @@ class Engine:
         return answer
 
     async def _retry(self, call: Call) -> tuple[Completion, float]:
-        server = call.purpose.spec.server
         while True:
-            began = time.monotonic()
             try:
                 return await self._attempt(call)
             except EndpointError as error:
                 call.error = error.kind
                 if not error.retryable or call.num_attempts > call.purpose.spec.max_retries:
                     raise
-                last = self._answered_at.get(server, -math.inf)
-                is_up = last > min(began, time.monotonic() - UP_SECONDS)
-                delay_seconds = self._delay_seconds(call, error, is_up)
-            await asyncio.sleep(delay_seconds)
+                wait_seconds = self._wait_seconds(call, error)
+            await asyncio.sleep(wait_seconds)
 
     async def _attempt(self, call: Call) -> tuple[Completion, float]:
         """One answer and its dollars; slot and reservation are given back whatever happens."""
@@ -207,12 +193,13 @@ class Engine:
             bound = bound_prompt_tokens(request.messages)
             reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price)
             call.num_attempts += 1
+            call.sent_at = time.monotonic()
             self._counts.num_attempts += 1
             try:
                 answer = await self._complete(call.purpose.model, request)
             except BaseException as error:
                 self.budget.release(reservation)
-                slot.overloaded = isinstance(error, EndpointError) and _is_overload(error)
+                slot.overloaded = isinstance(error, EndpointError) and is_overload(error)
                 raise
             slot.answered = True
             self._answered_at[call.purpose.spec.server] = time.monotonic()
@@ -232,19 +219,14 @@ class Engine:
                 raise self.budget.exceeded("minutes") from None
             raise
 
-    def _delay_seconds(self, call: Call, error: EndpointError, is_up: bool) -> float:
-        """Exponential backoff, spread by a hash so that calls refused together do not return together.
-
-        Where the server answers others (`is_up`) the fault is soon over; one that refuses for load gets more
-        time with each attempt.
-        """
+    def _wait_seconds(self, call: Call, error: EndpointError) -> float:
+        """Until the next attempt, not beyond the run's minutes; spread by a hash of the call."""
+        last = self._answered_at.get(call.purpose.spec.server, -math.inf)
+        is_up = last > min(call.sent_at, time.monotonic() - UP_SECONDS)
         spread = int(digest([call.id, call.num_attempts], 6), 16) / 16**6
-        growth = OVERLOAD_GROWTH if _is_overload(error) else 2.0
-        backoff = self.backoff_seconds * (UP_SHARE if is_up else 1.0) * growth ** (call.num_attempts - 1)
-        backoff = min(MAX_BACKOFF_SECONDS, backoff)
-        delay = max(backoff * (0.5 + spread / 2), (error.retry_after_seconds or 0.0) * (1 + spread / 10))
+        wait = delay_seconds(error, call.num_attempts, self.backoff_seconds, is_up=is_up, spread=spread)
         seconds_left = self.budget.seconds_left()
-        return delay if seconds_left is None else min(delay, seconds_left)
+        return wait if seconds_left is None else min(wait, seconds_left)
 
     async def run_tasks(
         self, generator: Generator, tasks: Iterable[Task], ask: Ask, concurrency: int
@@ -284,19 +266,6 @@ class Engine:
                     yield refused
             finally:
                 await _stop(pending)
-
-
-def _is_settled(request: Request, answer: Completion) -> bool:
-    """Whether asking again would end the same: nothing is left to chance, and this is the model's own answer.
-
-    Text that is no JSON and yet ended by itself may have been broken on the way.
-    """
-    is_own = answer.finish_reason == "length" or is_json(answer)
-    return is_own and not request.sampling.temperature
-
-
-def _is_overload(error: EndpointError) -> bool:
-    return error.kind in OVERLOAD_KINDS or error.retry_after_seconds is not None  # 503 with Retry-After
 
 
 async def _make(generator: Generator, task: Task, ask: Ask) -> Outcome:

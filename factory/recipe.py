@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from factory.address import without_password
 from factory.types import Sampling, digest
 
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
@@ -102,6 +103,11 @@ class EndpointServer(Strict):
     api_key_env: str | None = Field(None, description="Environment variable that holds the key.")
     structured: bool = Field(True, description="Whether it constrains answers to a JSON schema.")
     can_load_adapters: bool = Field(False, description="vLLM with runtime LoRA updating allowed.")
+
+    @field_serializer("base_url")
+    def _without_password(self, address: str) -> str:
+        """What is stored, told or hashed of a recipe holds no user and password."""
+        return without_password(address)
 
 
 class ScriptedServer(Strict):

@@ -7,8 +7,10 @@ the four groups. Nothing is imported until a recipe names it.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -23,12 +25,20 @@ Group = Literal["generators", "refiners", "trainers", "evaluators"]
 
 def names(group: Group) -> list[str]:
     """The registered names of a group, sorted."""
-    return sorted({point.name for point in entry_points(group=f"factory.{group}")})
+    return sorted({point.name for point in _points(group, tuple(sys.path))})
+
+
+@lru_cache(maxsize=16)
+def _points(group: Group, _path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """A group's entry points; the folders of every installed distribution are read once for each path."""
+    return tuple(entry_points(group=f"factory.{group}"))
 
 
 def find(group: Group, name: str, where: str = "") -> type[Any]:
     """The class registered under `name`; raises RecipeError naming the nearest one that exists."""
-    for point in entry_points(group=f"factory.{group}", name=name):
+    for point in _points(group, tuple(sys.path)):
+        if point.name != name:
+            continue
         try:
             loaded: type[Any] = point.load()
         except (ImportError, AttributeError) as error:

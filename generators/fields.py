@@ -8,6 +8,7 @@ takes that. An answer that does not hold to it is not thrown away here; it is na
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from factory.types import Completion, Json
@@ -21,7 +22,15 @@ class Fields(NamedTuple):
 
 
 def schema_of(names: Sequence[str]) -> Json:
-    """A JSON schema of an object with these strings, in this order, and nothing else."""
+    """A JSON schema of an object with these strings, in this order, and nothing else.
+
+    The same object for the same names, by which it is known where it becomes bytes: not to be changed.
+    """
+    return _schema(tuple(names))
+
+
+@cache
+def _schema(names: tuple[str, ...]) -> Json:
     return {
         "type": "object",
         "properties": {name: {"type": "string"} for name in names},

@@ -30,6 +30,22 @@ def profile(folder: Path, text: str) -> list[str]:
     return ["check", str(folder), "--profile", "p"]
 
 
+def test_a_password_in_an_address_is_not_shown(folder, capsys, tmp_path):
+    text = "servers: {main: {kind: endpoint, base_url: '%s'}}\nmodels: {teacher: {server: main, model: m}}\n"
+    for url in ("me:sesame@host/v1", "ftp://me:sesame@host/v1"):
+        line = refused(profile(folder, text % url), capsys)
+        assert "sesame" not in line and "***@host/v1' is no http address" in line
+    assert cli.main(profile(folder, text % "http://me:sesame@127.0.0.1:9/v1")) == 0
+    assert "sesame" not in capsys.readouterr().out
+    words = ["run", str(folder), "--profile", "p", "--workspace", str(tmp_path / "w")]
+    assert cli.main(words) == 1
+    assert "sesame" not in str(capsys.readouterr())
+    with Store.open(tmp_path / "w") as store:
+        tables = store.select("SELECT table_name FROM duckdb_tables()")
+        rows = [store.select(f"SELECT * FROM {table['table_name']}") for table in tables]
+    assert "127.0.0.1:9/v1" in str(rows) and "sesame" not in str(rows)
+
+
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a command says before it exits with 2."""
     capsys.readouterr()

@@ -172,6 +172,12 @@ async def test_hangs_end(hang):
     assert time.monotonic() - began < 2.5
 
 
+@pytest.mark.parametrize("num_bytes", range(100, 126))
+async def test_no_piece_of_a_key_is_told_where_the_answer_is_cut(num_bytes):
+    error = await fail([Status(200, "x" * num_bytes + KEY + "x" * 50)])
+    assert ("sk-" not in str(error) and "x***" in str(error)) or "sk" not in str(error)
+
+
 @pytest.mark.parametrize("drop", [Drop(), Drop(midway=True)])
 async def test_dropped_connections_are_unreachable(drop):
     error = await fail([drop])

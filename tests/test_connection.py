@@ -183,6 +183,24 @@ async def test_user_and_password_of_the_address_become_a_header():
     assert endpoint.headers[0]["Authorization"] == encode_basic_auth("me", "p@ss")
 
 
+@pytest.mark.parametrize("status", [400, 429, 200])
+async def test_user_and_password_of_the_address_are_never_told(status):
+    async with FakeEndpoint([Status(status, "no")]) as endpoint:
+        with pytest.raises(EndpointError) as caught:
+            await ask(endpoint.base_url.replace("http://", "http://me:sesame@"))
+    assert "sesame" not in str(caught.value) and "me:" not in str(caught.value)
+    assert endpoint.base_url.replace("http://", "http://***@") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:ses/ame@host/v1", "http://me:sesame@127.0.0.1:9/v1", "me:sesame@host/v1"]
+)
+async def test_nor_of_an_address_that_is_none_or_where_nobody_listens(url):
+    with pytest.raises(EndpointError) as caught:
+        await ask(url)
+    assert "ses" not in str(caught.value) and "***@" in str(caught.value)
+
+
 async def test_a_redirect_is_told_and_not_followed():
     async with (
         FakeEndpoint([answer("moved")]) as other,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import factory.engine as engine_module
 from factory.budget import Budget, Spend
 from factory.engine import Engine
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, ServerError, WorkspaceError
@@ -202,6 +203,34 @@ async def test_a_server_that_answers_others_is_asked_again_soon(store, kind, oth
     assert (await call).text == "at last"
     for later, earlier, most in zip(asked[1:], asked, waits, strict=False):
         assert most / 2 <= later - earlier <= most + 0.1
+
+
+async def test_answers_while_a_call_was_queued_do_not_make_its_server_up(store, monkeypatch):
+    """The one that fails had waited for a slot: what was answered then says nothing about now."""
+    monkeypatch.setattr(engine_module, "UP_SECONDS", 0.05)
+    loop, asked = asyncio.get_running_loop(), []
+
+    async def complete(request: Request) -> Completion:
+        if request.ordinal == 0:
+            return Completion("yes")
+        asked.append(loop.time())
+        if len(asked) > 1:
+            return Completion("at last")
+        await asyncio.sleep(0.1)
+        failed.append(loop.time())
+        raise failing("server_error")
+
+    failed: list[float] = []
+    model, engine = Script(), engine_on(store)
+    model.complete = complete  # type: ignore[method-assign]
+    engine.backoff_seconds = 0.4
+    spec = SPEC.model_copy(update={"concurrency": 1})
+    ask = engine.ask("teacher", model, spec, "generate", 1)
+    async with engine.limit_of(spec).slot():
+        calls = [asyncio.create_task(ask(HELLO, ordinal=n)) for n in range(2)]
+        await asyncio.sleep(0.02)
+    await asyncio.gather(*calls)
+    assert asked[1] - failed[0] >= 0.2
 
 
 @pytest.mark.parametrize(("retryable", "attempts"), [(True, 6), (False, 1)])

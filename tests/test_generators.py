@@ -259,3 +259,8 @@ def test_schemas_name_strings_in_order_and_nothing_else():
     schema = schema_of(["question", "answer"])
     assert list(schema["properties"]) == schema["required"] == ["question", "answer"]
     assert schema["additionalProperties"] is False
+
+
+def test_a_schema_is_the_same_object_each_time():
+    """What turns it into bytes knows it by that."""
+    assert schema_of(["a", "b"]) is schema_of(("a", "b")) is not schema_of(["b", "a"])

@@ -9,12 +9,14 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
+from aiohttp import web
 from fake_endpoint import FakeEndpoint, answer
 from tiny_llama import make_adapter, make_tiny_llama
 
 from factory.errors import EndpointError, RecipeError, ServerError
 from factory.models import vllm_server
 from factory.models.pool import ModelPool
+from factory.models.remote_adapter import load_adapter
 from factory.recipe import Recipe
 from factory.types import Message, Request, Sampling
 
@@ -305,3 +307,18 @@ async def test_scripts(pooled):
         assert "DRY RUN" in told[0]
         with pytest.raises(RecipeError, match=r"servers\.odd\.script: .*known: echo"):
             await pool.model("student")
+
+
+@pytest.mark.parametrize("status", [401, 500])
+async def test_a_refused_adapter_is_told_without_key_and_password(monkeypatch, folder, status):
+    class Refusing(FakeEndpoint):
+        async def _load(self, _: web.Request) -> web.Response:
+            return web.json_response({"error": {"message": "the key sesame is wrong"}}, status=status)
+
+    async with Refusing([answer("yes")]) as endpoint:
+        address = endpoint.base_url.replace("http://", "http://me:openup@")
+        for url in (address, "http://me:openup@127.0.0.1:9/v1"):
+            with pytest.raises(EndpointError) as caught:
+                await load_adapter(url, "sesame", "a", folder / "a", "servers.main")
+            assert "***@127.0.0.1" in str(caught.value)
+            assert not [word for word in ("sesame", "openup") if word in str(caught.value)]

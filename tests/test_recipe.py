@@ -11,6 +11,7 @@ from factory.errors import RecipeError
 from factory.init import write_template
 from factory.layers import merge
 from factory.load import load_domain, load_recipe
+from factory.recipe import EndpointServer
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/profiles/*.yaml"))
 RANKED = """
@@ -158,6 +159,17 @@ def test_digest_is_stable_and_changes_with_any_value(folder: Path) -> None:
     assert recipe.digest() == load_recipe(folder, None)[0].digest()
     assert recipe.digest() != load_recipe(folder, "endpoint")[0].digest()
     assert recipe.digest() != recipe.model_copy(update={"seed": 1}).digest()
+
+
+def test_user_and_password_of_an_address_stay_out_of_whatever_is_stored() -> None:
+    def endpoint(url: str) -> EndpointServer:
+        return EndpointServer(kind="endpoint", base_url=url)
+
+    server = endpoint("https://me:p%40ss@host:8000/v1")
+    assert server.base_url == "https://me:p%40ss@host:8000/v1"
+    assert server.model_dump(mode="json")["base_url"] == "https://***@host:8000/v1"
+    for plain in ("http://127.0.0.1:8000/v1", "http://[::1]:80/v1", "https://host/@cf/v1", "http://host"):
+        assert endpoint(plain).model_dump(mode="json")["base_url"] == plain
 
 
 def test_exponents_without_a_dot_are_numbers(folder: Path) -> None:

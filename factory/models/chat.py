@@ -69,8 +69,7 @@ def read_completion(content: bytes, latency_ms: float = 0.0) -> Completion:
         if not isinstance(text, str) or not isinstance(reasoning, str):
             raise TypeError("content is not a string")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
-        start = content[:120].decode("utf-8", "replace")
-        raise ValueError(f"the answer is not a chat completion: {start!r}") from error
+        raise ValueError("the answer is not a chat completion") from error
     text, reasoning = split_reasoning(text, reasoning)
     return Completion(text, finish_reason, reasoning, num_prompt, num_completion, latency_ms)
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Final
 
+from factory.address import without_password
 from factory.errors import EndpointError
 from factory.models.chat import ChatRequests, read_completion, server_message
 from factory.models.connection import Connection, Reply
 from factory.models.failure import failure_from_status, one_line
 from factory.types import Completion, Request
+
+SHOWN_CHARS: Final = 120  # of an answer that is none
 
 
 class EndpointModel:
@@ -33,6 +37,7 @@ class EndpointModel:
         self.timeout_seconds = timeout_seconds
         self.structured = structured
         self._id = model_id
+        self._where = without_password(base_url)
         self._key = api_key or ""
         self._requests = ChatRequests(model_name, structured)
         self._connection: Connection | None = None
@@ -65,7 +70,8 @@ class EndpointModel:
             try:
                 self._connection = Connection(self.base_url, self._key)
             except (ValueError, TypeError, httpx2.InvalidURL) as error:
-                raise self._failure(f"not an address: {error}", "unreachable") from None
+                why = f": {error}" if self._where == self.base_url else ""  # it may quote the password
+                raise self._failure(f"not an address{why}", "unreachable") from None
         return self._connection
 
     async def _post(self, connection: Connection, body: bytes) -> Reply:
@@ -86,20 +92,23 @@ class EndpointModel:
             message = self._hide(server_message(reply.content))
             if reply.status < 400 and (address := reply.headers.get("Location")):
                 message = self._hide(f"it points to another address, {address}; put that into the recipe")
-            raise failure_from_status(reply.status, reply.headers, message, self.base_url)
+            raise failure_from_status(reply.status, reply.headers, message, self._where)
         try:
             completion = read_completion(reply.content, latency_ms)
         except ValueError as error:
-            raise self._failure(str(error), "malformed") from None
+            # Hidden before it is cut: a piece of the key would be no longer found.
+            start = self._hide(reply.content.decode("utf-8", "replace"))[:SHOWN_CHARS]
+            raise self._failure(f"{error}: {start!r}", "malformed") from None
         if completion.finish_reason == "abort":  # by vLLM, when it is put to sleep: the text is cut off
             raise self._failure("the server aborted the request", "server_error")
         return completion
 
     def _failure(self, what: str, kind: str) -> EndpointError:
-        return EndpointError(one_line(self._hide(what)), kind=kind, where=self.base_url)
+        return EndpointError(one_line(self._hide(what)), kind=kind, where=self._where)
 
     def _hide(self, text: str) -> str:
-        """A server may quote the key that it refuses."""
+        """A server may quote the key that it refuses, and a library the address that it was given."""
+        text = text.replace(self.base_url, self._where)
         return text.replace(self._key, "***") if self._key else text
 
 

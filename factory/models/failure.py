@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from factory.backoff import MAX_RETRY_AFTER_SECONDS
 from factory.errors import EndpointError
 
 MAX_MESSAGE: Final = 300
@@ -22,13 +23,18 @@ HINTS: Final = {
 def failure_from_status(status: int, headers: Mapping[str, str], message: str, where: str) -> EndpointError:
     """The error for an HTTP status above 299; `message` is the server's own text."""
     kind, retryable = kind_of_status(status)
+    retry_after = parse_retry_after(headers.get("retry-after"))
+    hint = HINTS.get(kind, "")
+    if retry_after is not None and retry_after > MAX_RETRY_AFTER_SECONDS:
+        longest = f"the longest that is made takes {MAX_RETRY_AFTER_SECONDS:.0f} s"
+        hint = f"it asks for a pause of {retry_after:,.0f} s; {longest}"
     return EndpointError(
         f"answered {status}: {one_line(message) or 'without a word'}",
         kind=kind,
         retryable=retryable,
-        retry_after_seconds=parse_retry_after(headers.get("retry-after")),
+        retry_after_seconds=retry_after,
         where=where,
-        hint=HINTS.get(kind, ""),
+        hint=hint,
     )
 
 

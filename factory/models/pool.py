@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from factory.address import without_password
 from factory.errors import RecipeError, ServerError
 from factory.models.identity import describe_adapter, describe_folder, name_adapter
 from factory.models.scripted import SCRIPTS, ScriptedModel
@@ -60,7 +61,7 @@ class ModelPool:
         if isinstance(server, ScriptedServer):
             return f"scripted:{server.script}"
         if isinstance(server, EndpointServer):
-            base: object = [server.base_url, spec.model]
+            base: object = [without_password(server.base_url), spec.model]
         else:
             model, is_folder = find_model(self._folder, server.model)
             base = [describe_folder(Path(model)) if is_folder else model, server.dtype, server.quantization]
