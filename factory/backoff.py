@@ -1,7 +1,8 @@
 """How long a call that failed waits before its next attempt. Pure arithmetic: who waits is the engine.
 
 Exponential, spread so that calls refused together do not return together, and bounded: by half a minute of
-our own, by two where the server names the time. Where the server answers others the fault is soon over.
+our own, by two where the server names the time. Where the server answers others the fault is as a rule over
+at once, so that the first wait is short, and each further one grows the more.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from factory.errors import EndpointError
 
 MAX_BACKOFF_SECONDS: Final = 30.0
 MAX_RETRY_AFTER_SECONDS: Final = 120.0  # longer ones are daily quotas, for which a run does not sit and wait
+USUAL_GROWTH: Final = 2.0  # with each attempt
 OVERLOAD_GROWTH: Final = 3.0
-USUAL_GROWTH: Final = 2.0
 MAX_DOUBLINGS: Final = 64  # far beyond the longest backoff, far below the largest float
-UP_SHARE: Final = 0.2  # of the usual backoff, where the server is up
+UP_SHARE: Final = 0.1  # of the usual first wait, where the server is up
+UP_GROWTH: Final = 1.0  # on top of the other's, where the server is up: six attempts take as long as ever
 OVERLOAD_KINDS: Final = frozenset({"rate_limited", "timeout"})
 
 
@@ -34,6 +36,8 @@ def delay_seconds(
     more time with each attempt.
     """
     growth = OVERLOAD_GROWTH if is_overload(error) else USUAL_GROWTH
-    backoff = first_seconds * (UP_SHARE if is_up else 1.0) * growth ** min(num_attempts - 1, MAX_DOUBLINGS)
+    if is_up:
+        first_seconds, growth = UP_SHARE * first_seconds, growth + UP_GROWTH
+    backoff = first_seconds * growth ** min(num_attempts - 1, MAX_DOUBLINGS)
     asked = min(error.retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
     return max(min(MAX_BACKOFF_SECONDS, backoff) * (0.5 + spread / 2), asked * (1 + spread / 10))

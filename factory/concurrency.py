@@ -11,21 +11,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 DECREASE = 0.7
 TOLERATED_SHARE = 0.1
 
 
-@dataclass(slots=True)
 class Slot:
-    """The right to have one call in flight; the holder sets `overloaded` if the server refused for load."""
+    """The right to have one call in flight, while the context is open; freed on cancellation too.
 
-    epoch: int
-    answered: bool = False
-    overloaded: bool = False
+    Its holder sets `answered`, or `overloaded` if the server refused for load.
+    """
+
+    __slots__ = ("_limit", "answered", "epoch", "first", "overloaded")
+
+    def __init__(self, limit: AdaptiveLimit, first: bool) -> None:
+        self._limit = limit
+        self.first = first
+        self.epoch = 0
+        self.answered = self.overloaded = False
+
+    async def __aenter__(self) -> Self:
+        await self._limit.take(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._limit.give_back(self)
 
 
 class AdaptiveLimit:
@@ -54,23 +68,26 @@ class AdaptiveLimit:
         self.maximum = maximum
         self._wake()
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
-        """Waits for a slot and frees it at the end, on cancellation too."""
-        await self._acquire()
-        slot = Slot(self._epoch)
-        try:
-            yield slot
-        finally:
-            self._learn(slot)
-            self._release()
+    def slot(self, *, first: bool = False) -> Slot:
+        """A slot to be entered; `first`: before all that wait, for a call that had its turn already."""
+        return Slot(self, first)
 
-    async def _acquire(self) -> None:
+    async def take(self, slot: Slot) -> None:
+        """Waits for the slot's turn."""
+        await self._acquire(slot.first)
+        slot.epoch = self._epoch
+
+    def give_back(self, slot: Slot) -> None:
+        """Learns what came of the slot and passes it on."""
+        self._learn(slot)
+        self._release()
+
+    async def _acquire(self, first: bool) -> None:
         if self.num_in_flight < self.limit and not self._waiting:
             self.num_in_flight += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        (self._waiting.appendleft if first else self._waiting.append)(turn)
         try:
             await turn
         except asyncio.CancelledError:

@@ -189,7 +189,8 @@ class Engine:
     async def _attempt(self, call: Call) -> tuple[Completion, float]:
         """One answer and its dollars; slot and reservation are given back whatever happens."""
         request, price = call.request, call.purpose.spec.price
-        async with call.purpose.limit.slot() as slot:
+        first = call.num_attempts > 0 or bool(request.instead_of)
+        async with call.purpose.limit.slot(first=first) as slot:
             bound = bound_prompt_tokens(request.messages)
             reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price)
             call.num_attempts += 1

@@ -53,3 +53,17 @@ def test_never_over_the_limit_and_no_slot_is_lost(maximum, calls):
         return limit
 
     assert asyncio.run(everything()).num_in_flight == 0
+
+
+async def test_who_comes_again_goes_before_those_that_wait():
+    limit, order = AdaptiveLimit(1), []
+
+    async def take(name: str, first: bool) -> None:
+        async with limit.slot(first=first):
+            order.append(name)
+
+    async with limit.slot():
+        tasks = [asyncio.create_task(take(name, name == "again")) for name in ("one", "two", "again")]
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert order == ["again", "one", "two"]

@@ -176,10 +176,10 @@ async def test_retries_are_made_and_counted_and_the_servers_wait_is_kept(store):
     ("kind", "others", "waits"),
     [  # seconds at the most, at half of which each may begin
         ("server_error", 0, (0.2, 0.4, 0.8)),
-        ("server_error", 1, (0.04, 0.08, 0.16)),
-        ("server_error", 1000, (0.04, 0.08, 0.16)),
-        ("unreachable", 1000, (0.04, 0.08, 0.16)),
-        ("rate_limited", 1000, (0.04, 0.12, 0.36)),
+        ("server_error", 1, (0.02, 0.06, 0.18)),
+        ("server_error", 1000, (0.02, 0.06, 0.18)),
+        ("unreachable", 1000, (0.02, 0.06, 0.18)),
+        ("rate_limited", 1000, (0.02, 0.08, 0.32)),
         ("rate_limited", 0, (0.2, 0.6, 1.8)),
     ],
 )
@@ -511,3 +511,18 @@ async def test_asking_again_stays_within_the_budget(store):
         *(ask(HELLO, schema=PAIR, ordinal=n) for n in range(4)), return_exceptions=True
     )
     assert len(model.requests) == 5 and any(isinstance(answer, BudgetExceeded) for answer in answers)
+
+
+async def test_a_call_that_failed_does_not_queue_behind_those_that_were_never_sent(store):
+    asked: list[int] = []
+
+    def reply(request: Request, number: int) -> str | Exception:
+        asked.append(request.ordinal)
+        if number == 1:
+            return failing("server_error")
+        return CUT if number < 10 and not request.ordinal else GOOD
+
+    spec = SPEC.model_copy(update={"concurrency": 2})
+    ask = engine_on(store).ask("teacher", Script(reply, seconds=0.002), spec, "generate", 1)
+    await asyncio.gather(*(ask(HELLO, schema=PAIR, ordinal=n) for n in range(40)))
+    assert asked.count(0) == 3 and max(place for place, n in enumerate(asked) if n == 0) < 20
