@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # What a chat template adds: role markers around each message, and a default system prompt.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_CALL = 128
+COUNTED = ("calls", "tokens", "dollars")  # limits on what calls cost; minutes pass by themselves
 
 # Earlier time is the time between one recorded event of the run and the next. The start of a stage ends no
 # such interval, since the pause before it is a restart's. What a killed process did after its last
@@ -80,6 +81,7 @@ class Budget:
 
     def __init__(self, spec: BudgetSpec, spent: Spend | None = None, minutes: float = 0.0) -> None:
         self.spec = spec
+        self._limits = [(name, limit) for name in COUNTED if (limit := getattr(spec, name)) is not None]
         self.spent = spent or Spend()
         self.reserved = Spend()
         self._num_reserved = 0
@@ -115,8 +117,8 @@ class Budget:
         """
         need = Spend(1, prompt_tokens + max_tokens, cost_dollars(price, prompt_tokens, max_tokens))
         while True:
-            self._refuse(self.spent + need)
-            if not self._exceeded(self.spent + self.reserved + need):
+            self._refuse(need)
+            if not self._exceeded(self.reserved, need):
                 break
             await self._settled.wait()
         self.reserved = self.reserved + need
@@ -141,18 +143,17 @@ class Budget:
         self._settled.set()
         self._settled = asyncio.Event()
 
-    def _exceeded(self, spend: Spend) -> str:
-        """The name of the first limit that `spend` passes, or the empty string."""
-        for name in ("calls", "tokens", "dollars"):
-            limit = getattr(self.spec, name)
-            if limit is not None and getattr(spend, name) > limit:
+    def _exceeded(self, *further: Spend) -> str:
+        """The name of the first limit that `spent` and `further` pass together, or the empty string."""
+        for name, limit in self._limits:
+            if sum((getattr(spend, name) for spend in further), getattr(self.spent, name)) > limit:
                 return name
         return ""
 
-    def _refuse(self, spend: Spend) -> None:
+    def _refuse(self, need: Spend) -> None:
         if self.spec.minutes is not None and self.minutes >= self.spec.minutes:
             raise self.exceeded("minutes")
-        if name := self._exceeded(spend):
+        if name := self._exceeded(need):
             raise self.exceeded(name)
 
     def exceeded(self, name: str) -> BudgetExceeded:

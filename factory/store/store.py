@@ -40,8 +40,9 @@ class Store:
         self.path = workspace / database.FILE
         self._connection = connection
         self._tables = read_tables(connection)
-        answered = connection.execute("SELECT id FROM calls WHERE status = 'ok'").fetchall()
-        self._answered = {str(call_id) for (call_id,) in answered}
+        self._answered = {
+            row["id"] for row in self._rows("SELECT id FROM calls WHERE status = 'ok'", (), 1000)
+        }
         self._queued_calls: dict[str, Completion] = {}
         self._writer = Writer(connection.cursor(), self.path, self._forget_queued)
         self._server = Server(connection, workspace)
