@@ -169,6 +169,6 @@ def print_summary(summary: dict[str, Any]) -> None:
     print_mapping({key: value for key, value in summary.items() if key not in tables})
     for key in tables:
         columns = list(summary[key][0])
-        title = "plan: at most" if key == "plan" else key
+        title = "plan: at most, but for bad answers that are asked again" if key == "plan" else key
         print_table(columns, ([row[column] for column in columns] for row in summary[key]), title)
     print_text("\nok: nothing is wrong with this recipe")

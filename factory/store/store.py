@@ -28,6 +28,8 @@ FIND = """
     SELECT response, finish_reason, reasoning, prompt_tokens, completion_tokens, latency_ms
     FROM calls WHERE id = ? AND status = 'ok'"""
 
+ANSWERED = "SELECT id FROM calls WHERE status = 'ok'"
+
 _open_here: set[Path] = set()  # DuckDB's lock keeps other processes out, not this one
 _open_lock = threading.Lock()
 
@@ -40,9 +42,7 @@ class Store:
         self.path = workspace / database.FILE
         self._connection = connection
         self._tables = read_tables(connection)
-        self._answered = {
-            row["id"] for row in self._rows("SELECT id FROM calls WHERE status = 'ok'", (), 1000)
-        }
+        self._answered = {row["id"] for row in self._rows(ANSWERED, (), 1000)}
         self._queued_calls: dict[str, Completion] = {}
         self._writer = Writer(connection.cursor(), self.path, self._forget_queued)
         self._server = Server(connection, workspace)
