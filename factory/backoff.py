@@ -1,8 +1,8 @@
 """How long a call that failed waits before its next attempt. Pure arithmetic: who waits is the engine.
 
 Exponential, spread so that calls refused together do not return together, and bounded: by half a minute of
-our own, by two where the server names the time. Where the server answers others the fault is as a rule over
-at once, so that the first wait is short, and each further one grows the more.
+our own, by two where the server names the time. Where the server answers nearly everybody else a fault is
+bad luck and over at once, so that waits are short: they must not become the end of a whole run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ USUAL_GROWTH: Final = 2.0  # with each attempt
 OVERLOAD_GROWTH: Final = 3.0
 MAX_DOUBLINGS: Final = 64  # far beyond the longest backoff, far below the largest float
 UP_SHARE: Final = 0.1  # of the usual first wait, where the server is up
-UP_GROWTH: Final = 1.0  # on top of the other's, where the server is up: six attempts take as long as ever
 OVERLOAD_KINDS: Final = frozenset({"rate_limited", "timeout"})
 
 
@@ -33,11 +32,9 @@ def delay_seconds(
 
     `first_seconds` is the most after the first, `spread` in [0, 1] where in the range it falls: half of the
     most and above, or the server's own Retry-After and a tenth more. A server that refuses for load gets
-    more time with each attempt.
+    more time with each attempt, unless it `is_up`.
     """
-    growth = OVERLOAD_GROWTH if is_overload(error) else USUAL_GROWTH
-    if is_up:
-        first_seconds, growth = UP_SHARE * first_seconds, growth + UP_GROWTH
-    backoff = first_seconds * growth ** min(num_attempts - 1, MAX_DOUBLINGS)
+    growth = OVERLOAD_GROWTH if is_overload(error) and not is_up else USUAL_GROWTH
+    backoff = first_seconds * (UP_SHARE if is_up else 1.0) * growth ** min(num_attempts - 1, MAX_DOUBLINGS)
     asked = min(error.retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
     return max(min(MAX_BACKOFF_SECONDS, backoff) * (0.5 + spread / 2), asked * (1 + spread / 10))

@@ -3,34 +3,42 @@
 Additive increase, and one multiplicative decrease for each burst of refusals (AIMD, as TCP does it):
 every answer adds 1/limit, and once more than a tenth of a window of calls was refused the limit falls to 0.7
 of itself, after which refusals of calls sent before the fall do not count again. The tolerated tenth
-keeps an endpoint that refuses a steady few percent, whatever the load, from grinding to a halt. It knows
-nothing of models or retries.
+keeps an endpoint that refuses a steady few percent, whatever the load, from grinding to a halt. What came
+of calls also says whether the server is up. It knows nothing of models or retries.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from types import TracebackType
 from typing import Self
 
 DECREASE = 0.7
 TOLERATED_SHARE = 0.1
+# A server is up where it answered anyone in the last second, or since the call in question was sent, and no
+# more than a quarter of the latest calls failed: then a failure is that call's bad luck.
+UP_SECONDS = 1.0
+MAX_FAILING_SHARE = 0.25
+NUM_LATEST = 64
 
 
 class Slot:
     """The right to have one call in flight, while the context is open; freed on cancellation too.
 
-    Its holder sets `answered`, or `overloaded` if the server refused for load.
+    Its holder sets `answered`, or `failed` if another attempt may fare better, and `overloaded` too if the
+    server refused for load.
     """
 
-    __slots__ = ("_limit", "answered", "epoch", "first", "overloaded")
+    __slots__ = ("_limit", "answered", "epoch", "failed", "first", "overloaded")
 
     def __init__(self, limit: AdaptiveLimit, first: bool) -> None:
         self._limit = limit
         self.first = first
         self.epoch = 0
-        self.answered = self.overloaded = False
+        self.answered = self.failed = self.overloaded = False
 
     async def __aenter__(self) -> Self:
         await self._limit.take(self)
@@ -50,6 +58,8 @@ class AdaptiveLimit:
         self.num_in_flight = 0
         self._limit = float(maximum)
         self._epoch = 0
+        self._answered_at = -math.inf
+        self._failing_share = 0.0  # of the latest calls, older ones counting less
         self._window_finished = 0
         self._window_overloaded = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -58,6 +68,11 @@ class AdaptiveLimit:
     def limit(self) -> int:
         """Calls that may be in flight now, at least 1."""
         return max(1, int(self._limit))
+
+    def is_up(self, sent_at: float) -> bool:
+        """Whether the server fares well, as far as others tell than a call sent at `sent_at` (monotonic)."""
+        answers = self._answered_at > min(sent_at, time.monotonic() - UP_SECONDS)
+        return answers and self._failing_share <= MAX_FAILING_SHARE
 
     def allow(self, maximum: int) -> None:
         """Raises the ceiling to `maximum` for a second role of the same server."""
@@ -109,7 +124,10 @@ class AdaptiveLimit:
 
     def _learn(self, slot: Slot) -> None:
         self._window_finished += 1
+        if slot.answered or slot.failed:
+            self._failing_share += (slot.failed - self._failing_share) / NUM_LATEST
         if slot.answered:
+            self._answered_at = time.monotonic()
             self._limit = min(float(self.maximum), self._limit + 1 / self._limit)
         elif slot.overloaded and slot.epoch == self._epoch:
             self._window_overloaded += 1

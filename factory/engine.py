@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +32,6 @@ from factory.types import Completion, Json, Message, Request, Sample, Sampling, 
 if TYPE_CHECKING:
     from factory.store.store import Store
 
-# A server is up where it answered anyone in the last second, or since the attempt that failed was sent.
-UP_SECONDS: Final = 1.0
 PENDING_PER_SLOT: Final = 4
 MAX_ASKED_AGAIN: Final = 2  # times for one question, where answers are not what the schema asks for
 
@@ -71,7 +68,6 @@ class Engine:
         self._rate = Rate()
         self._limits: dict[str, AdaptiveLimit] = {}
         self._in_flight: dict[str, _Shared] = {}
-        self._answered_at: dict[str, float] = {}  # when each server last answered anyone
 
     @property
     def counts(self) -> Counts:
@@ -200,10 +196,10 @@ class Engine:
                 answer = await self._complete(call.purpose.model, request)
             except BaseException as error:
                 self.budget.release(reservation)
+                slot.failed = isinstance(error, EndpointError) and error.retryable
                 slot.overloaded = isinstance(error, EndpointError) and is_overload(error)
                 raise
             slot.answered = True
-            self._answered_at[call.purpose.spec.server] = time.monotonic()
             dollars = self.budget.settle(reservation, answer.prompt_tokens, answer.completion_tokens, price)
         return replace(answer, call_id=call.id, latency_ms=answer.latency_ms or call.latency_ms()), dollars
 
@@ -222,8 +218,7 @@ class Engine:
 
     def _wait_seconds(self, call: Call, error: EndpointError) -> float:
         """Until the next attempt, not beyond the run's minutes; spread by a hash of the call."""
-        last = self._answered_at.get(call.purpose.spec.server, -math.inf)
-        is_up = last > min(call.sent_at, time.monotonic() - UP_SECONDS)
+        is_up = call.purpose.limit.is_up(call.sent_at)
         spread = int(digest([call.id, call.num_attempts], 6), 16) / 16**6
         wait = delay_seconds(error, call.num_attempts, self.backoff_seconds, is_up=is_up, spread=spread)
         seconds_left = self.budget.seconds_left()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factory import concurrency
 from factory.concurrency import AdaptiveLimit
 
 
@@ -67,3 +69,30 @@ async def test_who_comes_again_goes_before_those_that_wait():
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
     assert order == ["again", "one", "two"]
+
+
+async def finish(limit: AdaptiveLimit, *ends: str) -> None:
+    for end in ends:
+        async with limit.slot() as slot:
+            slot.answered, slot.failed = end == "answered", end == "failed"
+
+
+async def test_a_server_is_up_while_it_answers_most_of_what_it_is_asked():
+    limit, before = AdaptiveLimit(8), time.monotonic()
+    assert not limit.is_up(before)
+    await finish(limit, "answered")
+    assert limit.is_up(time.monotonic())
+    await finish(limit, *["failed", "answered", "answered", "answered", "answered", "answered"] * 50)
+    assert limit.is_up(before)
+    await finish(limit, *["failed", "answered"] * 50)
+    assert not limit.is_up(before)
+    await finish(limit, *["answered"] * 100, *["refused"] * 100)
+    assert limit.is_up(before)
+
+
+async def test_what_was_answered_long_before_says_nothing(monkeypatch):
+    monkeypatch.setattr(concurrency, "UP_SECONDS", 0.01)
+    limit, before = AdaptiveLimit(8), time.monotonic()
+    await finish(limit, "answered")
+    await asyncio.sleep(0.02)
+    assert limit.is_up(before) and not limit.is_up(time.monotonic())

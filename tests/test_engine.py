@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import factory.engine as engine_module
+from factory import concurrency
 from factory.budget import Budget, Spend
 from factory.engine import Engine
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, ServerError, WorkspaceError
@@ -176,10 +176,10 @@ async def test_retries_are_made_and_counted_and_the_servers_wait_is_kept(store):
     ("kind", "others", "waits"),
     [  # seconds at the most, at half of which each may begin
         ("server_error", 0, (0.2, 0.4, 0.8)),
-        ("server_error", 1, (0.02, 0.06, 0.18)),
-        ("server_error", 1000, (0.02, 0.06, 0.18)),
-        ("unreachable", 1000, (0.02, 0.06, 0.18)),
-        ("rate_limited", 1000, (0.02, 0.08, 0.32)),
+        ("server_error", 1, (0.02, 0.04, 0.08)),
+        ("server_error", 1000, (0.02, 0.04, 0.08)),
+        ("unreachable", 1000, (0.02, 0.04, 0.08)),
+        ("rate_limited", 1000, (0.02, 0.04, 0.08)),
         ("rate_limited", 0, (0.2, 0.6, 1.8)),
     ],
 )
@@ -207,7 +207,7 @@ async def test_a_server_that_answers_others_is_asked_again_soon(store, kind, oth
 
 async def test_answers_while_a_call_was_queued_do_not_make_its_server_up(store, monkeypatch):
     """The one that fails had waited for a slot: what was answered then says nothing about now."""
-    monkeypatch.setattr(engine_module, "UP_SECONDS", 0.05)
+    monkeypatch.setattr(concurrency, "UP_SECONDS", 0.05)
     loop, asked = asyncio.get_running_loop(), []
 
     async def complete(request: Request) -> Completion:
