@@ -77,6 +77,14 @@ class BudgetExceeded(FactoryError):
     """The next call could pass a limit of the budget, so it was not made."""
 
 
+class TargetMissed(FactoryError):
+    """A round has fewer accepted samples than it must have; `num_accepted` is how many it has."""
+
+    def __init__(self, what: str, num_accepted: int, *, where: str = "", hint: str = "") -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.num_accepted = num_accepted
+
+
 class GuardTripped(FactoryError):
     """A guard stopped the round; the text carries its evidence."""
 

@@ -78,18 +78,28 @@ async def refine_round(
     counts: Counter[str] = Counter()
     num_done, remaining = 0, iter(samples)
     while batch := list(islice(remaining, batch_size)):
-        waiting = _unsettled(store, run_id, batch)
-        outcome = _Outcome()
-        while waiting:
-            waiting = await _run_steps(refiners, waiting, ask, outcome)
-        _write(store, run_id, round_number, outcome)
-        counts.update(decision.action for _, decision, final in outcome.decisions if final)
+        counts += await refine_batch(store, run_id, round_number, refiners, batch, ask)
         num_done += len(batch)
         if on_progress:
             on_progress(
                 num_done, num_done, ", ".join(f"{action} {n}" for action, n in sorted(counts.items()))
             )
     return counts
+
+
+async def refine_batch(
+    store: Store, run_id: str, round_number: int, refiners: Steps, batch: Sequence[Sample], ask: Ask
+) -> Counter[str]:
+    """Settles some samples by refiners that are open; returns how many were kept, rewritten and dropped.
+
+    The same samples in the same batches are decided the same, whether or not some are settled already.
+    """
+    waiting = _unsettled(store, run_id, batch)
+    outcome = _Outcome()
+    while waiting:
+        waiting = await _run_steps(refiners, waiting, ask, outcome)
+    _write(store, run_id, round_number, outcome)
+    return Counter(decision.action for _, decision, final in outcome.decisions if final)
 
 
 def open_refiners(store: Store, run_id: str, refiners: Steps) -> None:

@@ -143,18 +143,19 @@ def train_refiner(
 def preview(recipe_path: Path, profile: str | None, count: int, progress: Progress) -> dict[str, Any]:
     """`factory preview`: a few samples through generator and refiners, in a folder that is deleted."""
     from factory.conversation import shown_turn
-    from factory.loop import generate, refine
+    from factory.making import generate_and_refine
 
     domain = open_domain(recipe_path, profile)
-    loop = domain.recipe.loop.model_copy(update={"samples_per_round": count, "controls": {}})
+    loop = domain.recipe.loop.model_copy(
+        update={"samples_per_round": count, "accepted": None, "controls": {}}
+    )
     domain = replace(domain, recipe=domain.recipe.model_copy(update={"loop": loop}))
     folder = Path(tempfile.mkdtemp(prefix="factory-preview-"))
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, folder, progress) as bench:
             bench.record_run()
-            await generate(bench, 1)
-            await refine(bench, 1)
+            await generate_and_refine(bench, 1)
             samples = bench.store.select(
                 """SELECT s.question, s.answer, s.slice, s.strategy, d.action, d.refiner, d.reason,
                           s.messages, w.messages AS rewritten
