@@ -62,7 +62,9 @@ class Rate:
             latest = (count - self._count) / seconds
             self._per_second = latest if self._per_second is None else 0.6 * self._per_second + 0.4 * latest
             self._count, self._at = count, now
-        return self._per_second or 0.0
+        if self._per_second is None:  # within the first window: so far
+            return (count - self._count) / seconds if seconds else 0.0
+        return self._per_second
 
 
 def describe(counts: Counts, calls_per_second: float, tokens_per_second: float | None = None) -> str:

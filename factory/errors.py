@@ -78,11 +78,14 @@ class BudgetExceeded(FactoryError):
 
 
 class TargetMissed(FactoryError):
-    """A round has fewer accepted samples than it must have; `num_accepted` is how many it has."""
+    """A round has `num_accepted` accepted samples, `num_missing` fewer than it must have."""
 
-    def __init__(self, what: str, num_accepted: int, *, where: str = "", hint: str = "") -> None:
+    def __init__(
+        self, what: str, num_accepted: int, num_missing: int, *, where: str = "", hint: str = ""
+    ) -> None:
         super().__init__(what, where=where, hint=hint)
         self.num_accepted = num_accepted
+        self.num_missing = num_missing
 
 
 class GuardTripped(FactoryError):

@@ -66,6 +66,7 @@ def freeze(bench: Bench, number: int, missed: TargetMissed | None = None) -> str
             if told := guard.warning(bench.recipe.guard, own, before, what):
                 bench.progress.note(f"{bench.label(number)}, {told}")
         if missed:
+            detail["missing"] = missed.num_missing
             raise missed
     return dataset_id
 

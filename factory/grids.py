@@ -131,6 +131,43 @@ def grid_comparisons(report: Report) -> Grid:
     return Grid("Paired comparisons on the test split, exact McNemar test", columns, tuple(rows))
 
 
+def grid_aims(report: Report) -> Grid:
+    """What each round was asked for, what it has, and what it took against what was forecast."""
+    rows = [
+        (
+            f"round {each.round}",
+            *(f"{n:,}" for n in (each.num_wanted, each.num_accepted, sum(each.missing.values()))),
+            *(f"{n:,}" for n in (each.num_waves, each.num_tasks)),
+            percent(each.num_reached / each.num_tasks) if each.num_tasks else "–",
+            percent(each.assumed_yield),
+            *(f"{n:,}" for n in (each.calls, each.forecast_calls, each.tokens, each.forecast_tokens)),
+            *(f"{value:,.2f}" for value in (each.dollars, each.forecast_dollars)),
+        )
+        for each in report.aims
+    ]
+    columns = (
+        *("Round", "Asked for", "Accepted", "Missing", "Waves", "Tasks", "Yield", "Yield assumed"),
+        *("Calls", "Forecast", "Tokens", "Forecast", "Dollars", "Forecast"),
+    )
+    return Grid(
+        "Accepted samples against the target, and the cost against its forecast", columns, tuple(rows)
+    )
+
+
+def describe_missing(report: Report) -> list[str]:
+    """A line for each round that lacks samples."""
+    lines = []
+    for each in report.aims:
+        if each.missing:
+            by_slice = ", ".join(f"{slice} {num:,}" for slice, num in each.missing.items())
+            given_up = f"; given up: {', '.join(each.given_up)}" if each.given_up else ""
+            lines.append(
+                f"round {each.round}: {each.num_accepted:,} of {each.num_wanted:,} accepted samples, "
+                f"MISSING: {by_slice}{given_up}"
+            )
+    return lines
+
+
 def grid_steps(report: Report) -> Grid:
     """What each refiner kept, rewrote and dropped."""
     rows = [

@@ -45,6 +45,12 @@ def name_run(domain: Domain, pool: ModelPool) -> str:
     return "run_" + digest([domain.run_digest(), models, *([brought] if brought else [])], 12)
 
 
+def _resized(domain: Domain, loop: dict[str, Json]) -> Domain:
+    """The domain with other values in the recipe's `loop`."""
+    changed = domain.recipe.loop.model_copy(update=loop)
+    return replace(domain, recipe=domain.recipe.model_copy(update={"loop": changed}))
+
+
 @contextlib.asynccontextmanager
 async def open_bench(
     domain: Domain, workspace: Path, progress: Progress, port: int | None = None
@@ -70,14 +76,22 @@ async def open_bench(
             await pool.close()
 
 
-def run(recipe_path: Path, profile: str | None, workspace: Path, progress: Progress) -> dict[str, Any]:
-    """`factory run`: the whole loop; returns the report as data."""
+def run(
+    recipe_path: Path,
+    profile: str | None,
+    workspace: Path,
+    progress: Progress,
+    accepted: int | None = None,
+) -> dict[str, Any]:
+    """`factory run`: the whole loop; returns the report as data. `accepted` replaces the recipe's own."""
     from dataclasses import asdict
 
     from factory.loop import run_loop
     from factory.report import collect
 
     domain = open_domain(recipe_path, profile)
+    if accepted is not None:
+        domain = _resized(domain, {"samples_per_round": None, "accepted": accepted})
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:

@@ -91,17 +91,19 @@ def refuse_if_missed(
     bench: Bench, number: int, targets: Mapping[str, int], spent: BudgetExceeded | None
 ) -> None:
     """Raises TargetMissed where samples are missing, which says how many and why: `spent`, or slices."""
-    missing, total = num_missing(bench, number, targets), sum(targets.values())
+    missing = num_missing(bench, number, targets)
     if not missing:
         return
-    num = total - sum(missing.values())
+    total, lacking = sum(targets.values()), sum(missing.values())
+    num = total - lacking
     what = f"round {number} has {num:,} of {total:,} accepted samples"
     keeps = "; `factory export` writes what there is" if num else ""
     if spent:
-        raise TargetMissed(f"{what}: {spent.what}", num, where=spent.where, hint=f"{spent.hint}{keeps}")
-    dry = ", ".join(_explain(bench, number, slice, lacking) for slice, lacking in missing.items())
-    hint = f"mend what drops them, or ask for fewer{keeps}"
-    raise TargetMissed(f"{what}: nothing more comes of {dry}", num, where="loop.accepted", hint=hint)
+        what, hint = f"{what}: {spent.what}", f"{spent.hint}{keeps}"
+        raise TargetMissed(what, num, lacking, where=spent.where, hint=hint)
+    dry = ", ".join(_explain(bench, number, slice, each) for slice, each in missing.items())
+    what, hint = f"{what}: nothing more comes of {dry}", f"mend what drops them, or ask for fewer{keeps}"
+    raise TargetMissed(what, num, lacking, where="loop.accepted", hint=hint)
 
 
 def _explain(bench: Bench, number: int, slice: str, lacking: int) -> str:
