@@ -45,6 +45,12 @@ def forecast_round(domain: Domain) -> dict[str, Any]:
     return {key: value for key, value in _rows(domain, work)[-1].items() if key in COUNTS}
 
 
+def cost_of_task(domain: Domain) -> dict[str, float]:
+    """Calls, tokens and dollars that a task and the refining of its samples come to at most, on average."""
+    work = [each for each in _work(domain, 1, num_tasks=1) if each.role != "student"]
+    return {key: value for key, value in _rows(domain, work)[-1].items() if key in COUNTS}
+
+
 def _rows(domain: Domain, works: Sequence[_Work]) -> list[dict[str, Any]]:
     rows = []
     longest = max((len(source.text) for source in domain.sources), default=0)
@@ -64,11 +70,12 @@ def _rows(domain: Domain, works: Sequence[_Work]) -> list[dict[str, Any]]:
     return [*rows, total]
 
 
-def _work(domain: Domain, num_rounds: int) -> list[_Work]:
+def _work(domain: Domain, num_rounds: int, num_tasks: int | None = None) -> list[_Work]:
     recipe, costs = domain.recipe, _costs(domain)
-    num_tasks = recipe.loop.num_tasks
-    if recipe.loop.accepted is not None:
-        num_tasks = num_tasks_for(recipe.loop.accepted, -_most(costs, lambda cost: -cost.num_samples))
+    if num_tasks is None:
+        num_tasks = recipe.loop.num_tasks
+        if recipe.loop.accepted is not None:
+            num_tasks = num_tasks_for(recipe.loop.accepted, -_most(costs, lambda cost: -cost.num_samples))
     num_calls = _shared(domain) + num_rounds * ceil(num_tasks * _most(costs, lambda cost: cost.num_calls))
     # A prompt may hold all that was answered before in its task.
     num_before = _most(costs, lambda cost: cost.num_calls * (cost.num_calls - 1) // 2)

@@ -84,7 +84,7 @@ class Aim:
     missing: Mapping[str, int]
     given_up: tuple[str, ...]
     num_waves: int
-    num_tasks: int
+    num_generated: int
     num_reached: int
     assumed_yield: float
     calls: int
@@ -121,7 +121,7 @@ def _aim(number: int, detail: Mapping[str, Any], spent: Mapping[str, Any]) -> Ai
         detail["missing"],
         tuple(f"{strategy} in {slice}" for strategy, slice in detail["given_up"]),
         detail["waves"],
-        detail["tasks"],
+        detail["generated"],
         detail["reached"],
         forecast["yield"],
         int(spent["calls"]),

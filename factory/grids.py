@@ -135,22 +135,20 @@ def grid_aims(report: Report) -> Grid:
     """What each round was asked for, what it has, and what it took against what was forecast."""
     rows = [
         (
-            f"round {each.round}",
+            f"{each.round}",
             *(f"{n:,}" for n in (each.num_wanted, each.num_accepted, sum(each.missing.values()))),
-            *(f"{n:,}" for n in (each.num_waves, each.num_tasks)),
-            percent(each.num_reached / each.num_tasks) if each.num_tasks else "–",
-            percent(each.assumed_yield),
-            *(f"{n:,}" for n in (each.calls, each.forecast_calls, each.tokens, each.forecast_tokens)),
-            *(f"{value:,.2f}" for value in (each.dollars, each.forecast_dollars)),
+            *(f"{n:,}" for n in (each.num_waves, each.num_generated)),
+            f"{percent(each.num_reached / max(each.num_generated, 1))} ({percent(each.assumed_yield)})",
+            f"{each.calls:,} ({each.forecast_calls:,})",
+            f"{each.tokens:,} ({each.forecast_tokens:,})",
+            f"{each.dollars:,.2f} ({each.forecast_dollars:,.2f})",
         )
         for each in report.aims
     ]
-    columns = (
-        *("Round", "Asked for", "Accepted", "Missing", "Waves", "Tasks", "Yield", "Yield assumed"),
-        *("Calls", "Forecast", "Tokens", "Forecast", "Dollars", "Forecast"),
-    )
+    counts = ("Round", "Asked for", "Accepted", "Missing", "Waves", "Generated")
+    columns = (*counts, "Good enough", "Calls", "Tokens", "Dollars")
     return Grid(
-        "Accepted samples against the target, and the cost against its forecast", columns, tuple(rows)
+        "Accepted samples of a round, and what they took (in brackets: forecast)", columns, tuple(rows)
     )
 
 

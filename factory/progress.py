@@ -113,10 +113,9 @@ class Progress:
         try:
             yield stage
         except BaseException as error:
-            by = "" if isinstance(error, STOPPED) else f" by {type(error).__name__}"
-            self._end(stage, over, thread, f"stopped{by}")
+            self._end(stage, over, thread, "the user" if isinstance(error, STOPPED) else type(error).__name__)
             raise
-        self._end(stage, over, thread, "done")
+        self._end(stage, over, thread, None)
 
     def note(self, text: str) -> None:
         """Prints one line, above the bars where there are any."""
@@ -141,7 +140,9 @@ class Progress:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def _end(self, stage: Stage, over: threading.Event, thread: threading.Thread, how: str) -> None:
+    def _end(
+        self, stage: Stage, over: threading.Event, thread: threading.Thread, stopped_by: str | None
+    ) -> None:
         over.set()
         thread.join()
         if self._bars:
@@ -149,10 +150,11 @@ class Progress:
             if task:
                 self._bars.remove_task(task.id)
         if self._as_json:
-            self._log(how, stage.event())
+            event = "done" if stopped_by is None else "stopped"
+            self._log(event, {**stage.event(), "stopped_by": stopped_by})
             return
-        stopped = "" if how == "done" else f"{how}, "
-        self.note(f"{stage.name}: {stopped}{stage.line(finished=True)}")
+        how = "" if stopped_by is None else f"stopped by {stopped_by}, "
+        self.note(f"{stage.name}: {how}{stage.line(finished=True)}")
 
     def _show_line(self, stage: Stage) -> None:
         if self._as_json:
@@ -161,7 +163,7 @@ class Progress:
             self.note(f"{stage.name}: {stage.line()}")
 
     def _log(self, event: str, values: dict[str, Any]) -> None:
-        """One JSON object on a line of its own, in ASCII; `event` is progress, done, stopped … or note."""
+        """One JSON object on a line of its own, in ASCII; `event` is progress, done, stopped or note."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         print(json.dumps({"at": at, "event": event, **values}), file=self._stream, flush=True)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from factory.afford import num_affordable
 from factory.allocate import allocate
 from factory.bench import Bench
 from factory.errors import BudgetExceeded, FactoryError
@@ -28,6 +29,7 @@ from factory.making import (
     can_overlap,
     consume,
     count_actions,
+    count_round,
     produce,
     run_together,
 )
@@ -36,7 +38,7 @@ from factory.strategies import Strategies
 from factory.target import STEP, Target, num_accepted, num_missing, num_reached, refuse_if_missed
 from factory.types import Task
 from factory.watch import Watch
-from factory.waves import ASSUMED_YIELD, Cell, Plan, Waves, cells_of
+from factory.waves import ASSUMED_YIELD, Cell, Plan, Waves, cells_of, shrink
 
 STORED = """
     SELECT DISTINCT (detail->>'wave')::INTEGER AS wave, detail->'tasks' AS tasks FROM stages
@@ -124,13 +126,13 @@ class _Reaching:
 
     def summary(self) -> dict[str, object]:
         """What the stage's event says of the round."""
-        tallies = self.waves.tallies.values()
+        where = self.bench, self.number
         return {
-            "accepted": sum(num_accepted(self.bench, self.number).values()),
-            "missing": num_missing(self.bench, self.number, self.waves.targets),
+            "generated": count_round(*where),
+            "reached": sum(num_reached(*where, self._num_waves * POSITIONS).values()),
+            "accepted": sum(num_accepted(*where).values()),
+            "missing": num_missing(*where, self.waves.targets),
             "waves": self._num_waves,
-            "tasks": sum(tally.num_tasks for tally in tallies),
-            "reached": sum(tally.num_accepted for tally in tallies),
             "given_up": [list(cell) for cell in self.waves.given_up()],
         }
 
@@ -139,6 +141,12 @@ class _Reaching:
         if self._num_waves < len(self._stored):
             return self._stored[self._num_waves]
         plan = self.waves.next_plan()
+        if plan:
+            counts = self.waves.num_decided, self.waves.num_under_way
+            affordable = num_affordable(self.bench, self.number, *counts)
+            plan = shrink(plan, affordable.num_tasks)
+            if not plan and not self._under_way:
+                self.spent = self.bench.engine.budget.exceeded(affordable.limit)
         if plan:
             self.bench.event(self.number, "allocate", "done", {"wave": self._num_waves, "tasks": plan})
         return plan

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
-from factory.allocate import divide
+from factory.allocate import divide, round_to_sum
 
 Cell = tuple[str, str]  # strategy and slice
 Plan = dict[str, dict[str, int]]  # strategy → slice → tasks
@@ -105,6 +105,16 @@ class Waves:
         """Where nothing more is asked though it could be."""
         return [cell for cell, tally in self.tallies.items() if tally.given_up]
 
+    @property
+    def num_decided(self) -> int:
+        """Tasks of waves that are decided."""
+        return sum(tally.num_tasks for tally in self.tallies.values())
+
+    @property
+    def num_under_way(self) -> int:
+        """Tasks of waves that are not."""
+        return sum(self.under_way.values())
+
     def next_plan(self) -> Plan:
         """The tasks of the next wave; none where what is under way may do, or nothing helps any more."""
         live: dict[str, list[str]] = {name: [] for name in self.weights}
@@ -144,6 +154,21 @@ class Waves:
 def cells_of(plan: Plan) -> dict[Cell, int]:
     """The tasks of a plan by strategy and slice."""
     return {(name, slice): num for name, of in plan.items() for slice, num in of.items()}
+
+
+def shrink(plan: Plan, most: float) -> Plan:
+    """The plan with `most` tasks at most, in the same proportions."""
+    cells = cells_of(plan)
+    if sum(cells.values()) <= most:
+        return plan
+    names = {f"{place}": cell for place, cell in enumerate(cells)}
+    counts = round_to_sum({key: cells[cell] for key, cell in names.items()}, max(0, int(most)))
+    smaller: Plan = {}
+    for key, num in counts.items():
+        if num:
+            name, slice = names[key]
+            smaller.setdefault(name, {})[slice] = num
+    return smaller
 
 
 def num_tasks_for(num_accepted: int, num_samples: float) -> int:
