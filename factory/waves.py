@@ -24,7 +24,7 @@ FEW = 8  # so many missing samples of a slice are asked for at once
 GIVE_UP_AFTER = 64
 FADING = 0.5  # what the counts of a wave weigh after the next one
 LARGEST = 4096  # tasks of a strategy in a slice: a wave is held in memory
-GROWTH = 2  # a wave is at most so many times as large as all before it, since early yields are rough
+GROWTH = 2  # a wave has at most so many times the tasks that are decided, since early yields are rough
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ class Waves:
     def _num_tasks(self, cell: Cell, share: int) -> int:
         """Tasks for `share` samples, as far as what is known bears."""
         tally, coming = self.tallies[cell], self.under_way.get(cell, 0)
-        most = min(LARGEST, max(GIVE_UP_AFTER, GROWTH * (tally.num_tasks + coming)))
+        most = min(LARGEST, max(GIVE_UP_AFTER, GROWTH * tally.num_tasks))
         if tally.num_dry:
             most = GIVE_UP_AFTER - tally.num_dry - coming
         return max(0, min(ceil(share / tally.expected), most))
