@@ -68,13 +68,19 @@ async def generate_and_refine(bench: Bench, number: int) -> None:
 
 
 async def _make_round(bench: Bench, number: int, refines: bool) -> None:
-    total, feed = bench.recipe.loop.num_tasks, Feed()
-    name = f"{bench.label(number)} generate" + (" and refine" if refines else "")
-    with bench.progress.stage(name, total, "samples") as shown:
+    feed, name = Feed(), f"{bench.label(number)} generate" + (" and refine" if refines else "")
+    with bench.progress.stage(name, bench.recipe.loop.num_tasks, "samples") as shown:
         watch = Watch(bench.engine, shown)
-        after = _settle_round(bench, number, feed, watch) if refines else _drain(feed)
-        await run_together(_generate_round(bench, number, feed, watch), after)
-        watch.show(now=True)
+        generating = _generate_round(bench, number, feed, watch)
+        try:
+            if not refines:
+                await run_together(generating, _drain(feed))
+                return
+            with bench.stage(number, "refine") as detail:  # done only where all was generated
+                await run_together(generating, _settle_round(bench, number, feed, watch))
+                detail["actions"] = count_actions(bench, number)
+        finally:
+            watch.show(now=True)
 
 
 async def _generate_round(bench: Bench, number: int, feed: Feed, watch: Watch) -> None:
@@ -100,12 +106,10 @@ async def _generate_round(bench: Bench, number: int, feed: Feed, watch: Watch) -
 
 
 async def _settle_round(bench: Bench, number: int, feed: Feed, watch: Watch) -> None:
-    with bench.stage(number, "refine") as detail:
-        refiners = bench.refiners()
-        open_refiners(bench.store, bench.run_id, refiners)
-        watch.refined(Counter(count_actions(bench, number)))
-        await consume(bench, number, refiners, feed, watch)
-        detail["actions"] = count_actions(bench, number)
+    refiners = bench.refiners()
+    open_refiners(bench.store, bench.run_id, refiners)
+    watch.refined(Counter(count_actions(bench, number)))
+    await consume(bench, number, refiners, feed, watch)
 
 
 async def _drain(feed: Feed) -> None:

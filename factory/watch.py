@@ -50,8 +50,9 @@ class Watch:
         counts, accepted = self._engine.counts, self.actions["keep"]
         calls, tokens = self._calls.update(counts.num_answered), self._tokens.update(counts.num_tokens)
         num_settled = self.actions.total() - self.actions["rewrite"]
-        first = f"{self.num_made:,} made" if self._by_accepted else f"{accepted:,} accepted"
-        text = f"{first} · {num_settled:,} refined · {describe(counts, calls, tokens)}"
+        parts = [f"{self.num_made:,} made" if self._by_accepted else f"{accepted:,} accepted"]
+        parts = [*parts, f"{num_settled:,} refined"] if num_settled else []
+        text = " · ".join([*parts, describe(counts, calls, tokens)])
         self._stage.update(accepted if self._by_accepted else self.num_made, None, text)
         self._stage.values = {
             "made": self.num_made,
