@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -35,7 +35,7 @@ class Stage:
         self.done = 0
         self.total = total
         self.detail = ""
-        self.values: dict[str, Any] = {}  # what the detail says, for programs
+        self.values: Mapping[str, Any] = {}
         self._unit = unit
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -46,12 +46,19 @@ class Stage:
             self.done += num
             self.detail = detail or self.detail
 
-    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
-        """So many units are done in all, of so many."""
+    def update(
+        self,
+        done: int,
+        total: int | None = None,
+        detail: str = "",
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """So many units are done in all, of so many; `values` say what the detail says, for programs."""
         with self._lock:
             self.done = done
             self.total = self.total if total is None else total
             self.detail = detail or self.detail
+            self.values = values or self.values
 
     def event(self) -> dict[str, Any]:
         """Count, rate, seconds taken and left, and detail, for programs."""

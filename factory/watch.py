@@ -53,8 +53,7 @@ class Watch:
         parts = [f"{self.num_made:,} made" if self._by_accepted else f"{accepted:,} accepted"]
         parts = [*parts, f"{num_settled:,} refined"] if num_settled else []
         text = " · ".join([*parts, describe(counts, calls, tokens)])
-        self._stage.update(accepted if self._by_accepted else self.num_made, None, text)
-        self._stage.values = {
+        values = {
             "made": self.num_made,
             "accepted": accepted,
             "dropped": self.actions["drop"],
@@ -66,3 +65,4 @@ class Watch:
             "stored": counts.num_found,
             "failed": dict(counts.failed),
         }
+        self._stage.update(accepted if self._by_accepted else self.num_made, None, text, values)

@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import signal
+import subprocess
+import time
 from dataclasses import replace
 
 import pytest
 import yaml
+from fake_endpoint import Status, answer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_loop import FACTORY, endpoint, qa
 
 from factory import session
 from factory.cli import main
@@ -181,6 +186,113 @@ def test_a_spent_budget_gives_what_there_is_and_raising_it_goes_on_to_the_target
     assert main(["export", str(tmp_path / "whole"), "-w", str(tmp_path / "w")]) == 0
     assert len((tmp_path / "whole/data/train.jsonl").read_text().splitlines()) == 60
     assert len(set(made.requests)) == len(made.requests)
+
+
+def test_the_budget_is_not_spent_on_samples_that_nobody_refines(folder, tmp_path, monkeypatch):
+    def reply(request):
+        number, keys = int(digest(request.id, 8), 16), request.schema["properties"]
+        if "verdict" in keys:
+            scores = {"grounded": 1.0, "form": 1.0}
+            return json.dumps({"verdict": "keep" if number % 2 else "drop", "reason": "x", "scores": scores})
+        return json.dumps({key: f"{key} number {number} of (Rule 1.1)" for key in keys})
+
+    monkeypatch.setitem(scripted.SCRIPTS, "mine", reply)
+    models = {"teacher": {"concurrency": 64}, "refiner": {"server": "main", "concurrency": 64}}
+    refiners = [{"name": "form"}, {"name": "edit"}]
+    budget = {"calls": 200}
+    write(folder, 5000, models=models, refiners=refiners, budget=budget, strategies=[{"name": "grounded"}])
+    with pytest.raises(TargetMissed, match="limit of 200 calls"):
+        run(folder, tmp_path / "w")
+    calls = ask(tmp_path / "w", "SELECT stage, count(*) AS n FROM calls GROUP BY stage ORDER BY stage")
+    assert [row["n"] for row in calls] == [100, 100]
+
+
+def test_kill_9_and_the_same_command_asks_nothing_again_and_comes_to_the_target(folder, tmp_path):
+    def reply(request):
+        number = request["seed"]
+        good = json.loads(qa(request).body["choices"][0]["message"]["content"])
+        return Status(**vars(answer("no" if number % 3 == 0 else json.dumps(good), delay_seconds=0.05)))
+
+    with endpoint(reply) as server:
+        main_server = {"kind": "endpoint", "base_url": server.base_url}
+        model = {"model": "fake", "max_retries": 1, "concurrency": 4}
+        write(folder, 40, servers={"main": main_server}, models={"teacher": model})
+        words = [*FACTORY, "run", str(folder), "-p", "target", "-w", str(tmp_path / "w")]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(server.requests) < 30 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        num_before = len(server.requests)
+        stored = len(ask(tmp_path / "w", "SELECT id FROM calls WHERE status = 'ok'"))
+        assert 0 < stored <= num_before < 80
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        needed = len(ask(tmp_path / "w", "SELECT id FROM calls WHERE status = 'ok'"))
+        assert len(server.requests) - num_before == needed - stored
+        session.run(folder, "target", tmp_path / "whole", QUIET)
+    assert state(tmp_path / "w") == state(tmp_path / "whole")
+    assert ask(tmp_path / "w", "SELECT num_samples AS n FROM datasets") == [{"n": 40}]
+
+
+def test_check_forecasts_from_an_assumed_yield_and_says_so(folder, tmp_path, capsys):
+    write(folder, 100, strategies=[{"name": "grounded"}], loop={"rounds": 3})
+    assert main(["check", str(folder), "-p", "target", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["assumed_yield"] == 0.5
+    assert found["plan"][0]["stage"] == "generate" and found["plan"][0]["calls"] == 3 * 200
+    assert main(["check", str(folder), "-p", "target"]) == 0
+    assert "ASSUMING that 50% of the samples are accepted" in capsys.readouterr().out
+    assert main(["check", str(folder)]) == 0
+    assert "plan: at most" in capsys.readouterr().out
+
+
+def test_the_report_compares_the_forecast_with_what_it_took(folder, tmp_path, script, capsys):
+    script(Script(0.8))
+    price = {"prompt": 1000.0, "completion": 1000.0}
+    write(folder, 30, models={"teacher": {"concurrency": 8, "max_retries": 0, "price": price}})
+    (aim,) = run(folder, tmp_path / "w")["aims"]
+    generated = ask(tmp_path / "w", "SELECT count(*) AS n FROM round_samples")[0]["n"]
+    paid = ask(tmp_path / "w", "SELECT sum(attempts)::INT AS n, sum(cost_dollars) AS d FROM calls")[0]
+    assert (aim["num_wanted"], aim["num_accepted"], aim["missing"]) == (30, 30, {})
+    assert (aim["num_generated"], aim["calls"], aim["dollars"]) == (generated, paid["n"], paid["d"])
+    assert aim["assumed_yield"] == 0.5 and aim["forecast_calls"] > aim["calls"]
+    capsys.readouterr()
+    assert main(["report", "-w", str(tmp_path / "w"), "--html", str(tmp_path / "r.html")]) == 0
+    told = capsys.readouterr().out + (tmp_path / "r.html").read_text("utf-8")
+    assert "MISSING" not in told and f"{aim['calls']:,} ({aim['forecast_calls']:,})" in told
+
+
+def test_the_report_says_what_is_missing(folder, tmp_path, script, capsys):
+    script(Script(1.0, bad="Rule 2."))
+    write(folder, 40, strategies=[{"name": "grounded"}])
+    assert main(["run", str(folder), "-p", "target", "-w", str(tmp_path / "w")]) == 1
+    capsys.readouterr()
+    assert main(["report", "-w", str(tmp_path / "w"), "--html", str(tmp_path / "r.html")]) == 0
+    line = "round 1: 20 of 40 accepted samples, MISSING: fees 20; given up: grounded in fees"
+    assert main(["report", "-w", str(tmp_path / "w")]) == 0
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert line in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_the_command_line_names_the_target_too(folder, tmp_path):
+    done = main(["run", str(folder), "-w", str(tmp_path / "w"), "--accepted", "7"])
+    assert done == 0 and ask(tmp_path / "w", "SELECT count(*) AS n FROM accepted") == [{"n": 7}]
+
+
+def test_the_log_is_json_line_by_line_to_the_error(folder, tmp_path, script, capsys):
+    script(Script(1.0, bad="Rule 2."))
+    write(folder, 40, strategies=[{"name": "grounded"}])
+    words = ["run", str(folder), "-p", "target", "-w", str(tmp_path / "w"), "--log-format", "json"]
+    assert main(words) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    by_event = {line["event"]: line for line in lines}
+    stopped = by_event["stopped"]
+    assert stopped["stopped_by"] == "TargetMissed" and stopped["accepted"] == stopped["done"] == 20
+    assert stopped["total"] == 40 and stopped["made"] >= 84 and stopped["failed"] == {}
+    assert {"tokens_per_second", "calls_per_second", "dollars", "seconds_left"} <= stopped.keys()
+    assert by_event["error"]["exit_code"] == 1 and "20 of 40" in by_event["error"]["text"]
+    assert any("given up" in line.get("text", "") for line in lines)
 
 
 def test_refused_tasks_are_made_up_for_by_others(folder, tmp_path, script):
