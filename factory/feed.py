@@ -39,7 +39,7 @@ class Feed:
         self._num_waiting = 0
         self._end: float = math.inf  # the position where the order breaks off
         self._is_full = self._is_abandoned = self._is_closed = self._skips = False
-        self._moved = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def take_in(self, plan: Iterable[tuple[int, Task]]) -> Iterator[Task]:
         """The tasks of a plan, lazily; each has its place in the order from the moment it is taken."""
@@ -63,16 +63,16 @@ class Feed:
             return
         place.samples = samples
         self._num_waiting += len(samples)
-        self._move()
+        self._changed.set()
         while self._num_waiting > self.num_ahead and self._order[0].samples is not None:
             if self._is_abandoned:
                 return
-            await self._moved.wait()
+            await self._change()
 
     def break_off(self, task: Task) -> None:
         """A task will be made at another time: the order ends before it."""
         self._end = min(self._end, self._places.pop(id(task)).position)
-        self._move()
+        self._changed.set()
 
     def end_intake(self) -> None:
         """No further task is taken in; those under way go on."""
@@ -81,12 +81,12 @@ class Feed:
     def abandon(self) -> None:
         """Nobody takes batches any more, so nobody has to wait for that."""
         self._is_full = self._is_abandoned = True
-        self._move()
+        self._changed.set()
 
     def close(self, *, skip: bool = False) -> None:
         """Nothing more is finished. Tasks that are not end the order, or are skipped."""
         self._is_closed, self._skips = True, skip
-        self._move()
+        self._changed.set()
 
     async def batches(self, size: int) -> AsyncIterator[list[Sample]]:
         """So many samples at a time, in order. The last ones may be fewer, but only where the order is whole:
@@ -109,15 +109,16 @@ class Feed:
             if self._order and (samples := self._order[0].samples) is not None:
                 self._order.popleft()
                 self._num_waiting -= len(samples)
-                self._move()
+                self._changed.set()
                 return samples
             if self._is_closed:
                 if not (self._order and self._skips):
                     return None
                 self._order.popleft()
             else:
-                await self._moved.wait()
+                await self._change()
 
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+    async def _change(self) -> None:
+        """Returns after the next change; whoever waits looks again."""
+        self._changed.clear()
+        await self._changed.wait()
