@@ -34,15 +34,18 @@ def num_affordable(bench: Bench, number: int, num_decided: int, num_under_way: i
     limits = {name: getattr(budget.spec, name) for name in COUNTS}
     if all(limit is None for limit in limits.values()):
         return Affordable(math.inf, "")
+    at_most = costs = cost_of_task(bench.domain)
+    room = dict.fromkeys(COUNTS, 0.0)
     if num_decided:
         spent = bench.store.select(SPENT, (bench.run_id, number))[0]
         costs = {name: spent[name] / num_decided for name in COUNTS}
-    else:
-        costs = cost_of_task(bench.domain)
+        # A call is made only where the most that it may cost fits too.
+        room = {**at_most, "calls": 0}
     found = Affordable(math.inf, "")
     for name, limit in limits.items():
         if limit is not None and costs[name] > 0:
-            num = (limit - getattr(budget.spent, name)) / costs[name] - num_under_way
+            left = limit - getattr(budget.spent, name) - room[name]
+            num = left / costs[name] - num_under_way
             found = min(found, Affordable(num, name))
     if not num_decided and not num_under_way:
         return found._replace(num_tasks=max(1.0, found.num_tasks))

@@ -38,7 +38,7 @@ class Feed:
         self._places: dict[int, _Place] = {}  # by id() of the task, which its place keeps alive
         self._num_waiting = 0
         self._end: float = math.inf  # the position where the order breaks off
-        self._is_full = self._is_abandoned = self._is_closed = self._skips = False
+        self._is_full = self._is_closed = self._skips = False
         self._changed = asyncio.Event()
 
     def take_in(self, plan: Iterable[tuple[int, Task]]) -> Iterator[Task]:
@@ -65,8 +65,6 @@ class Feed:
         self._num_waiting += len(samples)
         self._changed.set()
         while self._num_waiting > self.num_ahead and self._order[0].samples is not None:
-            if self._is_abandoned:
-                return
             await self._change()
 
     def break_off(self, task: Task) -> None:
@@ -77,11 +75,6 @@ class Feed:
     def end_intake(self) -> None:
         """No further task is taken in; those under way go on."""
         self._is_full = True
-
-    def abandon(self) -> None:
-        """Nobody takes batches any more, so nobody has to wait for that."""
-        self._is_full = self._is_abandoned = True
-        self._changed.set()
 
     def close(self, *, skip: bool = False) -> None:
         """Nothing more is finished. Tasks that are not end the order, or are skipped."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import aclosing, suppress
 from typing import Any
 
 from factory.allocate import allocate
@@ -23,6 +23,7 @@ from factory.feed import Feed
 from factory.ports import Ask
 from factory.recipe import Recipe, VllmServer
 from factory.refine import BATCH_SIZE, Steps, open_refiners, refine_batch, refine_round
+from factory.registry import find
 from factory.store.rows import sample_from_row, sample_rows
 from factory.strategies import Strategies
 from factory.types import Completion, Sample, Task
@@ -61,7 +62,7 @@ async def refine(bench: Bench, number: int) -> None:
 
 async def generate_and_refine(bench: Bench, number: int) -> None:
     """Both at once where that can be, one after the other where not; what is done is not done again."""
-    if bench.done(number, "generate") is None and can_overlap(bench.recipe, bench.refiners()):
+    if bench.done(number, "generate") is None and can_overlap(bench.recipe):
         await _make_round(bench, number, refines=True)
     await generate(bench, number)
     await refine(bench, number)
@@ -156,12 +157,32 @@ async def produce(
             watch.made()
 
 
-async def consume(bench: Bench, number: int, refiners: Steps, feed: Feed, watch: Watch) -> None:
-    """Settles what comes through a feed by refiners that are open."""
+async def consume(
+    bench: Bench,
+    number: int,
+    refiners: Steps,
+    feed: Feed,
+    watch: Watch,
+    on_spent: Callable[[BudgetExceeded], None] | None = None,
+) -> None:
+    """Settles what comes through a feed by refiners that are open.
+
+    Raises BudgetExceeded; where `on_spent` is given it is told instead, and what needs no further call is
+    settled sample by sample: one whose call was refused does not take along those that are paid.
+    """
     ask: Ask | None = None
+    where = bench.store, bench.run_id, number, refiners
     async for batch in feed.batches(BATCH_SIZE):
         ask = ask or await ask_refiner(bench, number, refiners)  # its server starts when it is needed
-        watch.refined(await refine_batch(bench.store, bench.run_id, number, refiners, batch, ask))
+        try:
+            watch.refined(await refine_batch(*where, batch, ask))
+        except BudgetExceeded as error:
+            if on_spent is None:
+                raise
+            on_spent(error)
+            for sample in batch:
+                with suppress(BudgetExceeded):
+                    watch.refined(await refine_batch(*where, [sample], ask))
 
 
 async def run_together(*work: Coroutine[Any, Any, None]) -> None:
@@ -179,10 +200,10 @@ async def run_together(*work: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def can_overlap(recipe: Recipe, refiners: Steps) -> bool:
+def can_overlap(recipe: Recipe) -> bool:
     """Whether teacher and refiner can answer at once: they do not take turns on one GPU."""
     names = {recipe.models["teacher"].server}
-    if any(refiner.uses_model for _, refiner in refiners) and "refiner" in recipe.models:
+    if any(find("refiners", spec.name).uses_model for spec in recipe.refiners):
         names.add(recipe.models["refiner"].server)
     servers = [recipe.servers[name] for name in names]
     return sum(isinstance(each, VllmServer) and each.device != "cpu" for each in servers) < 2

@@ -93,7 +93,7 @@ class _Reaching:
         weights, served = self.strategies.weights, self.strategies.served
         self.waves = Waves.create(targets, weights, served, self.strategies.num_samples)
         self.refiners = [*bench.refiners(), (STEP, Target(num_missing(bench, number, targets)))]
-        self.overlaps = can_overlap(bench.recipe, self.refiners)
+        self.overlaps = can_overlap(bench.recipe)
         self.rule = FailureRule(spec.max_failure_share)
         self.spent: BudgetExceeded | None = None
         self._under_way: deque[tuple[_Wave, asyncio.Task[None]]] = deque()
@@ -183,7 +183,7 @@ class _Reaching:
         except BudgetExceeded as error:
             self._spend(error)
         except FactoryError:
-            if wave.failures.total() < len(wave.tasks):
+            if wave.failures.total() < wave.feed.num_tasks:
                 raise
             # Every task of one wave failed. That may be a few of one slice: the rule sees all waves.
         wave.feed.close(skip=True)
@@ -193,11 +193,7 @@ class _Reaching:
             await asyncio.wait([before])
             if before.cancelled() or before.exception():
                 return  # which ends the round
-        try:
-            await consume(self.bench, self.number, self.refiners, wave.feed, self.watch)
-        except BudgetExceeded as error:
-            self._spend(error)
-            wave.feed.abandon()
+        await consume(self.bench, self.number, self.refiners, wave.feed, self.watch, self._spend)
 
     def _spend(self, error: BudgetExceeded) -> None:
         """The budget is spent: what is under way is finished, nothing begins."""
@@ -222,9 +218,7 @@ class _Reaching:
 
     def _describe(self, cell: Cell) -> str:
         tally = self.waves.tallies[cell]
-        why = (
-            "it has no further tasks"
-            if tally.is_exhausted
-            else f"the last {tally.num_dry} tasks gave nothing"
-        )
+        why = "it has no further tasks"
+        if not tally.is_exhausted:
+            why = f"the last {tally.num_dry} tasks gave nothing"
         return f"'{cell[0]}' is given up in slice '{cell[1]}': {why}"

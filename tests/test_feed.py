@@ -83,18 +83,6 @@ async def test_whoever_generates_waits_for_the_refiners_but_not_for_a_straggler(
     await asyncio.wait_for(waiting, 1)
 
 
-async def test_nobody_waits_for_refiners_that_are_gone():
-    feed = Feed(num_ahead=0)
-    plan = feed.take_in(tasks(3))
-    first = next(plan)
-    waiting = asyncio.create_task(feed.put(first, [sample(first)]))
-    await asyncio.sleep(0.01)
-    assert not waiting.done()
-    feed.abandon()
-    await asyncio.wait_for(waiting, 1)
-    assert list(plan) == []
-
-
 async def test_an_intake_that_ended_takes_nothing_more():
     feed = Feed()
     plan = feed.take_in(tasks(3))

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_loop import FACTORY, endpoint, qa
 
-from factory import session
+from factory import reach, session
+from factory.afford import Affordable
 from factory.cli import main
 from factory.errors import EndpointError, TargetMissed
 from factory.init import write_template
@@ -188,23 +189,43 @@ def test_a_spent_budget_gives_what_there_is_and_raising_it_goes_on_to_the_target
     assert len(set(made.requests)) == len(made.requests)
 
 
-def test_the_budget_is_not_spent_on_samples_that_nobody_refines(folder, tmp_path, monkeypatch):
-    def reply(request):
-        number, keys = int(digest(request.id, 8), 16), request.schema["properties"]
-        if "verdict" in keys:
-            scores = {"grounded": 1.0, "form": 1.0}
-            return json.dumps({"verdict": "keep" if number % 2 else "drop", "reason": "x", "scores": scores})
-        return json.dumps({key: f"{key} number {number} of (Rule 1.1)" for key in keys})
+def judge(request: Request) -> str:
+    """A teacher and a refiner that keeps every second sample."""
+    number, keys = int(digest(request.id, 8), 16), request.schema["properties"]
+    if "verdict" in keys:
+        scores = {"grounded": 1.0, "form": 1.0}
+        return json.dumps({"verdict": "keep" if number % 2 else "drop", "reason": "x", "scores": scores})
+    return json.dumps({key: f"{key} number {number} of (Rule 1.1)" for key in keys})
 
-    monkeypatch.setitem(scripted.SCRIPTS, "mine", reply)
+
+def write_judged(folder, budget):
     models = {"teacher": {"concurrency": 64}, "refiner": {"server": "main", "concurrency": 64}}
-    refiners = [{"name": "form"}, {"name": "edit"}]
-    budget = {"calls": 200}
-    write(folder, 5000, models=models, refiners=refiners, budget=budget, strategies=[{"name": "grounded"}])
-    with pytest.raises(TargetMissed, match="limit of 200 calls"):
+    steps = {"refiners": [{"name": "form"}, {"name": "edit"}], "strategies": [{"name": "grounded"}]}
+    write(folder, 5000, models=models, budget=budget, **steps)
+
+
+@pytest.mark.parametrize(("budget", "least"), [({"calls": 200}, 100), ({"tokens": 20_000}, 100)])
+def test_the_budget_is_not_spent_on_samples_that_nobody_refines(folder, tmp_path, monkeypatch, budget, least):
+    monkeypatch.setitem(scripted.SCRIPTS, "mine", judge)
+    write_judged(folder, budget)
+    with pytest.raises(TargetMissed, match=f"limit of {next(iter(budget.values())):,} "):
         run(folder, tmp_path / "w")
     calls = ask(tmp_path / "w", "SELECT stage, count(*) AS n FROM calls GROUP BY stage ORDER BY stage")
-    assert [row["n"] for row in calls] == [100, 100]
+    assert calls[0]["n"] == calls[1]["n"] >= least
+
+
+def test_a_call_that_the_budget_refused_takes_along_no_sample_whose_call_is_paid(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(scripted.SCRIPTS, "mine", judge)
+    monkeypatch.setattr(reach, "num_affordable", lambda *_: Affordable(120, ""))
+    monkeypatch.setattr(reach, "can_overlap", lambda _: False)
+    write_judged(folder, {"calls": 200})
+    with pytest.raises(TargetMissed, match="limit of 200 calls"):
+        run(folder, tmp_path / "w")
+    paid = ask(tmp_path / "w", "SELECT count(*) AS n FROM calls WHERE stage = 'refine'")[0]["n"]
+    settled = ask(tmp_path / "w", "SELECT count(*) AS n FROM decisions WHERE final")[0]["n"]
+    assert settled == paid == 80
 
 
 def test_kill_9_and_the_same_command_asks_nothing_again_and_comes_to_the_target(folder, tmp_path):
