@@ -62,7 +62,7 @@ class Bench:
         recipe = self.recipe.model_copy(
             update={
                 "refiners": [spec for spec in self.recipe.refiners if spec.name in kept],
-                "loop": self.recipe.loop.model_copy(update={"rounds": 1, "controls": {}}),
+                "loop": self.recipe.loop.model_copy(update={"rounds": 1, "accepted": None, "controls": {}}),
             }
         )
         run_id = f"{self.run_id}_{name}"
@@ -123,17 +123,20 @@ class Bench:
     def stage(self, round_number: int, name: str) -> Iterator[dict[str, Json]]:
         """Records start and end of a stage; what the body puts into the mapping is kept as its detail."""
         detail: dict[str, Json] = {}
-        self._event(round_number, name, "started", {})
+        self.event(round_number, name, "started", {})
         try:
             yield detail
         except BaseException as error:
-            what = "stopped by the user" if isinstance(error, STOPPED) else f"{type(error).__name__}: {error}"
-            self._event(round_number, name, "failed", {"error": what, **detail})
+            what = f"{type(error).__name__}: {error}"
+            if isinstance(error, STOPPED):  # what stopped it together with this stage, or the user
+                what = str(error) or "stopped by the user"
+            self.event(round_number, name, "failed", {"error": what, **detail})
             raise
-        self._event(round_number, name, "done", detail)
+        self.event(round_number, name, "done", detail)
         self.store.flush()
 
-    def _event(self, round_number: int, name: str, status: str, detail: Json) -> None:
+    def event(self, round_number: int, name: str, status: str, detail: Json) -> None:
+        """Records an event of a stage: started, done or failed."""
         row = {"run_id": self.run_id, "round": round_number, "stage": name, "status": status}
         self.store.append("stages", [{**row, "detail": detail}])
 
@@ -145,6 +148,10 @@ class Bench:
             (self.run_id, round_number, name),
         )
         return cast("dict[str, Json]", json.loads(rows[0]["detail"])) if rows else None
+
+    def label(self, round_number: int) -> str:
+        """How progress and notes name a round and its student."""
+        return self.control or (f"round {round_number}" if round_number else "base")
 
     async def ask(
         self, role: Role, stage: str, round_number: int, adapter: Path | None = None

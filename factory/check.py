@@ -1,40 +1,24 @@
-"""What `factory check` says: everything loads, and what a run of it would ask for at most.
+"""What `factory check` says: everything loads, and what a run of it would ask for (`factory.forecast`).
 
-The plan is an upper bound made of counts, not a forecast: every answer as long as it may be, every
-sample through every refiner that uses a model. No model is asked and no server started; what only the
-hub can tell is reported as not checked.
+No model is asked and no server started; what only the hub can tell is reported as not checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from factory.address import without_password
 from factory.consistency import steps
 from factory.domain import Domain
+from factory.forecast import forecast
 from factory.load import load
 from factory.models.folders import check_adapter_folder, check_model_folder
-from factory.ports import TaskCost
 from factory.recipe import EndpointServer, Recipe, Role, ScriptedServer
-from factory.registry import create, create_with_inner, find
+from factory.registry import create
 from factory.types import CheckedDraft, GoldItem, Seed, Source
-
-CHARACTERS_PER_TOKEN = 3  # on the safe side: English has about four
-PROMPT_OVERHEAD_TOKENS = 200  # instructions, chat template, examples
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Calls of one stage to one role, and how many of the teacher's answers stand in their prompts."""
-
-    stage: str
-    role: Role
-    num_calls: int
-    num_quoted: int = 0
+from factory.waves import ASSUMED_YIELD
 
 
 def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
@@ -46,7 +30,6 @@ def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
         _check_model(folder, training.base, f"training.{role}.base")
     for group, loc, spec in steps(recipe):
         create(group, spec, domain, ".".join(map(str, loc)))
-    plan = plan_calls(domain)
     return {
         "recipe": recipe.name,
         "profile": profile,
@@ -56,70 +39,9 @@ def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
         "training": {role: f"{spec.name} from {spec.base}" for role, spec in recipe.training.items()},
         "slices": _slices(domain),
         "models": models,
-        "plan": plan,
+        "assumed_yield": ASSUMED_YIELD if recipe.loop.accepted else None,
+        "plan": forecast(domain),
     }
-
-
-def plan_calls(domain: Domain) -> list[dict[str, Any]]:
-    """Calls, tokens and dollars of each stage at most, and their sum as the last row."""
-    rows = []
-    longest = max((len(source.text) for source in domain.sources), default=0)
-    prompt = longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
-    quoted = domain.recipe.models["teacher"].sampling.max_tokens
-    for work in _work(domain):
-        model = domain.recipe.models[work.role]
-        tokens = (
-            work.num_calls * prompt + work.num_quoted * quoted,
-            work.num_calls * model.sampling.max_tokens,
-        )
-        dollars = (tokens[0] * model.price.prompt + tokens[1] * model.price.completion) / 1e6
-        rows.append({"stage": work.stage, "calls": work.num_calls, "tokens": sum(tokens), "dollars": dollars})
-    total: dict[str, Any] = {"stage": "all"}
-    for key in ("calls", "tokens", "dollars"):
-        total[key] = sum(row[key] for row in rows)
-    return [*rows, total]
-
-
-def _work(domain: Domain) -> list[_Work]:
-    recipe = domain.recipe
-    num_tasks, costs = recipe.loop.samples_per_round, _costs(domain)
-    num_calls = _shared(domain) + recipe.loop.rounds * ceil(
-        num_tasks * _most(costs, lambda cost: cost.num_calls)
-    )
-    # A prompt may hold all that was answered before in its task.
-    num_before = _most(costs, lambda cost: cost.num_calls * (cost.num_calls - 1) // 2)
-    work = [_Work("generate", "teacher", num_calls, recipe.loop.rounds * ceil(num_tasks * num_before))]
-    num_asking = recipe.loop.rounds * sum(find("refiners", spec.name).uses_model for spec in recipe.refiners)
-    if num_asking:
-        num_answers = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers))
-        num_quoted = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls))
-        work.append(_Work("refine", "refiner", num_asking * num_answers, num_asking * num_quoted))
-    if "student" in recipe.training:
-        num_students = 1 + recipe.loop.rounds + len(recipe.loop.controls)
-        num_items = len(domain.dev) + len(domain.test)
-        work.append(_Work("evaluate", "student", num_students * num_items))
-    return work
-
-
-def _shared(domain: Domain) -> int:
-    """Calls that tasks share, such as those that grow topics: made once in all rounds."""
-    specs = domain.recipe.strategies
-    made = [each for spec in specs for each in create_with_inner("generators", spec, domain)]
-    return sum(getattr(strategy, "num_shared_calls", 0) for strategy in made)
-
-
-def _costs(domain: Domain) -> list[list[tuple[float, TaskCost]]]:
-    """For each slice the weight and the cost of every strategy that serves it."""
-    made = [(spec.weight, create("generators", spec, domain)) for spec in domain.recipe.strategies]
-    served = [(set(each.slices), weight, getattr(each, "cost", TaskCost())) for weight, each in made]
-    slices = set[str]().union(*(slices for slices, _, _ in served))
-    return [[(weight, cost) for names, weight, cost in served if slice in names] for slice in sorted(slices)]
-
-
-def _most(costs: Sequence[Sequence[tuple[float, TaskCost]]], count: Callable[[TaskCost], int]) -> float:
-    """A count for a task on average, in the slice that takes most of it."""
-    means = [sum(w * count(cost) for w, cost in slice) / sum(w for w, _ in slice) for slice in costs]
-    return max(means, default=0.0)
 
 
 def _slices(domain: Domain) -> list[dict[str, Any]]:
@@ -165,10 +87,13 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Prints the summary as tables."""
     from factory.screen import print_mapping, print_table, print_text
 
-    tables = ("slices", "models", "plan")
-    print_mapping({key: value for key, value in summary.items() if key not in tables})
+    tables, assumed = ("slices", "models", "plan"), summary["assumed_yield"]
+    titles = {"plan": "plan: at most, but for bad answers that are asked again"}
+    if assumed:
+        titles["plan"] = f"plan: a forecast, ASSUMING that {assumed:.0%} of the samples are accepted"
+    print_mapping({key: value for key, value in summary.items() if key not in (*tables, "assumed_yield")})
     for key in tables:
         columns = list(summary[key][0])
-        title = "plan: at most, but for bad answers that are asked again" if key == "plan" else key
-        print_table(columns, ([row[column] for column in columns] for row in summary[key]), title)
+        rows = ([row[column] for column in columns] for row in summary[key])
+        print_table(columns, rows, titles.get(key, key))
     print_text("\nok: nothing is wrong with this recipe")

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -75,13 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exc()
-        return _tell(error)
+        return _tell(error, as_json="json" in _values(words, "--log-format"))
     if result == 130:
         print("stopped; the same command goes on where it left", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 
-def _tell(error: Exception) -> int:
+def _values(words: Sequence[str], option: str) -> set[str]:
+    """What an option is given, in either way of writing it."""
+    joined = {word.removeprefix(f"{option}=") for word in words if word.startswith(f"{option}=")}
+    return joined | {value for word, value in pairwise(words) if word == option}
+
+
+def _tell(error: Exception, as_json: bool) -> int:
     """Prints an error on one line of stderr; returns the exit code that it deserves."""
     code, text = 1, f"internal error: {type(error).__name__}: {error} (--debug shows where)"
     if isinstance(error, FactoryError):
@@ -90,7 +97,12 @@ def _tell(error: Exception) -> int:
         code, text = error.exit_code, f"error: {error.format_message()} — see `factory COMMAND --help`"
     elif isinstance(error, OSError) and error.errno in DISK_TROUBLE:
         code, text = 2, f"error: {error.filename or 'disk'}: {error.strerror}"
-    print(printable(" ".join(text.split())), file=sys.stderr)
+    text = printable(" ".join(text.split()))
+    if as_json:
+        import json
+
+        text = json.dumps({"event": "error", "text": text.removeprefix("error: "), "exit_code": code})
+    print(text, file=sys.stderr)
     for line in getattr(error, "log_tail", ()):
         print("  " + printable(line), file=sys.stderr)
     return code

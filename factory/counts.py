@@ -31,6 +31,11 @@ class Counts:
     failed: Counter[str] = field(default_factory=Counter)
 
     @property
+    def num_tokens(self) -> int:
+        """Of prompts and answers together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
     def num_failed(self) -> int:
         return self.failed.total()
 
@@ -61,13 +66,17 @@ class Rate:
             latest = (count - self._count) / seconds
             self._per_second = latest if self._per_second is None else 0.6 * self._per_second + 0.4 * latest
             self._count, self._at = count, now
-        return self._per_second or 0.0
+        if self._per_second is None:  # within the first window: so far
+            return (count - self._count) / seconds if seconds else 0.0
+        return self._per_second
 
 
-def describe(counts: Counts, calls_per_second: float) -> str:
-    """One line such as '212 calls/s · 40 k tokens · 12 stored · $0.31 · 2 failed (timeout 2)'."""
-    tokens = counts.prompt_tokens + counts.completion_tokens
-    parts = [f"{calls_per_second:.0f} calls/s", f"{tokens / 1000:,.0f} k tokens"]
+def describe(counts: Counts, calls_per_second: float, tokens_per_second: float | None = None) -> str:
+    """One line such as '212 calls/s · 900 tokens/s · 40 k tokens · $0.31 · 2 failed (timeout 2)'."""
+    parts = [f"{calls_per_second:,.0f} calls/s"]
+    if tokens_per_second is not None:
+        parts.append(f"{tokens_per_second:,.0f} tokens/s")
+    parts.append(f"{counts.num_tokens / 1000:,.0f} k tokens")
     if counts.num_found:
         parts.append(f"{counts.num_found:,} stored")
     if counts.num_asked_again:

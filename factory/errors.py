@@ -77,6 +77,17 @@ class BudgetExceeded(FactoryError):
     """The next call could pass a limit of the budget, so it was not made."""
 
 
+class TargetMissed(FactoryError):
+    """A round has `num_accepted` accepted samples, `num_missing` fewer than it must have."""
+
+    def __init__(
+        self, what: str, num_accepted: int, num_missing: int, *, where: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.num_accepted = num_accepted
+        self.num_missing = num_missing
+
+
 class GuardTripped(FactoryError):
     """A guard stopped the round; the text carries its evidence."""
 

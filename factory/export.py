@@ -60,7 +60,7 @@ def export(
     guard stopped, WorkspaceError where the disk refuses.
     """
     dataset = _find_dataset(store, run_id, dataset_id)
-    refuse_if_stopped(store, dataset)
+    dataset["num_missing"] = count_missing(store, dataset)
     directory = directory.resolve()
     partial = directory.with_name(f".{directory.name}.{token_hex(4)}.partial")
     try:
@@ -83,20 +83,28 @@ def export(
         "run": dataset["run_id"],
         "dataset": dataset["id"],
         "num_samples": dataset["num_samples"],
+        "num_missing": dataset["num_missing"],
         "files": files,
     }
 
 
-def refuse_if_stopped(store: Selects, dataset: dict[str, Any]) -> None:
-    """Raises GuardTripped for a dataset that the guard stopped, or did not come to see."""
+def count_missing(store: Selects, dataset: dict[str, Any]) -> int:
+    """Samples that a dataset lacks, because its round ended before it had as many as it was asked for.
+
+    Raises GuardTripped for a dataset that the guard stopped, or did not come to see.
+    """
     events = store.select(
-        "SELECT status, detail->>'dataset' AS dataset, detail->>'error' AS error FROM stages "
+        "SELECT status, detail->>'dataset' AS dataset, detail->>'error' AS error, "
+        "(detail->>'missing')::BIGINT AS missing FROM stages "
         "WHERE run_id = ? AND round = ? AND stage = 'freeze' ORDER BY created_at, rowid",
         (dataset["run_id"], dataset["round"]),
     )
-    if any(event["status"] == "done" and event["dataset"] == dataset["id"] for event in events):
-        return
-    errors = [event["error"] or "" for event in events if event["dataset"] == dataset["id"]]
+    events = [event for event in events if event["dataset"] == dataset["id"]]
+    if any(event["status"] == "done" for event in events):
+        return 0
+    if events and events[-1]["missing"]:
+        return int(events[-1]["missing"])
+    errors = [event["error"] or "" for event in events]
     tripped = [error for error in errors if error.startswith(GuardTripped.__name__)]
     if tripped:
         what = f"the guard stopped this dataset: {tripped[-1].removeprefix('GuardTripped: ')}"

@@ -7,7 +7,6 @@ was cut off, gives what is there. Rendering is in factory.report.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,17 @@ from typing import Any
 
 from factory.accuracy import ModelResult, Paired, Selects, compare_last, read_results
 from factory.errors import InputError
-from factory.funnel import Reason, Step, Yield, read_reasons, read_steps, read_yields
+from factory.funnel import (
+    Aim,
+    Reason,
+    Step,
+    Yield,
+    read_aims,
+    read_json,
+    read_reasons,
+    read_steps,
+    read_yields,
+)
 from factory.types import Json, digest
 
 
@@ -97,6 +106,7 @@ class Report:
     num_generated: int
     num_accepted: int
     num_undecided: int
+    aims: tuple[Aim, ...]
     steps: tuple[Step, ...]
     reasons: tuple[Reason, ...]
     strategies: tuple[Yield, ...]
@@ -128,6 +138,7 @@ def collect(store: Selects, run_id: str | None = None) -> Report:
         num_generated=sum(each.num_generated for each in strategies),
         num_accepted=sum(each.num_accepted for each in strategies),
         num_undecided=sum(each.num_generated - each.num_accepted - each.num_dropped for each in strategies),
+        aims=read_aims(store, run_id),
         steps=steps,
         reasons=read_reasons(store, run_id),
         strategies=strategies,
@@ -156,11 +167,6 @@ def find_run(store: Selects, run_id: str | None = None) -> dict[str, Any]:
             what, hint="`factory status` lists what is there" if run_id else "start one with `factory run`"
         )
     return {**rows[0], "config": read_json(rows[0]["config"])}
-
-
-def read_json(value: Json) -> Json:
-    """A JSON column's value, which arrives as text or parsed."""
-    return json.loads(value) if isinstance(value, str) else value
 
 
 def _run(store: Selects, row: Mapping[str, Any]) -> Run:

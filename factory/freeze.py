@@ -12,6 +12,7 @@ from pathlib import Path
 
 from factory import guard
 from factory.bench import Bench
+from factory.errors import TargetMissed
 from factory.examples import student_examples, write_jsonl
 from factory.store.rows import sample_from_row
 
@@ -37,11 +38,11 @@ FIRST_ROUND = "(SELECT * FROM own WHERE round = 1)"
 SEEDS = "prompts"
 
 
-def freeze(bench: Bench, number: int) -> str:
+def freeze(bench: Bench, number: int, missed: TargetMissed | None = None) -> str:
     """Freezes what is accepted up to this round and checks it; returns the dataset's id.
 
-    Raises GuardTripped, after the dataset and its measures were written down as evidence: only where the
-    stage is done may the dataset be used.
+    Raises GuardTripped, after the dataset and its measures were written down as evidence, and else `missed`
+    where samples are missing: only where the stage is done may the dataset be trained on.
     """
     done = bench.done(number, "freeze")
     if done is not None:
@@ -63,7 +64,10 @@ def freeze(bench: Bench, number: int) -> str:
         guard.check(bench.recipe.guard, num_samples, now, first)
         for before, what, own in ((first, "round 1", now), (seeds, "the seeds", as_seeds)):
             if told := guard.warning(bench.recipe.guard, own, before, what):
-                bench.progress.note(f"{bench.control or f'round {number}'}, {told}")
+                bench.progress.note(f"{bench.label(number)}, {told}")
+        if missed:
+            detail["missing"] = missed.num_missing
+            raise missed
     return dataset_id
 
 

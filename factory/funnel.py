@@ -8,11 +8,13 @@ so rewriting changes no total. What it all cost and gave is not here.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from factory.accuracy import Selects
 from factory.conversation import shown_turn
+from factory.types import Json
 
 NUM_EXAMPLES = 2
 EXAMPLE_CHARS = 300
@@ -66,6 +68,72 @@ class Yield:
     num_rewritten: int
     num_dropped: int
     num_accepted: int
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A round that was asked for accepted samples, and what it came to when it last ended.
+
+    `num_reached` are those that were good enough, surplus included; `missing` by slice. The spend is what
+    generation and refinement paid for, the forecast what was expected of them at `assumed_yield`.
+    """
+
+    round: int
+    num_wanted: int
+    num_accepted: int
+    missing: Mapping[str, int]
+    given_up: tuple[str, ...]
+    num_waves: int
+    num_generated: int
+    num_reached: int
+    assumed_yield: float
+    calls: int
+    tokens: int
+    dollars: float
+    forecast_calls: int
+    forecast_tokens: int
+    forecast_dollars: float
+
+
+def read_aims(store: Selects, run_id: str) -> tuple[Aim, ...]:
+    """Every round of a run that had a target and has ended, in order."""
+    rows = store.select(
+        """
+        SELECT e.round, e.detail, (SELECT {'calls': coalesce(sum(attempts), 0),
+            'tokens': coalesce(sum(prompt_tokens + completion_tokens), 0),
+            'dollars': coalesce(sum(cost_dollars), 0)} FROM calls c
+            WHERE c.run_id = e.run_id AND c.round = e.round AND c.stage IN ('generate', 'refine')) AS spent
+        FROM stages e WHERE e.run_id = ? AND e.stage = 'generate' AND (e.detail->'forecast') IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY e.round ORDER BY e.created_at DESC, e.rowid DESC) = 1
+        ORDER BY e.round
+        """,
+        (run_id,),
+    )
+    return tuple(_aim(row["round"], read_json(row["detail"]), read_json(row["spent"])) for row in rows)
+
+
+def _aim(number: int, detail: Mapping[str, Any], spent: Mapping[str, Any]) -> Aim:
+    forecast = detail["forecast"]
+    return Aim(
+        number,
+        sum(detail["allocation"].values()),
+        detail["accepted"],
+        detail["missing"],
+        tuple(f"{strategy} in {slice}" for strategy, slice in detail["given_up"]),
+        detail["waves"],
+        detail["generated"],
+        detail["reached"],
+        forecast["yield"],
+        int(spent["calls"]),
+        int(spent["tokens"]),
+        float(spent["dollars"]),
+        *(forecast[name] for name in ("calls", "tokens", "dollars")),
+    )
+
+
+def read_json(value: Json) -> Json:
+    """A column's value, which arrives as text or parsed."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def read_steps(store: Selects, run_id: str) -> tuple[Step, ...]:

@@ -132,6 +132,41 @@ def grid_comparisons(report: Report) -> Grid:
     return Grid("Paired comparisons on the test split, exact McNemar test", columns, tuple(rows))
 
 
+def grid_aims(report: Report) -> Grid:
+    """What each round was asked for, what it has, and what it took against what was forecast."""
+    rows = [
+        (
+            f"{each.round}",
+            *(f"{n:,}" for n in (each.num_wanted, each.num_accepted, sum(each.missing.values()))),
+            *(f"{n:,}" for n in (each.num_waves, each.num_generated)),
+            f"{percent(each.num_reached / max(each.num_generated, 1))} ({percent(each.assumed_yield)})",
+            f"{each.calls:,} ({each.forecast_calls:,})",
+            f"{each.tokens:,} ({each.forecast_tokens:,})",
+            f"{each.dollars:,.2f} ({each.forecast_dollars:,.2f})",
+        )
+        for each in report.aims
+    ]
+    counts = ("Round", "Asked for", "Accepted", "Missing", "Waves", "Generated")
+    columns = (*counts, "Good enough", "Calls", "Tokens", "Dollars")
+    return Grid(
+        "Accepted samples of a round, and what they took (in brackets: forecast)", columns, tuple(rows)
+    )
+
+
+def describe_missing(report: Report) -> list[str]:
+    """A line for each round that lacks samples."""
+    lines = []
+    for each in report.aims:
+        if each.missing:
+            by_slice = ", ".join(f"{slice} {num:,}" for slice, num in each.missing.items())
+            given_up = f"; given up: {', '.join(each.given_up)}" if each.given_up else ""
+            lines.append(
+                f"round {each.round}: {each.num_accepted:,} of {each.num_wanted:,} accepted samples, "
+                f"MISSING: {by_slice}{given_up}"
+            )
+    return lines
+
+
 def grid_steps(report: Report) -> Grid:
     """What each refiner kept, rewrote and dropped."""
     rows = [

@@ -8,26 +8,20 @@ served, asked or trained is not here: the bench holds the parts.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from factory import freeze as freezing
-from factory.allocate import allocate, divide
 from factory.bench import Bench
-from factory.errors import BudgetExceeded, FactoryError, InputError
-from factory.evaluations import load_evaluation, record_evaluation, slice_states
-from factory.failures import REQUEST_FAULTS
+from factory.errors import FactoryError, InputError, TargetMissed
+from factory.evaluations import load_evaluation, record_evaluation
+from factory.making import generate, generate_and_refine
 from factory.ports import OnProgress, Trainer
-from factory.refine import refine_round
-from factory.store.rows import sample_from_row, sample_rows
-from factory.types import Adapter, Completion, Sample, Split, Task
+from factory.reach import reach
+from factory.types import Adapter, Split
 
 STAGES = ("generate", "refine", "freeze", "train", "evaluate")
-POSITIONS = 10**12  # positions set apart for one strategy, so that the plan's order is the refiners' order
-SAMPLES_PER_TASK = 1000  # positions set apart for one task
 SPLITS: tuple[Split, ...] = ("dev", "test")
 
 
@@ -47,9 +41,7 @@ async def run_loop(bench: Bench) -> None:
 async def run_round(bench: Bench, number: int, until: str = "evaluate") -> None:
     """One round up to and including the stage `until`."""
     stages = STAGES[: STAGES.index(until) + 1]
-    await generate(bench, number)
-    if "refine" in stages:
-        await refine(bench, number)
+    await make_samples(bench, number, stages)
     if "freeze" in stages:
         dataset_id = freezing.freeze(bench, number)
     if "student" not in bench.recipe.training or "train" not in stages:
@@ -59,6 +51,24 @@ async def run_round(bench: Bench, number: int, until: str = "evaluate") -> None:
         await evaluate(bench, number, adapter)
         if bench.control is None:  # a control is there to be compared with, not to be served
             promote(bench, number)
+
+
+async def make_samples(bench: Bench, number: int, stages: Sequence[str]) -> None:
+    """The samples of a round: so many tasks, or as many as it takes for so many accepted samples.
+
+    Where the target is missed, what was accepted is frozen all the same, before TargetMissed is raised.
+    """
+    if bench.recipe.loop.accepted is not None:
+        try:
+            await reach(bench, number)
+        except TargetMissed as missed:
+            if "freeze" in stages and missed.num_accepted:
+                freezing.freeze(bench, number, missed)
+            raise
+    elif "refine" in stages:
+        await generate_and_refine(bench, number)
+    else:
+        await generate(bench, number)
 
 
 async def run_control(main: Bench, control: Bench) -> None:
@@ -74,115 +84,6 @@ async def run_control(main: Bench, control: Bench) -> None:
     await run_round(control, 1)
 
 
-async def generate(bench: Bench, number: int) -> None:
-    """Allocates the round over slices and asks the teacher; a sample is stored as it comes."""
-    if bench.done(number, "generate") is not None:
-        return
-    with bench.stage(number, "generate") as detail:
-        total = bench.recipe.loop.samples_per_round
-        strategies = bench.generators()
-        served = {name: generator.slices for name, _, generator in strategies}
-        slices = sorted(set().union(*served.values()))
-        states = slice_states(bench, number)
-        detail["allocation"] = allocate(total, slices, states, bench.recipe.loop.slice_floor)
-        shares = divide(detail["allocation"], {name: weight for name, weight, _ in strategies}, served)
-        ask, _ = await bench.ask("teacher", "generate", number)
-        failures: Counter[str] = Counter()
-        with bench.progress.stage(f"round {number} generate", total, "samples") as progress:
-            for index, (name, _, generator) in enumerate(strategies):
-                tasks = generator.plan(shares[name], number)
-                concurrency = bench.recipe.models["teacher"].concurrency
-                async with aclosing(bench.engine.run_tasks(generator, tasks, ask, concurrency)) as outcomes:
-                    async for task, outcome in outcomes:
-                        if isinstance(outcome, BudgetExceeded):
-                            raise outcome
-                        if isinstance(outcome, FactoryError):
-                            failures[getattr(outcome, "kind", type(outcome).__name__)] += 1
-                        else:
-                            store_samples(bench, number, index, task, outcome)
-                        progress.advance(1, bench.engine.line())
-        detail["failures"] = dict(failures)
-        again = {kind: count for kind, count in failures.items() if kind not in REQUEST_FAULTS}
-        if again:
-            kinds = ", ".join(f"{kind} {count}" for kind, count in again.items())
-            raise FactoryError(
-                f"{sum(again.values())} of {total} samples could not be generated ({kinds})",
-                hint="what came is stored; the same command tries the others again",
-            )
-
-
-def store_samples(bench: Bench, number: int, strategy: int, task: Task, samples: list[Sample]) -> None:
-    """Appends samples, their edges and their place in the round, children after parents.
-
-    Raises FactoryError for more samples than a task has places.
-    """
-    if len(samples) > SAMPLES_PER_TASK:
-        raise FactoryError(
-            f"{len(samples):,} samples of one task, {SAMPLES_PER_TASK:,} are the most",
-            where=task.strategy,
-            hint="plan more tasks with fewer samples each",
-        )
-    rows, edges = sample_rows(samples, bench.run_id, number)
-    bench.store.append("samples", rows)
-    bench.store.append("edges", edges)
-    start = strategy * POSITIONS + task.ordinal * SAMPLES_PER_TASK
-    places = [
-        {"run_id": bench.run_id, "round": number, "position": start + offset, "sample_id": sample.id}
-        for offset, sample in enumerate(samples)
-    ]
-    bench.store.append("round_samples", places)
-
-
-async def refine(bench: Bench, number: int) -> None:
-    """Every sample of the round goes through the refiners and comes out with one final decision."""
-    if bench.done(number, "refine") is not None:
-        return
-    with bench.stage(number, "refine") as detail:
-        refiners = bench.refiners()
-        uses_model = any(refiner.uses_model for _, refiner in refiners)
-        ask = (await bench.ask("refiner", "refine", number))[0] if uses_model else no_model
-        total = count_round(bench, number)
-        with bench.progress.stage(f"{label(bench, number)} refine", total, "samples") as progress:
-            await refine_round(
-                bench.store,
-                bench.run_id,
-                number,
-                refiners,
-                round_samples(bench, number),
-                ask,
-                on_progress=lambda done, _total, _text="": progress.update(done, total, bench.engine.line()),
-            )
-        detail["actions"] = {
-            row["action"]: row["n"]
-            for row in bench.store.select(
-                """SELECT action, count(*) AS n FROM decisions
-                   WHERE run_id = ? AND round = ? AND final GROUP BY action""",
-                (bench.run_id, number),
-            )
-        }
-
-
-async def no_model(*_arguments: object, **_options: object) -> Completion:
-    """The `ask` of a round whose refiners use no model."""
-    raise FactoryError("a refiner asked a model though none of them says that it uses one")
-
-
-def count_round(bench: Bench, number: int) -> int:
-    """How many samples the generators made in a round."""
-    sql = "SELECT count(*) AS n FROM round_samples WHERE run_id = ? AND round = ?"
-    return int(bench.store.select(sql, (bench.run_id, number))[0]["n"])
-
-
-def round_samples(bench: Bench, number: int) -> Iterator[Sample]:
-    """The generated samples of a round in the order of the plan, streamed."""
-    sql = """
-        SELECT s.*, (SELECT list({'id': e.parent, 'relation': e.relation} ORDER BY e.relation, e.parent)
-                     FROM edges e WHERE e.child = s.id) AS parents
-        FROM round_samples r JOIN samples s ON s.id = r.sample_id
-        WHERE r.run_id = ? AND r.round = ? ORDER BY r.position"""
-    return map(sample_from_row, bench.store.stream(sql, (bench.run_id, number)))
-
-
 async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
     """The student of the round, from the base and everything accepted so far."""
     directory = student_folder(bench, number)
@@ -193,7 +94,7 @@ async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
     dataset = freezing.write_dataset(bench, dataset_id)
     with (
         bench.stage(number, "train") as detail,
-        bench.progress.stage(f"{label(bench, number)} train", 1, "steps") as bar,
+        bench.progress.stage(f"{bench.label(number)} train", 1, "steps") as bar,
     ):
         async with bench.pool.device_free():
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
@@ -245,7 +146,7 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
         ask, model_id = await bench.ask("student", "evaluate", number, adapter.path if adapter else None)
         for split in SPLITS:
             items = getattr(bench.domain, split)
-            with bench.progress.stage(f"{label(bench, number)} {split}", len(items), "items") as bar:
+            with bench.progress.stage(f"{bench.label(number)} {split}", len(items), "items") as bar:
                 evaluation = await evaluator.evaluate(model_id, split, items, ask, bar.update)
             before = load_evaluation(bench, promoted_round(bench), split) if number else None
             comparison = evaluator.compare(before, evaluation) if before else None
@@ -265,7 +166,7 @@ def promote(bench: Bench, number: int) -> None:
         detail.update(asdict(comparison))
     verdict = "promoted" if comparison.promote else "not promoted"
     bench.progress.note(
-        f"{label(bench, number)} {verdict}: {comparison.reason}, gain {comparison.gain:+.1%} on dev, "
+        f"{bench.label(number)} {verdict}: {comparison.reason}, gain {comparison.gain:+.1%} on dev, "
         f"lower bound {comparison.gain_low:+.1%}, p = {comparison.p_value:.2g}"
     )
 
@@ -275,11 +176,6 @@ def promoted_round(bench: Bench) -> int:
     sql = """SELECT max(round) AS round FROM stages
              WHERE run_id = ? AND stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN"""
     return int(bench.store.select(sql, (bench.run_id,))[0]["round"] or 0)
-
-
-def label(bench: Bench, number: int) -> str:
-    """How progress and notes name a student."""
-    return bench.control or (f"round {number}" if number else "base")
 
 
 def promoted_adapter(bench: Bench) -> Path:

@@ -90,7 +90,11 @@ class Generator(Protocol):
     def slices(self) -> Collection[str]: ...
 
     def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterable[Task]:
-        """Lazily, as many tasks for each slice as `allocation` says."""
+        """Lazily, as many tasks for each slice as `allocation` says, which may be a million.
+
+        `round_number` tells the plans of a run apart, so ordinals begin anew with each. Where it is not known
+        how many tasks a round needs, each slice is planned by itself, under a number of its own.
+        """
         ...
 
     async def make(self, task: Task, ask: Ask) -> list[Sample]: ...

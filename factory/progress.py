@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: bars on a terminal, a plain line every few seconds elsewhere.
+"""Progress of long work on stderr: bars on a terminal, elsewhere a line every few seconds, plain or JSON.
 
 A stage counts; a thread of its own draws, so counting costs next to nothing and a stage that
 stands still shows that it is alive. Texts come from anywhere: nothing in them is taken for markup
@@ -8,13 +8,15 @@ or terminal control. What is printed on stdout, and what was achieved, is not he
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from factory.printable import printable_line
 
@@ -33,6 +35,7 @@ class Stage:
         self.done = 0
         self.total = total
         self.detail = ""
+        self.values: Mapping[str, Any] = {}
         self._unit = unit
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -43,12 +46,30 @@ class Stage:
             self.done += num
             self.detail = detail or self.detail
 
-    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
-        """So many units are done in all, of so many."""
+    def update(
+        self,
+        done: int,
+        total: int | None = None,
+        detail: str = "",
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """So many units are done in all, of so many; `values` say what the detail says, for programs."""
         with self._lock:
             self.done = done
             self.total = self.total if total is None else total
             self.detail = detail or self.detail
+            self.values = values or self.values
+
+    def event(self) -> dict[str, Any]:
+        """Count, rate, seconds taken and left, and detail, for programs."""
+        with self._lock:
+            done, total, detail, values = self.done, self.total, self.detail, self.values
+        seconds = time.monotonic() - self._started
+        rate = done / seconds if seconds > 0 else 0.0
+        left = (total - done) / rate if total is not None and rate else None
+        found = {"stage": self.name, "done": done, "total": total, "unit": self._unit}
+        found |= {"per_second": round(rate, 2), "seconds": round(seconds, 2)}
+        return found | {"seconds_left": None if left is None else round(left, 1), "detail": detail, **values}
 
     def line(self, *, finished: bool = False) -> str:
         """Count, rate, time left (time taken, once finished) and detail, on one line."""
@@ -73,13 +94,18 @@ class Progress:
     """What a person sees while the factory works; one for a command."""
 
     def __init__(
-        self, stream: TextIO | None = None, interval_seconds: float = 5.0, bars: bool = True
+        self,
+        stream: TextIO | None = None,
+        interval_seconds: float = 5.0,
+        bars: bool = True,
+        as_json: bool = False,
     ) -> None:
-        """`bars=False` asks for plain lines on a terminal too."""
+        """`bars=False` asks for plain lines on a terminal too, `as_json` for a JSON object a line."""
         self._stream = stream or sys.stderr
         self._interval_seconds = interval_seconds
+        self._as_json = as_json
         self._bars: Bars | None = None
-        if bars and self._stream.isatty():
+        if bars and not as_json and self._stream.isatty():
             self._bars = _start_bars(self._stream)
 
     @contextmanager
@@ -94,13 +120,15 @@ class Progress:
         try:
             yield stage
         except BaseException as error:
-            by = "" if isinstance(error, STOPPED) else f" by {type(error).__name__}"
-            self._end(stage, over, thread, f"stopped{by}, ")
+            self._end(stage, over, thread, "the user" if isinstance(error, STOPPED) else type(error).__name__)
             raise
-        self._end(stage, over, thread, "")
+        self._end(stage, over, thread, None)
 
     def note(self, text: str) -> None:
         """Prints one line, above the bars where there are any."""
+        if self._as_json:
+            self._log("note", {"text": text})
+            return
         line = printable_line(text, 400)
         if self._bars:
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -119,17 +147,32 @@ class Progress:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def _end(self, stage: Stage, over: threading.Event, thread: threading.Thread, how: str) -> None:
+    def _end(
+        self, stage: Stage, over: threading.Event, thread: threading.Thread, stopped_by: str | None
+    ) -> None:
         over.set()
         thread.join()
         if self._bars:
             task = next((task for task in self._bars.tasks if task.fields["stage"] is stage), None)
             if task:
                 self._bars.remove_task(task.id)
+        if self._as_json:
+            event = "done" if stopped_by is None else "stopped"
+            self._log(event, {**stage.event(), "stopped_by": stopped_by})
+            return
+        how = "" if stopped_by is None else f"stopped by {stopped_by}, "
         self.note(f"{stage.name}: {how}{stage.line(finished=True)}")
 
     def _show_line(self, stage: Stage) -> None:
-        self.note(f"{stage.name}: {stage.line()}")
+        if self._as_json:
+            self._log("progress", stage.event())
+        else:
+            self.note(f"{stage.name}: {stage.line()}")
+
+    def _log(self, event: str, values: dict[str, Any]) -> None:
+        """One JSON object on a line of its own, in ASCII; `event` is progress, done, stopped or note."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        print(json.dumps({"at": at, "event": event, **values}), file=self._stream, flush=True)
 
 
 def clock(seconds: float) -> str:

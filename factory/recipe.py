@@ -21,6 +21,7 @@ SLUG = r"^[a-z0-9][a-z0-9_-]*$"
 Slug = Annotated[str, Field(pattern=SLUG)]
 Role = Literal["teacher", "refiner", "student"]
 MAX_SAMPLES_PER_ROUND = 1_000_000  # tasks are numbered within a round, and no two rounds may share a number
+DEFAULT_SAMPLES_PER_ROUND = 256
 
 
 class Strict(BaseModel):
@@ -180,8 +181,19 @@ class LoopSpec(Strict):
     """How many rounds, how much in each, and which controls run beside."""
 
     rounds: int = Field(2, ge=1, description="How many times round: generate, refine, train, evaluate.")
-    samples_per_round: int = Field(
-        256, ge=1, le=MAX_SAMPLES_PER_ROUND, description="Samples that the teacher is asked for in a round."
+    samples_per_round: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SAMPLES_PER_ROUND,
+        description="Samples that the teacher is asked for in a round, however many of them are accepted; "
+        f"{DEFAULT_SAMPLES_PER_ROUND} where `accepted` is not given either.",
+    )
+    accepted: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SAMPLES_PER_ROUND,
+        description="Accepted samples that a round must have: the teacher is asked until there are exactly "
+        "so many, or the budget ends. In place of `samples_per_round`.",
     )
     slice_floor: float = Field(
         0.25, ge=0, le=1, description="Share of a round that is spread evenly over slices."
@@ -194,6 +206,19 @@ class LoopSpec(Strict):
         "auto", description="What a server of ours does while a model trains on the same device."
     )
     max_failure_share: float = Field(0.2, gt=0, le=1, description="Share of failed tasks that stops a stage.")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> LoopSpec:
+        if self.accepted is not None and self.samples_per_round is not None:
+            raise ValueError(
+                "give samples_per_round or accepted, not both; null takes back what another file gives"
+            )
+        return self
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of a round that has no target."""
+        return self.samples_per_round or DEFAULT_SAMPLES_PER_ROUND
 
 
 class GuardSpec(Strict):

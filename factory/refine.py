@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Steps = Sequence[tuple[str, Refiner]]
 MAX_REWRITES = 3  # in one line of descent; a rewriter that never comes to rest is stopped here
 BATCH_SIZE = 128
-BATCHES_A_LOOKUP = 16  # each look-up waits for what was written before it
 
 STORED = """
     SELECT sample_id, step, rewrite_id, final FROM decisions
@@ -42,13 +41,9 @@ PASSED = SAMPLES.format(
 
 @dataclass(slots=True)
 class _Open:
-    """A sample on its way: the step it comes to next, and what its line of descent went through.
-
-    `root` is the id of the generated sample at its beginning.
-    """
+    """A sample on its way: the step it comes to next, and what its line of descent went through."""
 
     sample: Sample
-    root: str
     next_step: int = 0
     asked_through: int = -1  # models up to this step have seen an ancestor
     num_rewrites: int = 0
@@ -81,19 +76,30 @@ async def refine_round(
     """
     open_refiners(store, run_id, refiners)
     counts: Counter[str] = Counter()
-    num_done = 0
-    for batch, unsettled in _unsettled_batches(store, run_id, samples, batch_size):
-        waiting, outcome = unsettled, _Outcome()
-        while waiting:
-            waiting = await _run_steps(refiners, waiting, ask, outcome)
-        _write(store, run_id, round_number, outcome)
-        counts.update(decision.action for _, decision, final in outcome.decisions if final)
+    num_done, remaining = 0, iter(samples)
+    while batch := list(islice(remaining, batch_size)):
+        counts += await refine_batch(store, run_id, round_number, refiners, batch, ask)
         num_done += len(batch)
         if on_progress:
             on_progress(
                 num_done, num_done, ", ".join(f"{action} {n}" for action, n in sorted(counts.items()))
             )
     return counts
+
+
+async def refine_batch(
+    store: Store, run_id: str, round_number: int, refiners: Steps, batch: Sequence[Sample], ask: Ask
+) -> Counter[str]:
+    """Settles some samples by refiners that are open; returns how many were kept, rewritten and dropped.
+
+    The same samples in the same batches are decided the same, whether or not some are settled already.
+    """
+    waiting = _unsettled(store, run_id, batch)
+    outcome = _Outcome()
+    while waiting:
+        waiting = await _run_steps(refiners, waiting, ask, outcome)
+    _write(store, run_id, round_number, outcome)
+    return Counter(decision.action for _, decision, final in outcome.decisions if final)
 
 
 def open_refiners(store: Store, run_id: str, refiners: Steps) -> None:
@@ -111,23 +117,10 @@ def _stream(store: Store, sql: str, params: Sequence[Any]) -> Iterator[dict[str,
     yield from store.stream(sql, params)
 
 
-def _unsettled_batches(
-    store: Store, run_id: str, samples: Iterable[Sample], batch_size: int
-) -> Iterator[tuple[list[Sample], list[_Open]]]:
-    """Each batch with what of it is unsettled: a sample that comes again belongs to its first batch."""
-    remaining = iter(samples)
-    while chunk := list(islice(remaining, BATCHES_A_LOOKUP * batch_size)):
-        unsettled = _unsettled(store, run_id, chunk)
-        for start in range(0, len(chunk), batch_size):
-            batch = chunk[start : start + batch_size]
-            found = [item for sample in batch if (item := unsettled.pop(sample.id, None))]
-            yield batch, sorted(found, key=lambda item: item.num_rewrites)
-
-
-def _unsettled(store: Store, run_id: str, samples: Iterable[Sample]) -> dict[str, _Open]:
-    """By the id of each sample that has no final decision: the sample; or the rewrite of it that has none."""
-    waiting = [_Open(sample, sample.id) for sample in {sample.id: sample for sample in samples}.values()]
-    unsettled: dict[str, _Open] = {}
+def _unsettled(store: Store, run_id: str, batch: Iterable[Sample]) -> list[_Open]:
+    """Those of a batch that have no final decision, and the stored rewrites that have none."""
+    waiting = list({sample.id: _Open(sample) for sample in batch}.values())
+    unsettled: list[_Open] = []
     while waiting:
         stored: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in store.select(STORED, (run_id, [item.sample.id for item in waiting])):
@@ -137,7 +130,7 @@ def _unsettled(store: Store, run_id: str, samples: Iterable[Sample]) -> dict[str
             rows = stored[item.sample.id]
             last = rows[-1] if rows else None
             if last is None or not last["final"]:
-                unsettled[item.root] = replace(item, next_step=last["step"] + 1 if last else 0)
+                unsettled.append(replace(item, next_step=last["step"] + 1 if last else 0))
             elif last["rewrite_id"]:
                 rewritten[last["rewrite_id"]] = _heir(item, item.sample, last["step"])
         waiting = []
@@ -149,7 +142,7 @@ def _unsettled(store: Store, run_id: str, samples: Iterable[Sample]) -> dict[str
 
 def _heir(item: _Open, child: Sample, step: int) -> _Open:
     """The rewrite that takes a sample's place, at the first step again."""
-    return _Open(child, item.root, 0, max(item.asked_through, step), item.num_rewrites + 1)
+    return _Open(child, 0, max(item.asked_through, step), item.num_rewrites + 1)
 
 
 async def _run_steps(refiners: Steps, waiting: Sequence[_Open], ask: Ask, outcome: _Outcome) -> list[_Open]:

@@ -33,6 +33,7 @@ def all_grids(report: Report) -> dict[str, grids.Grid]:
     return {
         "results": grids.grid_results(report),
         "comparisons": grids.grid_comparisons(report),
+        "aims": grids.grid_aims(report),
         "steps": grids.grid_steps(report),
         "strategies": grids.grid_yields("Samples by strategy", "Strategy", report.strategies),
         "slices": grids.grid_yields("Samples by slice and round", "Slice", report.slice_rounds),
@@ -78,6 +79,7 @@ def _lines(report: Report) -> list[Any]:
     from rich.text import Text
 
     lines = [*map(grids.significance, report.comparisons), grids.describe_funnel(report)]
+    lines += grids.describe_missing(report)
     return [Text(printable(line)) for line in [*lines, grids.describe_spend(report.spend)]]
 
 
@@ -164,6 +166,7 @@ def render_html(report: Report) -> str:
         report=report,
         run=report.run,
         grids=all_grids(report),
+        missing=grids.describe_missing(report),
         funnel_line=grids.describe_funnel(report),
         spend_line=grids.describe_spend(report.spend),
         significance=[grids.significance(each) for each in report.comparisons],

@@ -45,6 +45,12 @@ def name_run(domain: Domain, pool: ModelPool) -> str:
     return "run_" + digest([domain.run_digest(), models, *([brought] if brought else [])], 12)
 
 
+def _resized(domain: Domain, loop: dict[str, Json]) -> Domain:
+    """The domain with other values in the recipe's `loop`."""
+    changed = domain.recipe.loop.model_copy(update=loop)
+    return replace(domain, recipe=domain.recipe.model_copy(update={"loop": changed}))
+
+
 @contextlib.asynccontextmanager
 async def open_bench(
     domain: Domain, workspace: Path, progress: Progress, port: int | None = None
@@ -70,14 +76,22 @@ async def open_bench(
             await pool.close()
 
 
-def run(recipe_path: Path, profile: str | None, workspace: Path, progress: Progress) -> dict[str, Any]:
-    """`factory run`: the whole loop; returns the report as data."""
+def run(
+    recipe_path: Path,
+    profile: str | None,
+    workspace: Path,
+    progress: Progress,
+    accepted: int | None = None,
+) -> dict[str, Any]:
+    """`factory run`: the whole loop; returns the report as data. `accepted` replaces the recipe's own."""
     from dataclasses import asdict
 
     from factory.loop import run_loop
     from factory.report import collect
 
     domain = open_domain(recipe_path, profile)
+    if accepted is not None:
+        domain = _resized(domain, {"samples_per_round": None, "accepted": accepted})
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
@@ -143,18 +157,19 @@ def train_refiner(
 def preview(recipe_path: Path, profile: str | None, count: int, progress: Progress) -> dict[str, Any]:
     """`factory preview`: a few samples through generator and refiners, in a folder that is deleted."""
     from factory.conversation import shown_turn
-    from factory.loop import generate, refine
+    from factory.making import generate_and_refine
 
     domain = open_domain(recipe_path, profile)
-    loop = domain.recipe.loop.model_copy(update={"samples_per_round": count, "controls": {}})
+    loop = domain.recipe.loop.model_copy(
+        update={"samples_per_round": count, "accepted": None, "controls": {}}
+    )
     domain = replace(domain, recipe=domain.recipe.model_copy(update={"loop": loop}))
     folder = Path(tempfile.mkdtemp(prefix="factory-preview-"))
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, folder, progress) as bench:
             bench.record_run()
-            await generate(bench, 1)
-            await refine(bench, 1)
+            await generate_and_refine(bench, 1)
             samples = bench.store.select(
                 """SELECT s.question, s.answer, s.slice, s.strategy, d.action, d.refiner, d.reason,
                           s.messages, w.messages AS rewritten

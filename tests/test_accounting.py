@@ -5,6 +5,7 @@ Only the models and the training are pretended: an endpoint on loopback, and a t
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,12 @@ def play(request: dict) -> Status:
         return answer(json.dumps(verdict))
     if number % 11 == 0:
         return answer("no JSON at all")
-    return answer(json.dumps({key: f"{key} {number % 50} days (Rule 1.{1 + number % 3})" for key in keys}))
+    if number % 3 == 0:
+        return answer(json.dumps({key: f"{key} {number % 50} days (Rule 1.2)" for key in keys}))
+    prompt = json.dumps(request["messages"])
+    rule = (re.findall(r"Rule \d\.\d", prompt) or ["Rule 1.1"])[-1]
+    text = f"{' '.join(re.findall('[a-z]{4,}', prompt)[-12:])} {number % 5000} days ({rule})"
+    return answer(json.dumps({key: f"{key} {text}" for key in keys}))
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +126,21 @@ def recipe(tmp_path_factory, server):
         "guard": {"max_distinct2_drop": 1.0, "max_gzip_ratio": 10.0},
     }
     (folder / "profiles" / "books.yaml").write_text(yaml.safe_dump(profile))
+    profile["loop"] |= {"samples_per_round": None, "accepted": 30}
+    (folder / "profiles" / "target.yaml").write_text(yaml.safe_dump(profile))
     return folder
 
 
-def run(recipe: Path, workspace: Path) -> None:
+@pytest.fixture(scope="module", params=["books", "target"])
+def profile(request):
+    """Rounds of so many tasks, and rounds of so many accepted samples."""
+    return request.param
+
+
+def run(recipe: Path, workspace: Path, profile: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bench, "trainer", lambda self, role="student": (Hasher(), "pretended"))
-        session.run(recipe, "books", workspace, Progress(bars=False))
+        session.run(recipe, profile, workspace, Progress(bars=False))
 
 
 def ask(workspace: Path, queries: dict[str, str]) -> dict[str, list[dict]]:
@@ -135,7 +149,7 @@ def ask(workspace: Path, queries: dict[str, str]) -> dict[str, list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def whole(recipe, tmp_path_factory):
+def whole(recipe, profile, tmp_path_factory):
     """A run that nothing disturbed, and how many times it wrote to its store."""
     workspace = tmp_path_factory.mktemp("whole")
     num_appends, append = 0, Store.append
@@ -147,7 +161,7 @@ def whole(recipe, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "append", count)
-        run(recipe, workspace)
+        run(recipe, workspace, profile)
     return workspace, num_appends
 
 
@@ -165,7 +179,7 @@ def test_the_run_had_of_everything(whole):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.45, 0.6, 0.8, 0.97])
-def test_a_run_that_is_cut_off_ends_as_one_that_was_not(recipe, whole, tmp_path, share):
+def test_a_run_that_is_cut_off_ends_as_one_that_was_not(recipe, profile, whole, tmp_path, share):
     workspace, num_appends = whole
     left, append = int(share * num_appends), Store.append
 
@@ -179,8 +193,8 @@ def test_a_run_that_is_cut_off_ends_as_one_that_was_not(recipe, whole, tmp_path,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "append", append_until)
         with pytest.raises(RuntimeError, match="cut off"):
-            run(recipe, tmp_path)
-    run(recipe, tmp_path)
+            run(recipe, tmp_path, profile)
+    run(recipe, tmp_path, profile)
     assert ask(tmp_path, STATE) == ask(workspace, STATE)
     assert ask(tmp_path, WRONG) == {what: [] for what in WRONG}
 

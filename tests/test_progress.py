@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import subprocess
@@ -65,6 +66,23 @@ def test_notes_are_one_plain_line() -> None:
     stream = io.StringIO()
     Progress(stream).note("two\nlines [bold]\x07")
     assert stream.getvalue() == "two lines [bold]␇\n"
+
+
+def test_a_json_log_has_an_object_a_line() -> None:
+    stream = io.StringIO()
+    with Progress(stream, interval_seconds=0.02, as_json=True) as progress:
+        with progress.stage("generate", 10, "samples") as stage:
+            stage.update(5, 10, "half\u2028way", {"accepted": 3, "failed": {"timeout": 1}})
+            time.sleep(0.1)
+        progress.note("two\nlines")
+        with pytest.raises(ValueError, match="x"), progress.stage("refine"):
+            raise ValueError("x")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines if line["event"] != "progress"] == ["done", "note", "stopped"]
+    first = lines[0]
+    assert first["event"] == "progress" and first["stage"] == "generate"
+    assert (first["done"], first["total"], first["accepted"]) == (5, 10, 3) and first["seconds_left"] >= 0
+    assert lines[-1]["stopped_by"] == "ValueError" and lines[-2]["text"] == "two\nlines"
 
 
 def test_bars_are_drawn_on_a_terminal() -> None:

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from factory.errors import EndpointError, FactoryError
 from factory.ports import Ask
-from factory.refine import BATCHES_A_LOOKUP, MAX_REWRITES, refine_round
+from factory.refine import MAX_REWRITES, refine_round
 from factory.store.rows import sample_rows
 from factory.store.store import Store
 from factory.types import Completion, Decision, Message, Parent, Sample, Score
@@ -240,22 +240,6 @@ async def test_a_sample_that_comes_twice_is_settled_once(store: Store) -> None:
     form = Rules("form")
     await refine_round(store, RUN, 1, steps(form), [sample, sample, sample], ask, batch_size=2)
     assert form.seen == ["a"]
-
-
-@pytest.mark.parametrize("batch_size", [1, 2])
-async def test_a_sample_that_comes_again_much_later_is_settled_once(store: Store, batch_size: int) -> None:
-    num_samples = BATCHES_A_LOOKUP * batch_size + 3
-    samples = generate(store, [f"a{n}" for n in range(num_samples)])
-    form = Rules("form")
-    await refine_round(store, RUN, 1, steps(form), [*samples, *samples], ask, batch_size)
-    assert form.seen == [sample.answer for sample in samples]
-
-
-async def test_a_commit_is_waited_for_seldom(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    samples, flushes, flush = generate(store, [f"a{n}" for n in range(64)]), [], store._writer.flush
-    monkeypatch.setattr(store._writer, "flush", lambda: flushes.append(flush()))
-    await refine_round(store, RUN, 1, steps(Rules("form")), samples, ask, batch_size=2)
-    assert len(flushes) <= 1 + 64 / 2 / BATCHES_A_LOOKUP + 1  # the opening, and each look-up
 
 
 async def test_running_again_decides_nothing_anew(store: Store) -> None:

@@ -11,7 +11,7 @@ import example_store
 import pytest
 import yaml
 
-from factory import loop, session
+from factory import loop, making, session
 from factory.bench import Bench
 from factory.cli import main
 from factory.commands.look import print_report
@@ -357,6 +357,6 @@ async def test_a_task_with_more_samples_than_have_places_is_told(folder, tmp_pat
             Sample.create([Message("user", f"{n}?"), Message("assistant", "x")], [], "grounded", {})
             for n in range(1001)
         ]
-        loop.store_samples(bench, 1, 0, task, samples[:1000])
+        making.store_samples(bench, 1, 0, task, samples[:1000])
         with pytest.raises(FactoryError, match="1,001 samples of one task"):
-            loop.store_samples(bench, 1, 0, task, samples)
+            making.store_samples(bench, 1, 0, task, samples)

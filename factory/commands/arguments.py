@@ -5,6 +5,7 @@ Values are parsed here and used elsewhere.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,5 +20,15 @@ Workspace = Annotated[
     Path, typer.Option("--workspace", "-w", help="Folder of the run; its database is factory.duckdb.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+class LogFormat(StrEnum):
+    """How progress, notes and errors are written on stderr."""
+
+    text = "text"
+    json = "json"
+
+
+Log = Annotated[LogFormat, typer.Option("--log-format", help="Progress on stderr for people or programs.")]
 
 DEFAULT_WORKSPACE = Path("workspace")

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Profile, RecipePath, Workspace
+from factory.commands.arguments import (
+    DEFAULT_WORKSPACE,
+    AsJson,
+    Log,
+    LogFormat,
+    Profile,
+    RecipePath,
+    Workspace,
+)
+
+if TYPE_CHECKING:
+    from factory.progress import Progress
 
 TINY = "recipes/georgia_workers_comp --profile tiny"
 
@@ -43,13 +54,13 @@ def preview(
     profile: Profile = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=200, help="Samples to make.")] = 5,
     json: AsJson = False,
+    log: Log = LogFormat.text,
 ) -> None:
     """Make a few samples to look at; nothing is stored for good."""
     from factory import session
-    from factory.progress import Progress
     from factory.screen import print_json, print_text
 
-    with Progress(bars=not json) as progress:
+    with _progress(json, log) as progress:
         found = session.preview(recipe, profile, count, progress)
     if json:
         print_json(found)
@@ -68,15 +79,19 @@ def run(
     recipe: RecipePath,
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
+    accepted: Annotated[
+        int | None,
+        typer.Option("--accepted", min=1, help="Accepted samples of a round, as `loop.accepted` says."),
+    ] = None,
     json: AsJson = False,
+    log: Log = LogFormat.text,
 ) -> None:
     """Run the whole loop. The same command goes on where it was cut off."""
     from factory import session
     from factory.commands.look import print_hints, print_report
-    from factory.progress import Progress
 
-    with Progress(bars=not json) as progress:
-        found = session.run(recipe, profile, workspace, progress)
+    with _progress(json, log) as progress:
+        found = session.run(recipe, profile, workspace, progress, accepted)
     print_report(workspace, json, short=True, run_id=found["run"]["id"])
     if not json:
         print_hints(workspace)
@@ -87,9 +102,10 @@ def generate(
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     json: AsJson = False,
+    log: Log = LogFormat.text,
 ) -> None:
     """Generate the samples of the first round that lacks them."""
-    _run_until("generate", recipe, profile, workspace, json)
+    _run_until("generate", recipe, profile, workspace, json, log)
 
 
 def refine(
@@ -97,9 +113,10 @@ def refine(
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     json: AsJson = False,
+    log: Log = LogFormat.text,
 ) -> None:
     """Refine the first round that is not, and generate it if need be."""
-    _run_until("refine", recipe, profile, workspace, json)
+    _run_until("refine", recipe, profile, workspace, json, log)
 
 
 def train(
@@ -111,6 +128,7 @@ def train(
         Path | None, typer.Option("--output", "-o", help="Folder of the refiner's adapter.")
     ] = None,
     json: AsJson = False,
+    log: Log = LogFormat.text,
 ) -> None:
     """Train the next student, or the refiner.
 
@@ -119,12 +137,11 @@ def train(
     if role is Trained.student:
         if output is not None:
             raise typer.BadParameter("--output goes with --role refiner; students are kept in the workspace")
-        _run_until("train", recipe, profile, workspace, json)
+        _run_until("train", recipe, profile, workspace, json, log)
         return
     from factory import session
-    from factory.progress import Progress
 
-    with Progress(bars=not json) as progress:
+    with _progress(json, log) as progress:
         found = session.train_refiner(recipe, profile, output or workspace / "adapters" / "refiner", progress)
     _print(found, json)
 
@@ -141,15 +158,15 @@ def evaluate(
     ] = None,
     split: Annotated[SplitName, typer.Option("--split", help="Of --model.")] = SplitName.test,
     json: AsJson = False,
+    log: Log = LogFormat.text,
 ) -> None:
     """Evaluate the first round that is not, or one model on one split."""
     if model is None:
-        _run_until("evaluate", recipe, profile, workspace, json)
+        _run_until("evaluate", recipe, profile, workspace, json, log)
         return
     from factory import session
-    from factory.progress import Progress
 
-    with Progress(bars=not json) as progress:
+    with _progress(json, log) as progress:
         found = session.evaluate_model(recipe, profile, model, split.value, workspace, progress)
     _print(found, json)
 
@@ -160,26 +177,33 @@ def serve(
     workspace: Workspace = DEFAULT_WORKSPACE,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="On loopback.")] = None,
     json: AsJson = False,
+    log: Log = LogFormat.text,
 ) -> None:
     """Serve the promoted student on this machine until Ctrl-C."""
     from factory import session
-    from factory.progress import Progress
     from factory.screen import print_note
 
     try:
-        with Progress(bars=not json) as progress:
+        with _progress(json, log) as progress:
             _print(session.serve(recipe, profile, workspace, port, progress), json)
     except KeyboardInterrupt:
         print_note("stopped serving")
 
 
-def _run_until(stage: str, recipe: Path, profile: str | None, workspace: Path, json: bool) -> None:
+def _run_until(
+    stage: str, recipe: Path, profile: str | None, workspace: Path, json: bool, log: LogFormat
+) -> None:
     from factory import session
-    from factory.progress import Progress
 
-    with Progress(bars=not json) as progress:
+    with _progress(json, log) as progress:
         found = session.run_until(recipe, profile, workspace, progress, stage)
     _print(found, json)
+
+
+def _progress(json: bool, log: LogFormat) -> Progress:
+    from factory.progress import Progress
+
+    return Progress(bars=not json, as_json=log is LogFormat.json)
 
 
 def _print(found: dict[str, Any], json: bool) -> None:

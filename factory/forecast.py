@@ -1,0 +1,113 @@
+"""What a run would ask for: calls, tokens and dollars of each stage, counted before anything is asked.
+
+With a fixed number of tasks it is an upper bound: every answer as long as it may be, every sample through
+every refiner that uses a model. With a target of accepted samples the number of tasks is not known; then it
+is the same bound for as many as it takes if a certain share is accepted (`waves.ASSUMED_YIELD`), which is an
+assumption and no limit. The limits are the budget's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from factory.domain import Domain
+from factory.ports import TaskCost
+from factory.recipe import Role
+from factory.registry import create, create_with_inner, find
+from factory.waves import num_tasks_for
+
+CHARACTERS_PER_TOKEN = 3  # on the safe side: English has about four
+PROMPT_OVERHEAD_TOKENS = 200  # instructions, chat template, examples
+COUNTS = ("calls", "tokens", "dollars")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Calls of one stage to one role, and how many of the teacher's answers stand in their prompts."""
+
+    stage: str
+    role: Role
+    num_calls: int
+    num_quoted: int = 0
+
+
+def forecast(domain: Domain) -> list[dict[str, Any]]:
+    """Calls, tokens and dollars of each stage over all rounds, and their sum as the last row."""
+    return _rows(domain, _work(domain, domain.recipe.loop.rounds))
+
+
+def forecast_round(domain: Domain) -> dict[str, Any]:
+    """Calls, tokens and dollars of one round's samples: generation and refinement together."""
+    work = [each for each in _work(domain, 1) if each.role != "student"]
+    return {key: value for key, value in _rows(domain, work)[-1].items() if key in COUNTS}
+
+
+def cost_of_task(domain: Domain) -> dict[str, float]:
+    """Calls, tokens and dollars that a task and the refining of its samples come to at most, on average."""
+    work = [each for each in _work(domain, 1, num_tasks=1) if each.role != "student"]
+    return {key: value for key, value in _rows(domain, work)[-1].items() if key in COUNTS}
+
+
+def _rows(domain: Domain, works: Sequence[_Work]) -> list[dict[str, Any]]:
+    rows = []
+    longest = max((len(source.text) for source in domain.sources), default=0)
+    prompt = longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
+    quoted = domain.recipe.models["teacher"].sampling.max_tokens
+    for work in works:
+        model = domain.recipe.models[work.role]
+        tokens = (
+            work.num_calls * prompt + work.num_quoted * quoted,
+            work.num_calls * model.sampling.max_tokens,
+        )
+        dollars = (tokens[0] * model.price.prompt + tokens[1] * model.price.completion) / 1e6
+        rows.append({"stage": work.stage, "calls": work.num_calls, "tokens": sum(tokens), "dollars": dollars})
+    total: dict[str, Any] = {"stage": "all"}
+    for key in COUNTS:
+        total[key] = sum(row[key] for row in rows)
+    return [*rows, total]
+
+
+def _work(domain: Domain, num_rounds: int, num_tasks: int | None = None) -> list[_Work]:
+    recipe, costs = domain.recipe, _costs(domain)
+    if num_tasks is None:
+        num_tasks = recipe.loop.num_tasks
+        if recipe.loop.accepted is not None:
+            num_tasks = num_tasks_for(recipe.loop.accepted, -_most(costs, lambda cost: -cost.num_samples))
+    num_calls = _shared(domain) + num_rounds * ceil(num_tasks * _most(costs, lambda cost: cost.num_calls))
+    # A prompt may hold all that was answered before in its task.
+    num_before = _most(costs, lambda cost: cost.num_calls * (cost.num_calls - 1) // 2)
+    work = [_Work("generate", "teacher", num_calls, num_rounds * ceil(num_tasks * num_before))]
+    num_asking = num_rounds * sum(find("refiners", spec.name).uses_model for spec in recipe.refiners)
+    if num_asking:
+        num_answers = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers))
+        num_quoted = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls))
+        work.append(_Work("refine", "refiner", num_asking * num_answers, num_asking * num_quoted))
+    if "student" in recipe.training:
+        num_students = 1 + num_rounds + len(recipe.loop.controls)
+        num_items = len(domain.dev) + len(domain.test)
+        work.append(_Work("evaluate", "student", num_students * num_items))
+    return work
+
+
+def _shared(domain: Domain) -> int:
+    """Calls that tasks share, such as those that grow topics: made once in all rounds."""
+    specs = domain.recipe.strategies
+    made = [each for spec in specs for each in create_with_inner("generators", spec, domain)]
+    return sum(getattr(strategy, "num_shared_calls", 0) for strategy in made)
+
+
+def _costs(domain: Domain) -> list[list[tuple[float, TaskCost]]]:
+    """For each slice the weight and the cost of every strategy that serves it."""
+    made = [(spec.weight, create("generators", spec, domain)) for spec in domain.recipe.strategies]
+    served = [(set(each.slices), weight, getattr(each, "cost", TaskCost())) for weight, each in made]
+    slices = set[str]().union(*(slices for slices, _, _ in served))
+    return [[(weight, cost) for names, weight, cost in served if slice in names] for slice in sorted(slices)]
+
+
+def _most(costs: Sequence[Sequence[tuple[float, TaskCost]]], count: Callable[[TaskCost], int]) -> float:
+    """A count for a task on average, in the slice that takes most of it."""
+    means = [sum(w * count(cost) for w, cost in slice) / sum(w for w, _ in slice) for slice in costs]
+    return max(means, default=0.0)
