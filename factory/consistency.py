@@ -126,6 +126,16 @@ def _check_refiners(recipe: Recipe) -> None:
         names.add(refiner.name)
         if find("refiners", refiner.name).uses_model and "refiner" not in recipe.models:
             raise Inconsistency(loc, f"'{refiner.name}' needs a model", "add `models.refiner`")
+    for index, strategy in enumerate(recipe.strategies):
+        if "sql" not in names and _asks_databases(strategy):
+            what = f"'{strategy.name}' passes queries on that fail, and no refiner 'sql' executes them"
+            raise Inconsistency(("strategies", index, "name"), what, "add it to `refiners`, after 'edit'")
+
+
+def _asks_databases(strategy: StepSpec) -> bool:
+    options = options_of("generators", strategy)
+    inner = getattr(options, "of", None)
+    return hasattr(options, "schemas") or (isinstance(inner, StepSpec) and _asks_databases(inner))
 
 
 def _check_training(recipe: Recipe) -> None:

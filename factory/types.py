@@ -18,6 +18,9 @@ Json = Any  # what json.loads returns
 Action = Literal["keep", "rewrite", "drop"]
 Split = Literal["dev", "test"]
 
+# Attributes that hold what a check found out about the very answer: another answer does not take them over.
+FINDINGS = frozenset({"error", "num_rows", "num_columns"})
+
 
 def digest(value: Json, length: int = 20) -> str:
     """Hexadecimal BLAKE2b of the canonical JSON of `value`, `length` characters long."""
@@ -146,11 +149,16 @@ class Sample:
     def slice(self) -> str:
         return self.attributes.get("slice", "")
 
+    @property
+    def lasting(self) -> dict[str, str]:
+        """The attributes that stay true when the answer is changed."""
+        return {name: value for name, value in self.attributes.items() if name not in FINDINGS}
+
     def with_answer(self, answer: str, parents: Sequence[Parent], operation: str) -> Sample:
         """The child that differs in its last assistant message and descends from this sample."""
         last = max(i for i, m in enumerate(self.messages) if m.role == "assistant")
         messages = [Message("assistant", answer) if i == last else m for i, m in enumerate(self.messages)]
-        return Sample.create(messages, [Parent(self.id, "rewrite_of"), *parents], operation, self.attributes)
+        return Sample.create(messages, [Parent(self.id, "rewrite_of"), *parents], operation, self.lasting)
 
 
 @dataclass(frozen=True, slots=True)

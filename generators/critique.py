@@ -154,7 +154,8 @@ def _sample(inner: Sample, draft: _Draft, became: Mapping[str, str]) -> Sample:
     """The inner sample with the draft's answer; it descends from what that came from, and from the calls."""
     parents = [Parent(became.get(parent.id, parent.id), parent.relation) for parent in inner.parents]
     parents += [Parent(call.call_id, "call") for call in draft.calls]
-    attributes = {**inner.attributes, "num_revisions": str(draft.num_revisions)}
+    kept = inner.attributes if draft.answer == inner.answer else inner.lasting
+    attributes = {**kept, "num_revisions": str(draft.num_revisions)}
     if "original" in attributes:
         attributes["original"] = became.get(attributes["original"], attributes["original"])
     if draft.malformed:
