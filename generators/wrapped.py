@@ -52,14 +52,10 @@ class Inner:
         return [replace(each, attributes={**each.attributes, "strategy": task.strategy}) for each in samples]
 
 
-class Rewording(ABC):
-    """The inner strategy's samples, each followed by one that asks the same in other words.
-
-    `allocation` counts samples before they are reworded.
-    """
+class Wrapper:
+    """What a strategy that wraps another one has of it."""
 
     name: ClassVar[str]  # as registered
-    num_calls: ClassVar[int]  # for one rewording
 
     def __init__(self, of: StepSpec, domain: Domain) -> None:
         self._inner = Inner(of, domain)
@@ -69,16 +65,22 @@ class Rewording(ABC):
         """Those of the inner strategy."""
         return self._inner.slices
 
+    def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterator[Task]:
+        """Lazily, the inner strategy's tasks: `allocation` counts its samples."""
+        return self._inner.plan(self.name, allocation, round_number)
+
+
+class Rewording(ABC, Wrapper):
+    """The inner strategy's samples, each followed by one that asks the same in other words."""
+
+    num_calls: ClassVar[int]  # for one rewording
+
     @property
     def cost(self) -> TaskCost:
         """The rewording's calls and a sample more for each inner sample."""
         inner = self._inner.cost
         num_calls = inner.num_calls + self.num_calls * inner.num_samples
         return TaskCost(num_calls, 2 * inner.num_samples, 2 * inner.num_answers)
-
-    def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterator[Task]:
-        """Lazily, the inner strategy's tasks."""
-        return self._inner.plan(self.name, allocation, round_number)
 
     async def make(self, task: Task, ask: Ask) -> list[Sample]:
         """The inner samples, then what each that is whole was reworded to."""
