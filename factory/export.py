@@ -14,7 +14,7 @@ from typing import Any
 from factory.accuracy import Selects
 from factory.card import render_card
 from factory.errors import GuardTripped, InputError, WorkspaceError
-from factory.export_files import write_samples
+from factory.export_files import write_files
 from factory.findings import find_run
 
 
@@ -36,9 +36,8 @@ def export(
             raise InputError(
                 "there is something already", where=str(directory), hint="name a new or empty folder"
             )
-        (partial / "data").mkdir(parents=True)
-        write_samples(store, dataset, partial / "data")
-        (partial / "README.md").write_text(render_card(store, dataset), encoding="utf-8")
+        written = write_files(store, dataset, partial)
+        (partial / "README.md").write_text(render_card(store, dataset, written), encoding="utf-8")
         partial.replace(directory)
     except OSError as error:
         what = f"the export cannot be written: {error.strerror or error}"
