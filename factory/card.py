@@ -43,7 +43,7 @@ MODELS = """
 
 
 def render_card(store: Selects, dataset: Mapping[str, Any], written: Written) -> str:
-    """README.md of a dataset, given its row and its files: YAML front matter that names them, then Markdown."""
+    """README.md of a dataset, given its row and files: YAML front matter that names them, then Markdown."""
     import yaml
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment

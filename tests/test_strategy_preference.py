@@ -61,14 +61,12 @@ async def test_the_winner_of_both_orders_is_chosen_and_the_loser_kept_beside_it(
     for number, (task, (sample,)) in enumerate(made):
         assert (sample.question, sample.answer) == (f"Is it due? ({number})", "good")
         known = {
-            key: sample.attributes[key] for key in ("rejected", "chosen_by", "rejected_by", "num_answers")
-        }
-        assert known == {
             "rejected": "bad",
             "chosen_by": "inner",
             "rejected_by": "rival_1",
             "num_answers": "2",
         }
+        assert sample.attributes.items() >= known.items()
         assert (sample.operation, sample.attributes["strategy"]) == ("preference", "preference")
         assert relations(sample) == ["source", *["call"] * 4] and sample.parents[0].id == task.source.id
         assert await fate(sample) == "ok"
@@ -146,7 +144,7 @@ async def test_the_last_answer_of_a_conversation_is_what_is_compared(tmp_path):
         if "Which of two" in prompt:
             assert "Question: Q1?\nAnswer: A1\nQuestion: Q2?\nFirst answer: " in prompt
             return answer(reason=".", better="first" if "First answer: A2" in prompt else "second")
-        if request.messages[0].content.startswith("Be brief."):
+        if "You play" not in request.messages[0].content:
             assert [message.content for message in request.messages[1:]] == ["Q1?", "A1", "Q2?"]
             return "rival"
         turn = len(request.messages) // 2
