@@ -113,6 +113,11 @@ def _check_needs(recipe: Recipe, loc: Loc, strategy: StepSpec) -> None:
     if name == "persona" and recipe.seeds is None and not recipe.sources.paths:
         hint = "set `sources.paths` to your documents, or `seeds` to a JSONL file of prompts"
         raise Inconsistency((*loc, "name"), "'persona' has neither sources nor seeds", hint)
+    server = recipe.models["teacher"].server
+    if name == "magpie" and not getattr(recipe.servers[server], "can_open_turns", True):
+        hint = f"set servers.{server}.can_open_turns where it is a vLLM; hosted APIs cannot do it"
+        what = f"'magpie' lets the teacher write the user's turn, which the endpoint '{server}' may not do"
+        raise Inconsistency((*loc, "name"), what, hint)
     if isinstance(inner := getattr(options, "of", None), StepSpec):
         _check_needs(recipe, (*loc, "of"), inner)
 

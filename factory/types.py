@@ -31,6 +31,9 @@ class Message(NamedTuple):
     content: str
 
 
+OPEN_TURN = Message("user", "")  # as the last message of a request: the model writes the user's turn
+
+
 class Parent(NamedTuple):
     """One reason why a sample exists: an identity and its relation to the child."""
 

@@ -21,7 +21,8 @@ from factory.domain import Domain
 from factory.ports import Ask, TaskCost
 from factory.prompts import render
 from factory.recipe import StepSpec, Strict
-from factory.types import Completion, Json, Message, Sample, Sampling, Task
+from factory.types import Completion, Json, Message, Sample, Task
+from generators.exchange import usual_sampling
 from generators.fields import read_fields, schema_of
 from generators.reanswered import Reanswer, Reanswering
 
@@ -74,8 +75,7 @@ class Preference(Reanswering):
         super().__init__(options.of, domain)
         self.options = options
         self._style = domain.recipe.domain.answer_style
-        teacher = domain.recipe.models.get("teacher")
-        self._usual = teacher.sampling.sampling() if teacher else Sampling()
+        self._usual = usual_sampling(domain)
 
     @property
     def cost(self) -> TaskCost:
