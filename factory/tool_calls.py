@@ -18,6 +18,7 @@ from factory.types import Json, Message
 
 COMPOSED: Final = frozenset({"$ref", "allOf", "anyOf", "oneOf", "if", "patternProperties"})
 MAX_ERROR_CHARS: Final = 300
+MAX_DEPTH: Final = 64  # of a list of calls; what is nested by the hundred can be read and not written again
 
 
 class Fault(NamedTuple):
@@ -30,7 +31,8 @@ class Fault(NamedTuple):
 def read_calls(text: str) -> list[dict[str, Json]] | None:
     """The calls that an answer consists of; None where it is no list of calls."""
     try:
-        found = json.loads(text, parse_constant=_refuse)
+        found = json.loads(text)
+        json.dumps(found, allow_nan=False)  # Python reads NaN and 1e400, which no file could hold
     except (ValueError, RecursionError):
         return None
     well_formed = isinstance(found, list) and all(
@@ -40,7 +42,7 @@ def read_calls(text: str) -> list[dict[str, Json]] | None:
         and isinstance(call["arguments"], dict)
         for call in found
     )
-    return found if well_formed and found else None
+    return found if found and well_formed and not _is_deeper(found, MAX_DEPTH) else None
 
 
 def fault_of_calls(text: str, tools: str) -> Fault | None:
@@ -132,6 +134,11 @@ def _error_in(arguments: Mapping[str, Json], validator: Any, name: str) -> str:
     return f"{error.json_path}: {error.message}" if error else ""
 
 
+def _is_deeper(value: Json, depth: int) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return parts is not None and (depth == 0 or any(_is_deeper(part, depth - 1) for part in parts))
+
+
 def _references(schema: Json) -> Iterator[str]:
     parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
     for part in parts:
@@ -139,7 +146,3 @@ def _references(schema: Json) -> Iterator[str]:
     if isinstance(schema, dict):
         found = (schema.get(key) for key in ("$ref", "$dynamicRef"))
         yield from (reference for reference in found if isinstance(reference, str))
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")

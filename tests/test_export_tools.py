@@ -122,22 +122,25 @@ def test_calls_are_learned_behind_the_tools(tokenizer, tmp_path):
     assert "dim_light" in tokenizer.decode(rows[1].input_ids)  # offered and not called
 
 
+NO_TOOLS = TEMPLATE.replace("{{ tools | tojson }}", "")
+NO_CALLS = TEMPLATE.replace("{{ call['function'] | tojson }}", "")
+ONE_CALL = TEMPLATE.replace("message['tool_calls'] or []", "(message['tool_calls'] or [])[:1]")
+
+
 @pytest.mark.train
 @pytest.mark.parametrize(
     ("template", "missing"),
     [
-        (TEMPLATE.replace("{{ tools | tojson }}", ""), "dim_light"),
-        (TEMPLATE.replace("{{ call['function'] | tojson }}", ""), "set_alarm"),
+        (NO_TOOLS, "the tool 'dim_light'"),
+        (NO_CALLS, "every call of 'set_alarm'"),  # though the tool is offered by that name
+        (ONE_CALL, "every call of 'set_alarm'"),
     ],
 )
 def test_a_template_that_passes_over_tools_is_refused(tokenizer, template, missing):
     from training.tokens import tokenize
 
     tokenizer.chat_template = template
-    (chat,) = student_examples([SAMPLES[1]])
-    if missing == "set_alarm":
-        chat = {**chat, "tools": None}
-    else:
-        chat["tools"] = [LIGHT]
-    with pytest.raises(TrainingError, match=f"does not write the tool '{missing}'"):
-        tokenize([chat], tokenizer, {tokenizer.eos_token_id}, 500)
+    call = {"name": "set_alarm", "arguments": {"at": "7:00"}}
+    chats = student_examples([sample("Wake me twice", [call, call], LIGHT, ALARM)])
+    with pytest.raises(TrainingError, match=f"does not write {missing}"):
+        tokenize(chats, tokenizer, {tokenizer.eos_token_id}, 500)

@@ -47,6 +47,7 @@ def calls(*each: tuple[str, object]) -> str:
         ('{"name": "get_weather", "arguments": {}}', "unreadable_calls", "expected"),
         (calls(("get_weather", '{"city": "Rome"}')), "unreadable_calls", "expected"),
         ('[{"name": "get_weather", "arguments": {"city": NaN}}]', "unreadable_calls", "expected"),
+        ('[{"name": "get_weather", "arguments": {"city": 1e400}}]', "unreadable_calls", "expected"),
         ("[" * 100_000, "unreadable_calls", "expected"),
         (calls(("weather", {"city": "Rome"})), "unknown_tool", "'weather' is not among get_weather"),
         (calls(("get_weather", {})), "invalid_arguments", "get_weather: $: 'city' is a required property"),
@@ -86,6 +87,16 @@ def test_a_reference_that_leads_nowhere_is_told_and_nothing_is_fetched():
         tools = json.dumps([{"type": "function", "function": function}])
         with pytest.raises(RecipeError, match="'get_weather' cannot be applied"):
             fault_of_calls(calls(("get_weather", {"city": "Rome"})), tools)
+
+
+def test_calls_that_are_read_can_be_written_wherever_they_go():
+    tools = TOOLS.replace('"string", "minLength": 1', '"array"')
+    assert tools != TOOLS
+    for depth, readable in [(61, True), (62, False), (900, False)]:
+        text = '[{"name": "get_weather", "arguments": {"city": ' + "[" * depth + "]" * depth + "}}]"
+        fault = fault_of_calls(text, tools)
+        assert (fault is None) == readable
+        assert json.dumps(chat_of([Message("assistant", text)], {"tools": tools}))
 
 
 def test_a_chat_with_tools_is_as_templates_take_it():

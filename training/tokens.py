@@ -8,6 +8,7 @@ Where a chat offers tools, the template must write them and the calls. Nothing i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -131,7 +132,8 @@ def _row(chat: Chat, number: int, tokenizer: Any, template: str, stop_ids: set[i
             where=where,
             hint=f"compare the templates' output for the chat in {Path(tokenizer.name_or_path).name}",
         )
-    _check_tools(chat, tokenizer.decode(ids), where)
+    learned = tokenizer.decode([label for label in labels if label != IGNORED])
+    _check_tools(chat, tokenizer.decode(ids), learned, where)
     return Row(ids, labels)
 
 
@@ -139,14 +141,17 @@ def _says_something(turn: Turn) -> bool:
     return bool(turn["content"] or turn.get("tool_calls"))
 
 
-def _check_tools(chat: Chat, written: str, where: str) -> None:
+def _check_tools(chat: Chat, written: str, learned: str, where: str) -> None:
     """Raises TrainingError where a template passes over tools or calls, as one that knows none does."""
-    functions = [tool["function"] for tool in chat.get("tools") or ()]
-    functions += [call["function"] for turn in chat["messages"] for call in turn.get("tool_calls") or ()]
-    for function in functions:
-        if function["name"] not in written:
-            what = f"the base's chat template does not write the tool '{function['name']}'"
-            raise TrainingError(what, where=where, hint="take a base whose template knows tools")
+    tools = [tool["function"]["name"] for tool in chat.get("tools") or ()]
+    calls = Counter(
+        call["function"]["name"] for turn in chat["messages"] for call in turn.get("tool_calls") or ()
+    )
+    missing = [f"the tool '{name}'" for name in tools if name not in written]
+    missing += [f"every call of '{name}'" for name, num in calls.items() if learned.count(name) < num]
+    if missing:
+        what = f"the base's chat template does not write {missing[0]}"
+        raise TrainingError(what, where=where, hint="take a base whose template knows tools")
 
 
 def _apply(turns: Sequence[Turn], *, tokenizer: Any, where: str, **options: Any) -> Any:
