@@ -100,7 +100,8 @@ class _Worker:
 
     def ask(self, question: dict[str, Json], limit_seconds: float) -> dict[str, Json]:
         """The answer; raises TimeoutError, or OSError where the process is gone."""
-        self._questions.write(json.dumps(question).encode() + b"\n")
+        line = json.dumps({**question, "limit_seconds": limit_seconds})
+        self._questions.write(line.encode() + b"\n")
         self._questions.flush()
         return self._read(limit_seconds)
 

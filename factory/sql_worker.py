@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import sys
 from typing import IO, Any, Final
 
@@ -93,7 +94,10 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     databases: dict[str, duckdb.DuckDBPyConnection] = {}
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in questions:
-        print(json.dumps(reply(json.loads(line), databases)), file=answers, flush=True)
+        question = json.loads(line)
+        signal.alarm(int(question["limit_seconds"]) + 2)  # ends the process, where its starter is no more
+        print(json.dumps(reply(question, databases)), file=answers, flush=True)
+        signal.alarm(0)
 
 
 if __name__ == "__main__":

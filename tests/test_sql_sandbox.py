@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -142,6 +144,36 @@ async def test_a_worker_that_dies_costs_one_query(shop):
     found = await sandbox.run(shop, "SELECT 1")
     assert found.fault == "sql_crashed"
     assert (await sandbox.run(shop, "SELECT 1")).num_rows == 1
+
+
+ABANDONED = """
+import asyncio, sys
+from pathlib import Path
+from factory.schemas import read_schemas
+from factory.sql_sandbox import SqlSandbox
+
+async def main():
+    (schema,) = read_schemas(["*.sql"], Path(sys.argv[1]))
+    sandbox = SqlSandbox(limit_seconds=0.5)
+    await sandbox.run(schema, "SELECT 1")
+    print(sandbox._worker._process.pid, flush=True)
+    await sandbox.run(schema, "SELECT sleep_ms(600000)")
+
+asyncio.run(main())
+"""
+
+
+def test_a_worker_whose_factory_was_killed_ends_within_its_query(tmp_path):
+    (tmp_path / "a.sql").write_text(SHOP)
+    command = [sys.executable, "-c", ABANDONED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as factory:
+        worker = psutil.Process(int(factory.stdout.readline()))
+        time.sleep(0.2)
+        factory.kill()
+    deadline = time.monotonic() + 10
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
 async def test_many_queries_at_once_over_more_schemas_than_stay_open(tmp_path):
