@@ -14,7 +14,7 @@ from factory.ports import Refiner
 from factory.recipe import StepSpec
 from factory.registry import create
 from factory.tool_calls import chat_of, check_tool, fault_of_calls, read_calls
-from factory.types import Message, Parent, Sample
+from factory.types import Completion, Message, Parent, Sample
 
 WEATHER = {
     "name": "get_weather",
@@ -155,3 +155,27 @@ async def test_form_drops_calls_that_an_edit_has_broken():
     assert kept.reason == "ok"
     assert (dropped.action, dropped.reason) == ("drop", "invalid_arguments")
     assert "'city' is a required property" in dropped.evidence["error"]
+
+
+async def test_calls_are_edited_with_the_tools_in_sight():
+    """A tool is no section of the domain: what the sample carries stands in for one."""
+    edit: Refiner = create("refiners", StepSpec(name="edit"), domain_of())
+    parents = [Parent("src_tool", "source"), Parent("call_1", "call")]
+    messages = [Message("user", "Rome?"), Message("assistant", calls(("get_weather", {"city": "Oslo"})))]
+    wrong = Sample.create(messages, parents, "tool_calls", {"tools": TOOLS, "error": "old"})
+    bare = Sample.create(messages, parents, "tool_calls", {})
+    prompts = []
+
+    async def ask(messages, **_):
+        prompts.append(messages[-1].content)
+        ops = [{"op": "replace", "old": "Oslo", "new": "Rome"}]
+        reply = {"verdict": "edit", "reason": "wrong_city", "ops": ops, "rewrite": None, "scores": None}
+        return Completion(json.dumps(reply), call_id="call_2")
+
+    mended, dropped = await edit.refine([wrong, bare], ask)
+    (prompt,) = prompts
+    assert "minLength" in prompt and prompt.endswith("\nError: old")
+    assert mended.rewrite.answer == calls(("get_weather", {"city": "Rome"}))
+    assert mended.rewrite.attributes == {"tools": TOOLS}
+    assert Parent("src_tool", "source") in mended.rewrite.parents
+    assert (dropped.action, dropped.reason) == ("drop", "no_source")
