@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.accuracy import Selects
+from factory.export_files import Written
 from factory.findings import find_run
 from factory.funnel import read_steps, read_yields
 from factory.printable import printable
@@ -41,8 +42,8 @@ MODELS = """
 """
 
 
-def render_card(store: Selects, dataset: Mapping[str, Any]) -> str:
-    """README.md of a dataset, given its row: YAML front matter that names the files, then Markdown."""
+def render_card(store: Selects, dataset: Mapping[str, Any], written: Written) -> str:
+    """README.md of a dataset, given its row and files: YAML front matter that names them, then Markdown."""
     import yaml
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
@@ -62,24 +63,29 @@ def render_card(store: Selects, dataset: Mapping[str, Any]) -> str:
         description=domain.get("description", ""),
         run=run,
         dataset=dataset,
+        written=written,
         counts={name: _count(store, dataset["id"], name) for name in ("slice", "strategy", "round")},
         steps=read_steps(store, run["id"]),
         rounds=read_yields(store, run["id"], "strategy", by_round=True),
         models=_models(store, dataset, run["config"] or {}),
         lineage=_Verbatim(LINEAGE.format(sample_id=first["id"])),
     )
-    front = yaml.safe_dump(_front_matter(title, dataset["num_samples"]), sort_keys=False, allow_unicode=True)
+    front_matter = _front_matter(title, dataset["num_samples"], written)
+    front = yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n{text.strip()}\n"
 
 
-def _front_matter(title: str, num_samples: int) -> dict[str, Any]:
-    files = [{"split": "train", "path": "data/train.parquet"}]
+def _front_matter(title: str, num_samples: int, written: Written) -> dict[str, Any]:
+    folders = {"default": "data"} | ({"preference": "preference"} if written.num_pairs else {})
     return {
         "pretty_name": title,
         "license": "other",
         "size_categories": [next((name for limit, name in SIZES if num_samples < limit), "n>1M")],
         "tags": ["synthetic", "dataset-factory"],
-        "configs": [{"config_name": "default", "data_files": files}],
+        "configs": [
+            {"config_name": name, "data_files": [{"split": "train", "path": f"{folder}/train.parquet"}]}
+            for name, folder in folders.items()
+        ],
     }
 
 

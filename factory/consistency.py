@@ -114,6 +114,11 @@ def _check_needs(recipe: Recipe, loc: Loc, strategy: StepSpec) -> None:
     if name == "persona" and recipe.seeds is None and not recipe.sources.paths:
         hint = "set `sources.paths` to your documents, or `seeds` to a JSONL file of prompts"
         raise Inconsistency((*loc, "name"), "'persona' has neither sources nor seeds", hint)
+    server = recipe.models["teacher"].server
+    if name == "magpie" and not getattr(recipe.servers[server], "can_open_turns", True):
+        hint = f"set servers.{server}.can_open_turns where it is a vLLM; hosted APIs cannot do it"
+        what = f"'magpie' lets the teacher write the user's turn, which the endpoint '{server}' may not do"
+        raise Inconsistency((*loc, "name"), what, hint)
     if isinstance(inner := getattr(options, "of", None), StepSpec):
         _check_needs(recipe, (*loc, "of"), inner)
 
@@ -127,6 +132,16 @@ def _check_refiners(recipe: Recipe) -> None:
         names.add(refiner.name)
         if find("refiners", refiner.name).uses_model and "refiner" not in recipe.models:
             raise Inconsistency(loc, f"'{refiner.name}' needs a model", "add `models.refiner`")
+    for index, strategy in enumerate(recipe.strategies):
+        if "sql" not in names and _asks_databases(strategy):
+            what = f"'{strategy.name}' passes queries on that fail, and no refiner 'sql' executes them"
+            raise Inconsistency(("strategies", index, "name"), what, "add it to `refiners`, after 'edit'")
+
+
+def _asks_databases(strategy: StepSpec) -> bool:
+    options = options_of("generators", strategy)
+    inner = getattr(options, "of", None)
+    return hasattr(options, "schemas") or (isinstance(inner, StepSpec) and _asks_databases(inner))
 
 
 def _check_training(recipe: Recipe) -> None:

@@ -1,31 +1,32 @@
-"""Training examples as JSONL: one {"messages": [...]} a line, written and renamed when complete.
+"""Training examples as JSONL: one {"messages": […], "tools": […]} a line, whole or not there at all.
 
-The student learns accepted samples as they are. The refiner learns, from drafts that an expert
-checked, the very prompt it will be asked and the edits that a diff makes of the correction. Which
-samples were accepted is the store's to say.
+The student learns accepted samples as they are, calls of tools in the form of chat templates. The refiner
+learns, from drafts that an expert checked, the very prompt it will be asked and the edits that a diff makes
+of the correction. Which samples were accepted is the store's to say.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from factory.domain import Domain
 from factory.edits import target
 from factory.errors import RecipeError
 from factory.prompts import render
-from factory.types import CheckedDraft, Message, Sample
+from factory.tool_calls import chat_of
+from factory.types import CheckedDraft, Json, Message, Sample
 
-Chat = Sequence[Message]
+Example = dict[str, Json]  # {"messages": […]}, and {"tools": […]} where there are some
 
 
-def student_examples(samples: Iterable[Sample]) -> Iterator[Chat]:
+def student_examples(samples: Iterable[Sample]) -> Iterator[Example]:
     """The conversation of each sample, lazily."""
-    return (sample.messages for sample in samples)
+    return (chat_of(sample.messages, sample.attributes) for sample in samples)
 
 
-def refiner_examples(domain: Domain) -> Iterator[Chat]:
+def refiner_examples(domain: Domain) -> Iterator[Example]:
     """The refiner's question and right answer for each checked draft, lazily.
 
     Raises RecipeError for a draft about a section that no source file has.
@@ -42,7 +43,8 @@ def refiner_examples(domain: Domain) -> Iterator[Chat]:
         prompt = render(
             "refiners", "edit", style=style, source=source, question=draft.question, answer=draft.answer
         )
-        yield Message("user", prompt), Message("assistant", refiner_answer(draft, restate=restate))
+        answer = Message("assistant", refiner_answer(draft, restate=restate))
+        yield chat_of([Message("user", prompt), answer], {})
 
 
 def refiner_answer(draft: CheckedDraft, *, restate: bool = False) -> str:
@@ -50,15 +52,14 @@ def refiner_answer(draft: CheckedDraft, *, restate: bool = False) -> str:
     return json.dumps(target(draft, restate=restate), ensure_ascii=False)
 
 
-def write_jsonl(chats: Iterable[Chat], path: Path) -> int:
-    """Writes one line a chat and returns their number; an interrupted write leaves nothing at `path`."""
+def write_jsonl(examples: Iterable[Example], path: Path) -> int:
+    """Writes one line an example and returns their number; an interrupted write leaves nothing at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     num_written = 0
-    with partial.open("w", encoding="utf-8") as file:
-        for chat in chats:
-            messages = [message._asdict() for message in chat]
-            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    with partial.open("w", encoding="utf-8", errors="replace") as file:
+        for example in examples:
+            file.write(json.dumps(example, ensure_ascii=False) + "\n")
             num_written += 1
     partial.replace(path)
     return num_written

@@ -93,7 +93,7 @@ def measure(bench: Bench, number: int, other: str) -> tuple[dict[str, float], di
 
 
 def write_dataset(bench: Bench, dataset_id: str) -> Path:
-    """The dataset as a JSONL file of {"messages": [...]} lines in the workspace; written once."""
+    """The dataset as a JSONL file of lines that training reads, in the workspace; written once."""
     path = bench.workspace / "datasets" / f"{dataset_id}.jsonl"
     if not path.exists():
         sql = """SELECT s.* FROM dataset_samples d JOIN samples s ON s.id = d.sample_id

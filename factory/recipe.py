@@ -104,6 +104,7 @@ class EndpointServer(Strict):
     api_key_env: str | None = Field(None, description="Environment variable that holds the key.")
     structured: bool = Field(True, description="Whether it constrains answers to a JSON schema.")
     can_load_adapters: bool = Field(False, description="vLLM with runtime LoRA updating allowed.")
+    can_open_turns: bool = Field(False, description="It goes on with a user's open turn, as vLLM does.")
 
     @field_serializer("base_url")
     def _without_password(self, address: str) -> str:

@@ -7,28 +7,21 @@ reads files, talks to models or knows the database.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from factory.digests import canonical, hash_text
+from factory.digests import digest as digest  # noqa: PLC0414 (the name that everybody asks for here)
+
 Json = Any  # what json.loads returns
 Action = Literal["keep", "rewrite", "drop"]
 Split = Literal["dev", "test"]
 
-
-def digest(value: Json, length: int = 20) -> str:
-    """Hexadecimal BLAKE2b of the canonical JSON of `value`, `length` characters long."""
-    return _hash(_canonical(value))[:length]
-
-
-_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+# Attributes that hold what a check found out about the very answer: another answer does not take them over.
+FINDINGS = frozenset({"error", "num_rows", "num_columns"})
 
 
 class Message(NamedTuple):
@@ -36,6 +29,9 @@ class Message(NamedTuple):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+OPEN_TURN = Message("user", "")  # as the last message of a request: the model writes the user's turn
 
 
 class Parent(NamedTuple):
@@ -121,11 +117,11 @@ class Sample:
         attributes: Mapping[str, str],
     ) -> Sample:
         """A sample whose id is the hash of content, parents and operation (not of attributes)."""
-        content = _canonical([(message.role, message.content) for message in messages])
-        origin = _canonical([(parent.id, parent.relation) for parent in parents])
+        content = canonical([(message.role, message.content) for message in messages])
+        origin = canonical([(parent.id, parent.relation) for parent in parents])
         # The canonical JSON of [content, origin, operation], with the long part written once for both hashes.
-        identity = f"[{content},{origin},{_canonical(operation)}]"
-        id, content_hash = "smp_" + _hash(identity)[:20], _hash(content)[:20]
+        identity = f"[{content},{origin},{canonical(operation)}]"
+        id, content_hash = "smp_" + hash_text(identity)[:20], hash_text(content)[:20]
         return cls(id, tuple(messages), tuple(parents), operation, dict(attributes), content_hash)
 
     @property
@@ -146,11 +142,16 @@ class Sample:
     def slice(self) -> str:
         return self.attributes.get("slice", "")
 
+    @property
+    def lasting(self) -> dict[str, str]:
+        """The attributes that stay true when the answer is changed."""
+        return {name: value for name, value in self.attributes.items() if name not in FINDINGS}
+
     def with_answer(self, answer: str, parents: Sequence[Parent], operation: str) -> Sample:
         """The child that differs in its last assistant message and descends from this sample."""
         last = max(i for i, m in enumerate(self.messages) if m.role == "assistant")
         messages = [Message("assistant", answer) if i == last else m for i, m in enumerate(self.messages)]
-        return Sample.create(messages, [Parent(self.id, "rewrite_of"), *parents], operation, self.attributes)
+        return Sample.create(messages, [Parent(self.id, "rewrite_of"), *parents], operation, self.lasting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,18 @@ refiners' business.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from factory.domain import Domain
-from factory.ports import Ask, TaskCost
+from factory.ports import Ask
 from factory.prompts import render
 from factory.recipe import StepSpec, Strict
 from factory.types import Completion, Message, Sample, Task
 from generators.fields import read_fields, schema_of
-from generators.wrapped import Inner, derive, fault_of, is_whole, question_names
+from generators.wrapped import Rewording, derive, fault_of, question_names
 
 
 class BackTranslationOptions(Strict):
@@ -38,34 +38,16 @@ class BackTranslationOptions(Strict):
         return self
 
 
-class BackTranslation:
+class BackTranslation(Rewording):
     """The inner strategy's samples, each followed by what comes back from the pivot."""
 
     Options: ClassVar[type[BaseModel]] = BackTranslationOptions
+    name = "back_translation"
+    num_calls = 2
 
     def __init__(self, options: BackTranslationOptions, domain: Domain) -> None:
+        super().__init__(options.of, domain)
         self.options = options
-        self._inner = Inner(options.of, domain)
-
-    @property
-    def slices(self) -> Collection[str]:
-        """Those of the inner strategy."""
-        return self._inner.slices
-
-    @property
-    def cost(self) -> TaskCost:
-        """Two calls and a sample more for each inner sample."""
-        inner = self._inner.cost
-        return TaskCost(inner.num_calls + 2 * inner.num_samples, 2 * inner.num_samples, 2 * inner.num_answers)
-
-    def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterator[Task]:
-        """Lazily, the inner strategy's tasks: `allocation` counts samples before they are translated."""
-        return self._inner.plan("back_translation", allocation, round_number)
-
-    async def make(self, task: Task, ask: Ask) -> list[Sample]:
-        """The inner samples, then the back-translation of each that is whole."""
-        samples = await self._inner.make(task, ask)
-        return [*samples, *[await self._reword(each, task, ask) for each in samples if is_whole(each)]]
 
     async def _reword(self, sample: Sample, task: Task, ask: Ask) -> Sample:
         """There and back; the way back is not asked for where the way there led nowhere."""

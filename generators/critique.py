@@ -9,7 +9,6 @@ makes already. In a conversation the last answer is revised.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -19,9 +18,9 @@ from factory.domain import Domain
 from factory.ports import Ask, TaskCost
 from factory.prompts import render
 from factory.recipe import StepSpec, Strict
-from factory.types import Completion, Json, Message, Parent, Sample, Task
+from factory.types import Completion, Json, Message, Sample, Task
 from generators.fields import read_fields, schema_of
-from generators.wrapped import Inner, is_whole
+from generators.reanswered import Reanswer, Reanswering
 
 VERDICTS = ("good", "revise")
 CRITIQUE_NAMES = ("critique", "verdict")
@@ -60,20 +59,16 @@ class _Draft:
     malformed: str = ""
 
 
-class Critique:
+class Critique(Reanswering):
     """The inner strategy's samples, each with its answer as it is after critique."""
 
     Options: ClassVar[type[BaseModel]] = CritiqueOptions
+    name = "critique"
 
     def __init__(self, options: CritiqueOptions, domain: Domain) -> None:
+        super().__init__(options.of, domain)
         self.options = options
-        self._inner = Inner(options.of, domain)
         self._style = domain.recipe.domain.answer_style
-
-    @property
-    def slices(self) -> Collection[str]:
-        """Those of the inner strategy."""
-        return self._inner.slices
 
     @property
     def cost(self) -> TaskCost:
@@ -82,23 +77,10 @@ class Critique:
         num_calls = inner.num_calls + 2 * self.options.max_revisions * inner.num_samples
         return inner._replace(num_calls=num_calls)
 
-    def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterator[Task]:
-        """Lazily, the inner strategy's tasks."""
-        return self._inner.plan("critique", allocation, round_number)
-
-    async def make(self, task: Task, ask: Ask) -> list[Sample]:
-        """A sample for each inner one; a malformed one is passed on, its edges following its parents."""
-        made: list[Sample] = []
-        became: dict[str, str] = {}  # inner sample → its sample here, which others may derive from
-        for sample in await self._inner.make(task, ask):
-            whole = is_whole(sample)
-            if whole or any(parent.id in became for parent in sample.parents):
-                draft = await self._refine(sample, task, ask) if whole else _Draft(sample.answer)
-                made.append(_sample(sample, draft, became))
-                became[sample.id] = made[-1].id
-            else:
-                made.append(sample)
-        return made
+    async def _reanswer(self, sample: Sample, task: Task, ask: Ask) -> Reanswer:
+        draft = await self._refine(sample, task, ask)
+        attributes = {"num_revisions": str(draft.num_revisions)}
+        return Reanswer(draft.answer, draft.calls, attributes, draft.malformed)
 
     async def _refine(self, sample: Sample, task: Task, ask: Ask) -> _Draft:
         """Critique and revision in turn, until the critique is content or enough was revised."""
@@ -148,16 +130,3 @@ class Critique:
             answer=draft.answer,
             **values,
         )
-
-
-def _sample(inner: Sample, draft: _Draft, became: Mapping[str, str]) -> Sample:
-    """The inner sample with the draft's answer; it descends from what that came from, and from the calls."""
-    parents = [Parent(became.get(parent.id, parent.id), parent.relation) for parent in inner.parents]
-    parents += [Parent(call.call_id, "call") for call in draft.calls]
-    attributes = {**inner.attributes, "num_revisions": str(draft.num_revisions)}
-    if "original" in attributes:
-        attributes["original"] = became.get(attributes["original"], attributes["original"])
-    if draft.malformed:
-        attributes["malformed"] = draft.malformed
-    messages = [*inner.messages[:-1], Message("assistant", draft.answer)]
-    return Sample.create(messages, list(dict.fromkeys(parents)), "critique", attributes)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from factory.domain import Domain
 from factory.ports import Ask
 from factory.prompts import render
-from factory.types import Completion, Message, Parent, Sample, Source, Task
+from factory.types import Completion, Message, Parent, Sample, Sampling, Source, Task
 from generators.fields import read_fields, schema_of
 
 ANSWER_SCHEMA = schema_of(["answer"])
@@ -23,6 +24,12 @@ class Answer(NamedTuple):
     call: Completion
     text: str
     malformed: str
+
+
+def usual_sampling(domain: Domain) -> Sampling:
+    """How the teacher decodes where a strategy says nothing else."""
+    teacher = domain.recipe.models.get("teacher")
+    return teacher.sampling.sampling() if teacher else Sampling()
 
 
 async def answer_question(task: Task, question: str, style: str, ask: Ask) -> Answer:

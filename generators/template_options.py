@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from factory.recipe import Strict
+from factory.types import FINDINGS
 from generators.samplers import Name, Sampler, check_samplers
 from generators.sandbox import RESERVED, SafeTemplate, compile_template
 
@@ -20,6 +21,7 @@ KEYS = {
     "seed": frozenset({"key", "prompt"}),
 }
 TAKEN = RESERVED | {"slice", "source", "seed", "row", "strategy", "source_key", "malformed", "original"}
+ATTRIBUTES = FINDINGS | {"tools", "rejected"}  # they mean something in a sample, where samplers' values go
 
 
 class Column(Strict):
@@ -63,7 +65,7 @@ class TemplateOptions(Strict):
             raise ValueError("`each` goes with neither `rows` nor `slices`")
         names = [*self.samplers, *(column.name for column in self.columns)]
         for name in names:
-            if name in TAKEN or names.count(name) > 1:
+            if name in TAKEN or names.count(name) > 1 or (name in ATTRIBUTES and name in self.samplers):
                 raise ValueError(f"the name '{name}' is taken")
         for column in self.columns:
             for name in column.fields:

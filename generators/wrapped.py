@@ -3,14 +3,17 @@
 A wrapper names the inner strategy under `of`, with its options. The inner one says which slices it serves,
 plans the tasks and makes the samples, which bear the wrapper's name as their strategy, since that is what
 stands in the recipe; their operation tells who made them. A derived sample differs in its questions, stands
-beside the one that it descends from, and keeps its answers. What the teacher is asked is each wrapper's own.
+beside the one that it descends from, and keeps its answers (`Rewording`). What the teacher is asked is each
+wrapper's own.
 """
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from factory.domain import Domain
 from factory.gold import normalise
@@ -47,6 +50,45 @@ class Inner:
         """The inner strategy's samples, made as in a recipe of its own."""
         samples = await self._generator.make(replace(task, strategy=self._name), ask)
         return [replace(each, attributes={**each.attributes, "strategy": task.strategy}) for each in samples]
+
+
+class Wrapper:
+    """What a strategy that wraps another one has of it."""
+
+    name: ClassVar[str]  # as registered
+
+    def __init__(self, of: StepSpec, domain: Domain) -> None:
+        self._inner = Inner(of, domain)
+
+    @property
+    def slices(self) -> Collection[str]:
+        """Those of the inner strategy."""
+        return self._inner.slices
+
+    def plan(self, allocation: Mapping[str, int], round_number: int) -> Iterator[Task]:
+        """Lazily, the inner strategy's tasks: `allocation` counts its samples."""
+        return self._inner.plan(self.name, allocation, round_number)
+
+
+class Rewording(ABC, Wrapper):
+    """The inner strategy's samples, each followed by one that asks the same in other words."""
+
+    num_calls: ClassVar[int]  # for one rewording
+
+    @property
+    def cost(self) -> TaskCost:
+        """The rewording's calls and a sample more for each inner sample."""
+        inner = self._inner.cost
+        num_calls = inner.num_calls + self.num_calls * inner.num_samples
+        return TaskCost(num_calls, 2 * inner.num_samples, 2 * inner.num_answers)
+
+    async def make(self, task: Task, ask: Ask) -> list[Sample]:
+        """The inner samples, then what each that is whole was reworded to."""
+        samples = await self._inner.make(task, ask)
+        return [*samples, *[await self._reword(each, task, ask) for each in samples if is_whole(each)]]
+
+    @abstractmethod
+    async def _reword(self, sample: Sample, task: Task, ask: Ask) -> Sample: ...
 
 
 def is_whole(sample: Sample) -> bool:

@@ -2,8 +2,9 @@
 
 It replies with one JSON object (`factory.edits.EDIT_SCHEMA`), which `refiners.review` reads. In a
 conversation it is asked about every answer, each with what was said before it; one that must go takes all
-along. An edit makes a child sample that descends from the sample, the calls and the section. How the
-refiner was trained is not known here.
+along. Where a check has found an error in the answer, the refiner is shown that too. An edit makes a child
+sample that descends from the sample, the calls and the section. How the refiner was trained is not known
+here.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Edit:
         sources = [self._source(sample) for sample in samples]
         turns = [turns_of(sample) for sample in samples]
         asked = [
-            self._ask(turn, source, ask)
-            for source, of_sample in zip(sources, turns, strict=True)
+            self._ask(turn, source, sample.attributes.get("error", ""), ask)
+            for sample, source, of_sample in zip(samples, sources, turns, strict=True)
             for turn in of_sample
             if source
         ]
@@ -77,18 +78,23 @@ class Edit:
             for sample, source, of_sample in zip(samples, sources, turns, strict=True)
         ]
 
-    async def _ask(self, turn: Turn, source: Source, ask: Ask) -> Completion:
+    async def _ask(self, turn: Turn, source: Source, error: str, ask: Ask) -> Completion:
         style = self._domain.recipe.domain.answer_style
-        prompt = render("refiners", "edit", style=style, source=source, **turn._asdict())
+        prompt = render("refiners", "edit", style=style, source=source, error=error, **turn._asdict())
         return await ask([Message("user", prompt)], schema=EDIT_SCHEMA)
 
     def _source(self, sample: Sample) -> Source | None:
         """The sample's section, or the one nearest to its questions: the answers may be about another.
 
-        None for a sample that was made from a text that is no section of the domain: no section corrects it.
+        A sample that was made from a text that is no section of the domain is corrected by no section, but by
+        what it carries itself: a schema in its system message, or tools. None where it carries nothing.
         """
         source = self._sources.of(sample)
-        if source is not None or any(parent.relation == "source" for parent in sample.parents):
+        brought = [parent.id for parent in sample.parents if parent.relation == "source"]
+        if source is None and brought:
+            carried = "\n".join([*sample.texts("system"), sample.attributes.get("tools", "")]).strip()
+            return Source(brought[0], "", "", "", "", carried, sample.slice) if carried else None
+        if source is not None:
             return source
         return self._domain.nearest_source("\n".join(sample.texts("user")), sample.slice or None)
 
@@ -122,9 +128,7 @@ def _child(sample: Sample, source: Source, reviews: Sequence[Review]) -> Sample:
     calls = [Parent(str(each.evidence["call"]), "call") for each in reviews]
     parents = [Parent(sample.id, "rewrite_of"), *dict.fromkeys(calls), Parent(source.id, "source")]
     operations = {each.operation for each in reviews}
-    return Sample.create(
-        messages, parents, "rewrite" if "rewrite" in operations else "edit", sample.attributes
-    )
+    return Sample.create(messages, parents, "rewrite" if "rewrite" in operations else "edit", sample.lasting)
 
 
 def _evidence(source: Source, reviews: Sequence[Review]) -> dict[str, Json]:

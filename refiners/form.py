@@ -1,8 +1,8 @@
 """Drops what cannot be a training example whatever it says: broken, empty, endless, or with debris.
 
 Debris is what belongs to a chat template or to a model's reasoning and not to an answer. Every message of a
-conversation is looked at, and questions and answers must alternate. Whether the content is true, new or
-well put is for the refiners after it.
+conversation is looked at, and questions and answers must alternate; where a sample offers tools, its answer
+must be calls that they take. Whether the content is true, new or well put is for the refiners after it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
+from factory.tool_calls import fault_of_calls
 from factory.types import Decision, Json, Message, Sample
 
 LEFTOVERS = re.compile(
@@ -58,7 +59,7 @@ class Form:
     def _fault(self, sample: Sample) -> tuple[str, dict[str, Json]]:
         """The first fault as a slug with its evidence, or the empty string."""
         if malformed := sample.attributes.get("malformed"):
-            return malformed, {}
+            return malformed, {"error": error} if (error := sample.attributes.get("error")) else {}
         num_turns = len(sample.texts("user"))
         turn = 0
         for message in sample.messages:
@@ -69,7 +70,9 @@ class Form:
         roles = [message.role for message in sample.messages]
         if not num_turns or roles[roles[0] == "system" :] != ["user", "assistant"] * num_turns:
             return "turns_out_of_order", {"roles": roles}
-        return "", {}
+        tools = sample.attributes.get("tools")
+        found = fault_of_calls(sample.answer, tools) if tools else None
+        return (found.reason, {"error": found.error}) if found else ("", {})
 
     def _fault_of(self, message: Message) -> tuple[str, dict[str, Json]]:
         part, text = PARTS[message.role], message.content

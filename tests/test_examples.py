@@ -42,7 +42,8 @@ def test_the_student_learns_samples_as_they_are(tmp_path):
 
 def test_the_refiner_learns_the_prompt_it_will_be_asked_and_the_edits():
     wrong = draft("20 days (§ 34-9-80)", "30 days (§ 34-9-80)", "wrong_quantity")
-    ((asked, said),) = refiner_examples(domain(wrong))
+    (example,) = refiner_examples(domain(wrong))
+    asked, said = (Message(**message) for message in example["messages"])
     style = "Cite the section."
     assert asked.role == "user" and said.role == "assistant"
     assert asked.content == render(
@@ -56,7 +57,8 @@ def test_the_refiner_learns_the_prompt_it_will_be_asked_and_the_edits():
 
 def test_a_draft_that_had_to_go_is_dropped_and_a_right_one_kept():
     drafts = [draft("7 days", None, "off_source"), draft("30 days", "30 days", "ok")]
-    verdicts = [json.loads(said.content)["verdict"] for _, said in refiner_examples(domain(*drafts))]
+    examples = refiner_examples(domain(*drafts))
+    verdicts = [json.loads(example["messages"][-1]["content"])["verdict"] for example in examples]
     assert verdicts == ["drop", "keep"]
 
 
@@ -75,6 +77,6 @@ def test_examples_are_made_one_at_a_time():
 def test_a_refiner_that_restates_learns_to_replace_the_whole_answer():
     step = SimpleNamespace(name="edit", options=lambda: {"restate": True})
     drafts = [draft("30 days", "30 days", "ok"), draft("20 days", "30 days", "wrong_quantity")]
-    chats = refiner_examples(domain(*drafts, refiners=[step]))
-    ops = [json.loads(said.content)["ops"] for _, said in chats]
+    examples = refiner_examples(domain(*drafts, refiners=[step]))
+    ops = [json.loads(example["messages"][1]["content"])["ops"] for example in examples]
     assert ops == [[{"op": "replace", "old": d.answer, "new": "30 days"}] for d in drafts]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import HOSTILE, RUN, fill
 
-import factory.export
+import factory.export_files
 from factory.card import markdown
 from factory.errors import FactoryError, GuardTripped, InputError, WorkspaceError
 from factory.export import export
@@ -40,11 +40,11 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(store, tmp_path_factory):
     directory = tmp_path_factory.mktemp("out") / "dataset"
-    original, factory.export.PAGE_SIZE = factory.export.PAGE_SIZE, 5
+    original, factory.export_files.PAGE_SIZE = factory.export_files.PAGE_SIZE, 5
     try:
         result = export(store, directory)
     finally:
-        factory.export.PAGE_SIZE = original
+        factory.export_files.PAGE_SIZE = original
     assert result["files"] == ["README.md", "data/train.jsonl", "data/train.parquet"]
     assert (result["dataset"], result["num_samples"]) == (f"dat_{RUN}_2", 24)
     return directory

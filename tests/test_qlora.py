@@ -208,7 +208,7 @@ def test_only_the_assistants_turns_and_their_ends_are_learned(tokenizer):
     from training.tokens import IGNORED, spans, tokenize
 
     turns = [*chat("notice?", "30 days"), *chat("claim?", "1 year")]
-    (row,) = tokenize([turns], tokenizer, {tokenizer.eos_token_id}, 100)
+    (row,) = tokenize([{"messages": turns}], tokenizer, {tokenizer.eos_token_id}, 100)
     learned = [tokenizer.decode(row.labels[start:end]) for start, end in spans(row.labels)]
     assert learned == ["30 days<|end|>", "1 year<|end|>"]
     assert tokenizer.decode(row.input_ids) == (
@@ -240,7 +240,7 @@ def test_templates_that_would_teach_something_else_are_refused(base, template, m
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = template
     with pytest.raises(TrainingError, match=message):
-        tokenize([chat("notice?", "30 days")], tokenizer, {tokenizer.eos_token_id}, 100)
+        tokenize([{"messages": chat("notice?", "30 days")}], tokenizer, {tokenizer.eos_token_id}, 100)
 
 
 @pytest.mark.train
@@ -252,7 +252,7 @@ def test_datasets_without_answers_are_refused(tokenizer, chats, message):
     from training.tokens import tokenize
 
     with pytest.raises(TrainingError, match=message):
-        tokenize(chats, tokenizer, {tokenizer.eos_token_id}, 100)
+        tokenize([{"messages": turns} for turns in chats], tokenizer, {tokenizer.eos_token_id}, 100)
 
 
 @pytest.mark.train
@@ -370,7 +370,7 @@ def test_a_system_message_is_read_and_not_learned(tokenizer):
     from training.tokens import spans, tokenize
 
     turns = [SYSTEM, *chat("notice?", "30 days"), *chat("claim?", "1 year"), *chat("wage?", "$7500")]
-    (row,) = tokenize([turns], tokenizer, {tokenizer.eos_token_id}, 100)
+    (row,) = tokenize([{"messages": turns}], tokenizer, {tokenizer.eos_token_id}, 100)
     learned = [tokenizer.decode(row.labels[start:end]) for start, end in spans(row.labels)]
     assert learned == ["30 days<|end|>", "1 year<|end|>", "$7500<|end|>"]
     assert tokenizer.decode(row.input_ids).startswith("<|system|>Be brief.<|end|><|user|>notice?")
@@ -407,7 +407,7 @@ def test_a_template_that_does_not_take_conversations_is_refused(base, template, 
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = template
     with pytest.raises(TrainingError, match=message):
-        tokenize([turns], tokenizer, {tokenizer.eos_token_id}, 100)
+        tokenize([{"messages": turns}], tokenizer, {tokenizer.eos_token_id}, 100)
 
 
 @pytest.mark.train
@@ -416,4 +416,4 @@ def test_an_empty_answer_within_a_conversation_is_refused(tokenizer):
 
     turns = [*chat("notice?", ""), *chat("claim?", "1 year")]
     with pytest.raises(TrainingError, match="empty answer"):
-        tokenize([turns], tokenizer, {tokenizer.eos_token_id}, 100)
+        tokenize([{"messages": turns}], tokenizer, {tokenizer.eos_token_id}, 100)

@@ -230,6 +230,8 @@ async def test_values_cannot_be_changed(tmp_path):
         (column("x", samplers={"original": TONE["tone"]}), "'original' is taken"),
         (column("{{" + "(" * 5000 + "}}"), "line 1|deeply"),
         (column("x", samplers={"row": TONE["tone"]}), "'row' is taken"),
+        (column("x", samplers={"tools": TONE["tone"]}), "'tools' is taken"),
+        (column("x", samplers={"error": TONE["tone"]}), "'error' is taken"),
         (column("x", samplers={"question": TONE["tone"]}), "'question' is taken"),
         (column("x", samplers={"range": TONE["tone"]}), "'range' is taken"),
         (column("x", samplers={"Tone": TONE["tone"]}), "samplers.Tone"),

@@ -71,14 +71,16 @@ def prepare(job: dict[str, Any]) -> Prepared:
 
 
 def read_chats(dataset: Path) -> Iterator[Chat]:
-    """The messages of each line of a JSONL file; raises TrainingError naming the line that has none."""
+    """Each line of a JSONL file, with its messages; raises TrainingError naming the line that has none."""
     with dataset.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield json.loads(line)["messages"]
+                found = json.loads(line)
+                chat = {"messages": found["messages"], "tools": found.get("tools")}
             except (ValueError, KeyError, TypeError) as error:
                 what = 'not a line like {"messages": [{"role": "user", "content": "…"}, …]}'
                 raise TrainingError(what, where=f"{dataset}:{number}") from error
+            yield chat
 
 
 def train(prepared: Prepared, on_step: OnStep) -> None:

@@ -3,19 +3,22 @@
 The loss falls on the assistant's turns alone, each with the token that ends it: the model's chat
 template marks them with {% generation %}. Where a known family's template lacks the marks, TRL's
 marked copy takes its place, and every sample must come out token for token as from the model's own.
-Nothing is truncated here or later.
+Where a chat offers tools, the template must write them and the calls. Nothing is truncated here or later.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from factory.errors import TrainingError
 
 IGNORED = -100  # what torch's cross entropy passes over
-Chat = Sequence[Mapping[str, str]]
+Turn = Mapping[str, Any]  # role and content, and `tool_calls` where an answer consists of them
+Chat = Mapping[str, Any]  # {"messages": […]}, and {"tools": […]} where there are some
 
 
 class Row(NamedTuple):
@@ -97,12 +100,14 @@ def ends_every_turn(labels: Sequence[int], stop_ids: set[int], tokenizer: Any) -
 
 def _row(chat: Chat, number: int, tokenizer: Any, template: str, stop_ids: set[int]) -> Row:
     where = f"sample {number} of the dataset"
-    if not chat or chat[-1]["role"] != "assistant" or not chat[-1]["content"]:
+    turns, tools = chat["messages"], chat.get("tools")
+    if not turns or turns[-1]["role"] != "assistant" or not _says_something(turns[-1]):
         raise TrainingError("a chat must end with an answer", where=where)
-    answers = [at for at, turn in enumerate(chat) if turn["role"] == "assistant"]
-    if not all(chat[at]["content"] for at in answers):
+    answers = [at for at, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if not all(_says_something(turns[at]) for at in answers):
         raise TrainingError("a chat holds an empty answer, which would be learned", where=where)
-    marked = _apply(chat, tokenizer, where, chat_template=template, return_assistant_tokens_mask=True)
+    write = partial(_apply, tokenizer=tokenizer, where=where, tools=tools)
+    marked = write(turns, chat_template=template, return_assistant_tokens_mask=True)
     ids = list(marked["input_ids"])
     labels = [id if counts else IGNORED for id, counts in zip(ids, marked["assistant_masks"], strict=True)]
     if not ends_every_turn(labels, stop_ids, tokenizer):
@@ -119,23 +124,42 @@ def _row(chat: Chat, number: int, tokenizer: Any, template: str, stop_ids: set[i
             hint="its {% generation %} block must stand around every turn of the assistant",
         )
     # Each answer must be learned behind the very tokens after which the model will be asked for it.
-    asked = [_apply(chat[:at], tokenizer, where, add_generation_prompt=True)["input_ids"] for at in answers]
-    own = _apply(chat, tokenizer, where)["input_ids"]
+    asked = [write(turns[:at], add_generation_prompt=True)["input_ids"] for at in answers]
+    own = write(turns)["input_ids"]
     if list(own) != ids or any(ids[: len(prompt)] != list(prompt) for prompt in asked):
         raise TrainingError(
             "the chat template writes this chat differently when it is learned and when it is asked",
             where=where,
             hint=f"compare the templates' output for the chat in {Path(tokenizer.name_or_path).name}",
         )
+    learned = tokenizer.decode([label for label in labels if label != IGNORED])
+    _check_tools(chat, tokenizer.decode(ids), learned, where)
     return Row(ids, labels)
 
 
-def _apply(chat: Chat, tokenizer: Any, where: str, **options: Any) -> Any:
-    """The chat in tokens; raises TrainingError where the template will not write it."""
+def _says_something(turn: Turn) -> bool:
+    return bool(turn["content"] or turn.get("tool_calls"))
+
+
+def _check_tools(chat: Chat, written: str, learned: str, where: str) -> None:
+    """Raises TrainingError where a template passes over tools or calls, as one that knows none does."""
+    tools = [tool["function"]["name"] for tool in chat.get("tools") or ()]
+    calls = Counter(
+        call["function"]["name"] for turn in chat["messages"] for call in turn.get("tool_calls") or ()
+    )
+    missing = [f"the tool '{name}'" for name in tools if name not in written]
+    missing += [f"every call of '{name}'" for name, num in calls.items() if learned.count(name) < num]
+    if missing:
+        what = f"the base's chat template does not write {missing[0]}"
+        raise TrainingError(what, where=where, hint="take a base whose template knows tools")
+
+
+def _apply(turns: Sequence[Turn], *, tokenizer: Any, where: str, **options: Any) -> Any:
+    """The turns in tokens; raises TrainingError where the template will not write it."""
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(list(chat), return_dict=True, **options)
+        return tokenizer.apply_chat_template(list(turns), return_dict=True, **options)
     except TemplateError as error:
         what = f"the base's chat template refuses this chat: {error}"
         hint = "some take no system message, or only turns that alternate"

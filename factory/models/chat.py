@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from factory.types import Completion, Json, Request
+from factory.types import OPEN_TURN, Completion, Json, Request
 
 TOKEN_COUNTS: Final = ("prompt_tokens", "completion_tokens")
 THINK: Final = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
@@ -39,6 +39,8 @@ class ChatRequests:
         )
         if sampling.seed is not None:
             body += f',"seed":{int(sampling.seed)}'
+        if request.messages[-1] == OPEN_TURN:
+            body += ',"add_generation_prompt":false,"continue_final_message":true'
         if request.schema is not None and self._structured:
             body += self._format(request.schema)
         return (body + "}").encode("utf-8", "replace")
