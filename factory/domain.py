@@ -7,13 +7,13 @@ store. `factory.load` reads and checks it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 from factory.nearest import SourceIndex
 from factory.recipe import Recipe
-from factory.types import CheckedDraft, GoldItem, Seed, Source, digest
+from factory.types import CheckedDraft, GoldItem, Json, Seed, Source, digest
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Domain:
         Drafts are not among them, since they train the refiner outside of any run.
         """
         material = (self.sources, self.seeds, self.dev, self.test)
-        return digest([self.recipe.run_digest(), [[astuple(item) for item in items] for items in material]])
+        return digest(
+            [self.recipe.run_digest(), [[content_of(item) for item in items] for items in material]]
+        )
 
     def nearest_source(self, text: str, slice: str | None = None) -> Source | None:
         """The section that shares most with `text`, weighted by how rare the words are.
@@ -57,3 +59,9 @@ class Domain:
     @cached_property
     def _index(self) -> SourceIndex:
         return SourceIndex(self.sources)
+
+
+def content_of(item: Source | Seed | GoldItem) -> Json:
+    """What of a piece of material a run rests on: all but where a section stands in its document."""
+    names = [each.name for each in fields(item)]
+    return [getattr(item, name) for name in names if name not in ("start_char", "end_char", "page")]
