@@ -63,7 +63,8 @@ def plan_calls(domain: Domain) -> list[dict[str, Any]]:
     """Calls, tokens and dollars of each stage at most, and their sum as the last row."""
     rows = []
     longest = max((len(source.text) for source in domain.sources), default=0)
-    prompt = longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
+    num_sections = max((getattr(each, "num_sections", 1) for each in _strategies(domain)), default=1)
+    prompt = num_sections * longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
     quoted = domain.recipe.models["teacher"].sampling.max_tokens
     for work in _work(domain):
         model = domain.recipe.models[work.role]
@@ -102,9 +103,13 @@ def _work(domain: Domain) -> list[_Work]:
 
 def _shared(domain: Domain) -> int:
     """Calls that tasks share, such as those that grow topics: made once in all rounds."""
+    return sum(getattr(strategy, "num_shared_calls", 0) for strategy in _strategies(domain))
+
+
+def _strategies(domain: Domain) -> list[object]:
+    """Every strategy of the recipe, and those that they wrap."""
     specs = domain.recipe.strategies
-    made = [each for spec in specs for each in create_with_inner("generators", spec, domain)]
-    return sum(getattr(strategy, "num_shared_calls", 0) for strategy in made)
+    return [each for spec in specs for each in create_with_inner("generators", spec, domain)]
 
 
 def _costs(domain: Domain) -> list[list[tuple[float, TaskCost]]]:

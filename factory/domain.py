@@ -56,6 +56,14 @@ class Domain:
         """
         return self._index.find(text, slice)
 
+    def nearest_sources(self, text: str, most: int) -> list[Source]:
+        """The sections that share most with `text`, at most `most` of them, the nearest first."""
+        return self._index.rank(text, most)
+
+    def neighbours(self, source: Source, most: int) -> list[Source]:
+        """Other sections that a section cites or shares words with, at most `most`, the nearest first."""
+        return self._index.neighbours(source, most)
+
     @cached_property
     def _index(self) -> SourceIndex:
         return SourceIndex(self.sources)
