@@ -175,7 +175,8 @@ async def test_unanswerable_questions_share_their_answer_and_are_no_duplicates()
     refiner = create("refiners", StrategySpec(name="near"), LAW)
     refiner.open([])
     answer = (
-        "The handbook says nothing about this matter; please ask the board, which answers within ten days."
+        "The handbook says nothing about this matter; please ask the clerk of the board in writing, with "
+        "your name, the number of your file and all that you know, and wait ten days for what she answers."
     )
     first = sample("Who pays the board?", answer, (CLAIM,), answerable="no")
     other = sample("Who pays the judge?", answer, (CLAIM,), answerable="no")
