@@ -39,7 +39,9 @@ class GroundedOptions(Strict):
     """Which kinds of question are asked, and what each of them needs to know."""
 
     kinds: dict[Kind, Annotated[float, Field(gt=0)]] = Field(
-        {"single": 1.0}, min_length=1, description="Kind of question → its share against the others."
+        {"single": 1.0},
+        min_length=1,
+        description="Kind of question (`single`, `multi_hop`, `unanswerable`, `facts`) → its share.",
     )
     num_sections: Literal[2, 3] = Field(2, description="Sections that a `multi_hop` question needs.")
     unanswerable_answer: str = Field(
