@@ -73,7 +73,7 @@ def markdown() -> str:
     for key, value in schema["properties"].items():
         parts += _section(schema, key, value)
     parts.append("\n## Options of strategies, refiners, trainers and evaluators")
-    parts.append("\nThey stand beside `name`. A package of yours can add more: see [extending.md](extending.md).")
+    parts.append("\nThey stand beside `name`. A package of yours can add more: [extending.md](extending.md).")
     for group, place in GROUPS:
         for name in names(group):
             parts += _step(group, name, place)
