@@ -15,7 +15,7 @@ from factory.documents import Document, refuse_if_large
 from factory.errors import RecipeError
 
 # PDFium writes U+0002 (in older versions U+FFFE) for a hyphen at the end of a line.
-PARTED = re.compile(r"[\x02\ufffe]\s*")
+PARTED = re.compile(r"(?<=[^\W\d_])[\x02\ufffe]\s*(?=([^\W\d_]))|[\x02\ufffe]\s*")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
 
 
@@ -61,5 +61,10 @@ def _pages(path: Path) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    lines = CONTROL.sub("", PARTED.sub("", text.replace("\r\n", "\n"))).split("\n")
+    lines = CONTROL.sub("", PARTED.sub(_joint, text.replace("\r\n", "\n"))).split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
+
+
+def _joint(parted: re.Match[str]) -> str:
+    """Nothing between two parts of a word; the hyphen where it is one by itself, as in 34-9-80 or X-Ray."""
+    return "" if parted[1] and parted[1].islower() else "-"

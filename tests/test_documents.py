@@ -236,6 +236,12 @@ def test_a_pdf_is_cut_with_the_page_of_each_part(tmp_path: Path) -> None:
     assert document.page_at(document.text.index("Page 2")) == 3
 
 
+def test_a_word_parted_at_a_line_end_is_whole_and_a_number_keeps_its_hyphen(tmp_path: Path) -> None:
+    lines = ["It is easy to under-", "stand that sec. 34-9-", "80 and the X-", "Ray - so called - stay."]
+    (part,) = sources_of(tmp_path, "a.pdf", pdf([lines]))
+    assert part.text == "It is easy to understand that sec. 34-9-80 and the X-Ray - so called - stay."
+
+
 def test_a_position_before_the_first_page_or_without_pages_has_none() -> None:
     assert Document("abc").page_at(1) is None
     assert [Document("abcd", page_starts=(0, 2, 2)).page_at(n) for n in (0, 1, 2, 3)] == [1, 1, 3, 3]
