@@ -15,7 +15,7 @@ from factory.documents import Document, refuse_if_large
 from factory.errors import RecipeError
 
 # PDFium writes U+0002 (in older versions U+FFFE) for a hyphen at the end of a line.
-PARTED = re.compile(r"(?<=[^\W\d_])[\x02\ufffe]\s*(?=([^\W\d_]))|[\x02\ufffe]\s*")
+PARTED = re.compile(r"[\x02\ufffe]\s*(?=(\w?))|(?<=\d)-\n(?=\d)")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
 
 
