@@ -44,7 +44,9 @@ class Domain:
         Drafts are not among them, since they train the refiner outside of any run.
         """
         material = (self.sources, self.seeds, self.dev, self.test)
-        return digest([self.recipe.run_digest(), [[_values(item) for item in items] for items in material]])
+        return digest(
+            [self.recipe.run_digest(), [[content_of(item) for item in items] for items in material]]
+        )
 
     def nearest_source(self, text: str, slice: str | None = None) -> Source | None:
         """The section that shares most with `text`, weighted by how rare the words are.
@@ -54,11 +56,25 @@ class Domain:
         """
         return self._index.find(text, slice)
 
+    def nearest_sources(self, text: str, most: int) -> list[Source]:
+        """The sections that share most with `text`, at most `most` of them, the nearest first."""
+        return self._index.rank(text, most)
+
+    def neighbours(self, source: Source, most: int) -> list[Source]:
+        """Other sections that a section cites or shares words with, at most `most`, the nearest first."""
+        return self._index.neighbours(source, most)
+
     @cached_property
     def _index(self) -> SourceIndex:
         return SourceIndex(self.sources)
 
 
-def _values(item: Source | Seed | GoldItem) -> list[Json]:
-    """The fields in order; dataclasses.astuple would copy each deeply, at ten times the cost."""
-    return [getattr(item, name) for name in item.__slots__]
+POSITION = ("start_char", "end_char", "page")
+
+
+def content_of(item: Source | Seed | GoldItem) -> Json:
+    """What of a piece of material a run rests on: all but where a section stands in its document.
+
+    dataclasses.astuple would copy each deeply, at ten times the cost.
+    """
+    return [getattr(item, name) for name in item.__slots__ if name not in POSITION]

@@ -54,7 +54,8 @@ def cost_of_task(domain: Domain) -> dict[str, float]:
 def _rows(domain: Domain, works: Sequence[_Work]) -> list[dict[str, Any]]:
     rows = []
     longest = max((len(source.text) for source in domain.sources), default=0)
-    prompt = longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
+    num_sections = max((getattr(each, "num_sections", 1) for each in _strategies(domain)), default=1)
+    prompt = num_sections * longest // CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
     quoted = domain.recipe.models["teacher"].sampling.max_tokens
     for work in works:
         model = domain.recipe.models[work.role]
@@ -94,9 +95,13 @@ def _work(domain: Domain, num_rounds: int, num_tasks: int | None = None) -> list
 
 def _shared(domain: Domain) -> int:
     """Calls that tasks share, such as those that grow topics: made once in all rounds."""
+    return sum(getattr(strategy, "num_shared_calls", 0) for strategy in _strategies(domain))
+
+
+def _strategies(domain: Domain) -> list[object]:
+    """Every strategy of the recipe, and those that they wrap."""
     specs = domain.recipe.strategies
-    made = [each for spec in specs for each in create_with_inner("generators", spec, domain)]
-    return sum(getattr(strategy, "num_shared_calls", 0) for strategy in made)
+    return [each for spec in specs for each in create_with_inner("generators", spec, domain)]
 
 
 def _costs(domain: Domain) -> list[list[tuple[float, TaskCost]]]:

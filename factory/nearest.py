@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from heapq import nsmallest
 
 from factory.types import Source
 
@@ -43,18 +44,37 @@ class SourceIndex:
 
         A citation in the text narrows the search to the sections that bear it.
         """
+        return next(iter(self.rank(text, 1, slice)), None)
+
+    def rank(self, text: str, most: int, slice: str | None = None) -> list[Source]:
+        """As `find`, the `most` nearest sections, the nearest first."""
         allowed = {i for i, source in enumerate(self._sources) if slice is None or source.slice == slice}
         cited = self._cited(text) & allowed
-        allowed = cited or allowed
+        scores = dict.fromkeys(cited, 0.0) | self._scores(text, cited or allowed)
+        near = [position for position, score in scores.items() if position in cited or score >= MIN_COSINE]
+        return self._best(near, scores, most)
+
+    def neighbours(self, source: Source, most: int) -> list[Source]:
+        """The `most` sections nearest to one: those that it cites first, the rest by shared words."""
+        text = f"{source.title} {source.text}"
+        scores = self._scores(text, range(len(self._sources)))
+        scores = {position: score for position, score in scores.items() if score >= MIN_COSINE}
+        for position in self._cited(text):
+            scores[position] = 1 + scores.get(position, 0.0)
+        return self._best([at for at in scores if self._sources[at] != source], scores, most)
+
+    def _scores(self, text: str, allowed: Container[int]) -> dict[int, float]:
+        """The cosine of each allowed section that shares a word with the text, by its position."""
         scores: dict[int, float] = defaultdict(float)
         for word, weight in self._vector(Counter(words(text))).items():
             for position, other in self._postings.get(word, ()):
                 if position in allowed:
                     scores[position] += weight * other
-        if not scores:
-            return self._sources[min(cited)] if cited else None
-        best = max(scores, key=lambda position: (scores[position], -position))
-        return self._sources[best] if cited or scores[best] >= MIN_COSINE else None
+        return dict(scores)
+
+    def _best(self, positions: Sequence[int], scores: Mapping[int, float], most: int) -> list[Source]:
+        best = nsmallest(most, positions, key=lambda position: (-scores[position], position))
+        return [self._sources[position] for position in best]
 
     def _vector(self, count: Counter[str]) -> dict[str, float]:
         """Unit-length tf-idf; words that no section has count towards the length as rare ones."""

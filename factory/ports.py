@@ -79,7 +79,8 @@ class Generator(Protocol):
 
     `slices` are those that it has material for; it is asked for samples of no other. `make` is
     deterministic but for `ask`, so running it again is resuming it. One whose task takes more than a
-    call may say so in an attribute `cost: TaskCost`, calls that tasks share in `num_shared_calls: int`.
+    call may say so in an attribute `cost: TaskCost`, calls that tasks share in `num_shared_calls: int`, and
+    how many sections a prompt of its tasks or about its samples holds at most in `num_sections: int`.
     One that brings seeds or sources beside the domain's (personas, topics, rows) names them in `material`:
     they are stored, so that lineage ends at them, and a change of them makes another run.
     """

@@ -51,11 +51,14 @@ class DomainSpec(Strict):
 
 
 class SourcesSpec(Strict):
-    """Markdown or text files, cut at headings into sections."""
+    """Documents: Markdown and HTML are cut at headings into sections, text and PDF by length."""
 
     paths: list[str] = Field(default_factory=list, description="Files or globs, relative to the recipe.")
     section_heading: int = Field(3, ge=1, le=6, description="Heading level that opens a section.")
     slice_heading: int = Field(2, ge=1, le=6, description="Heading level that names the slice.")
+    section_chars: int = Field(
+        4000, ge=200, description="Characters of a section at most; a longer one becomes several."
+    )
 
     @model_validator(mode="after")
     def _slices_hold_sections(self) -> SourcesSpec:

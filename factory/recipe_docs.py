@@ -27,12 +27,18 @@ below it. So the domain stands in the recipe, models and sizes in its profiles.
 
 **Paths** start at the recipe's folder, also in a profile. `sources.paths` may hold globs (`sources/**/*.md`).
 
-**Sources.** In Markdown, a heading of level `sources.section_heading` opens a section and one of level
+**Sources.** The suffix of a file says what it is: Markdown (`.md`), HTML (`.html`), PDF, else plain text. In
+Markdown and HTML, a heading of level `sources.section_heading` opens a section and one of level
 `sources.slice_heading` names the slice of those that follow: `## Notice and claims` is the slice
 `notice_and_claims`. A heading `### § 34-9-80 Notice of injury` makes a section with the citation
-`§ 34-9-80`, the title `Notice of injury` and the key `34-9-80-notice-of-injury`. What counts as a citation is
-`domain.citation_pattern`, else a section sign or number at the beginning. Text before the first section is
-not read. Any other text file is one section, in the slice of its folder's name.
+`§ 34-9-80`, the title `Notice of injury` and the key `34-9-80-notice-of-injury` (in HTML with the file's name
+before it, since pages of one site share headings). What counts as a citation is `domain.citation_pattern`,
+else a section sign or number at the beginning. Text before the first section is not read. Plain text, PDF and
+an HTML page without such headings are one section, in the slice of their folder's name. A section longer
+than `sources.section_chars` becomes several, cut between paragraphs where possible: the first has its key and
+title, the next `…-part-2` and so on. Every section knows from which character to which, and on which page of
+a PDF, it stands (`sources` in [schema.md](schema.md)). Scripts in documents are not run, nothing is fetched,
+and a scanned PDF must go through character recognition first.
 
 **JSONL files** hold one object a line; `source` is the key of a section and may be left out but in
 `gold.refiner`. No question of dev or test may stand anywhere else.
@@ -67,7 +73,7 @@ def markdown() -> str:
     for key, value in schema["properties"].items():
         parts += _section(schema, key, value)
     parts.append("\n## Options of strategies, refiners, trainers and evaluators")
-    parts.append("\nThey stand beside `name`. A package of yours can add more: see factory/registry.py.")
+    parts.append("\nThey stand beside `name`. A package of yours can add more: [extending.md](extending.md).")
     for group, place in GROUPS:
         for name in names(group):
             parts += _step(group, name, place)

@@ -12,11 +12,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.bench import Bench, material_of_strategies
+from factory.domain import content_of
 from factory.errors import InputError, RecipeError
 from factory.load import load
 from factory.progress import Progress
@@ -41,7 +42,7 @@ def name_run(domain: Domain, pool: ModelPool) -> str:
     for role in domain.recipe.models:
         with contextlib.suppress(RecipeError):
             models[role] = pool.model_id(role)
-    brought = [astuple(item) for item in material_of_strategies(domain)]
+    brought = [content_of(item) for item in material_of_strategies(domain)]
     return "run_" + digest([domain.run_digest(), models, *([brought] if brought else [])], 12)
 
 

@@ -52,6 +52,9 @@ class Source:
     title: str
     text: str
     slice: str
+    start_char: int | None = None  # its first character in the document's text (factory.documents)
+    end_char: int | None = None  # the one after its last
+    page: int | None = None  # of a PDF, from 1
 
     @classmethod
     def create(cls, key: str, path: str, citation: str, title: str, text: str, slice: str) -> Source:
@@ -231,7 +234,7 @@ class Completion:
 class Task:
     """One thing for a generator to make; `ordinal` is unique within strategy and run.
 
-    `attributes` are what the plan has drawn or chosen for it, as text.
+    `attributes` are what the plan has drawn or chosen for it, as text; `beside` are further sections.
     """
 
     strategy: str
@@ -241,6 +244,7 @@ class Task:
     source: Source | None = None
     seeds: tuple[Seed, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    beside: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

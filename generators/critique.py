@@ -124,7 +124,7 @@ class Critique(Reanswering):
             "generators",
             name,
             style=self._style,
-            source=task.source,
+            sections=[task.source, *task.beside] if task.source else [],
             earlier=earlier,
             question=question.content,
             answer=draft.answer,

@@ -51,13 +51,16 @@ def make_sample(
     attributes: Mapping[str, str] | None = None,
     system: str = "",
 ) -> Sample:
-    """The sample of a task: parents are its seeds, the section that it is about and its calls, in order."""
+    """The sample of a task: parents are its seeds, the sections that it is about and its calls, in order."""
     parents = [Parent(seed.id, "seed") for seed in task.seeds]
-    parents += [Parent(source.id, "source")] if source else []
+    sections = [source, *task.beside] if source else []
+    parents += [Parent(section.id, "source") for section in sections]
     parents += [Parent(call_id, "call") for call_id in dict.fromkeys(call.call_id for call in calls)]
     known = {**(attributes or {}), "slice": task.slice, "strategy": task.strategy}
     if source:
         known["source_key"] = source.key
+    if len(sections) > 1:
+        known["source_keys"] = " ".join(section.key for section in sections)
     if malformed:
         known["malformed"] = malformed
     messages = [Message("system", system)] if system else []

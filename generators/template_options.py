@@ -20,7 +20,18 @@ KEYS = {
     "source": frozenset({"key", "path", "citation", "title", "text"}),
     "seed": frozenset({"key", "prompt"}),
 }
-TAKEN = RESERVED | {"slice", "source", "seed", "row", "strategy", "source_key", "malformed", "original"}
+TAKEN = RESERVED | {
+    "slice",
+    "source",
+    "seed",
+    "row",
+    "strategy",
+    "source_key",
+    "source_keys",
+    "answerable",
+    "malformed",
+    "original",
+}
 ATTRIBUTES = FINDINGS | {"tools", "rejected"}  # they mean something in a sample, where samplers' values go
 
 

@@ -1,9 +1,10 @@
-"""Drops an answer that does not cite the section it is about, in the form that the domain asks for.
+"""Drops an answer that does not cite the sections it is about, in the form that the domain asks for.
 
 The domain's `citation_pattern` says what a citation looks like; its first group, where it has one,
 is what is compared with the section's own citation. A conversation must cite it in one of its answers, and
-nothing else in any. Whether the section says what the answer says is not checked here. Without a pattern
-or a known section there is nothing to check.
+nothing else in any; where there are several sections, each must be cited. Whether a section says what the
+answer says is not checked here. There is nothing to check without a pattern, without a known section that has
+a citation, and where the answer is that no section has one (attribute `answerable`: no).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
-from factory.types import Decision, Sample, Source
+from factory.types import Decision, Sample
 from refiners.source import KnownSources
 
 
@@ -44,25 +45,27 @@ class Citation:
         return [self._judge(sample) for sample in samples]
 
     def _judge(self, sample: Sample) -> Decision:
-        source = self._sources.of(sample)
-        if self._pattern is None or source is None:
+        expected = [source.citation for source in self._sources.all_of(sample) if source.citation]
+        if self._pattern is None or not expected or sample.attributes.get("answerable") == "no":
             return Decision(sample.id, "citation", "keep", "not_applicable")
         answers = "\n\n".join(sample.texts("assistant"))
         cited = [match[min(match.re.groups, 1)] for match in self._pattern.finditer(answers)]
-        if not cited:
-            reason = "malformed_citation" if _resembles(answers, source) else "missing_citation"
-        elif any(citation != source.citation for citation in cited):
+        missing = [citation for citation in expected if citation not in cited]
+        if any(citation not in expected for citation in cited):
             reason = "wrong_citation"
+        elif missing:
+            looks_cited = not cited and any(_resembles(answers, citation) for citation in missing)
+            reason = "malformed_citation" if looks_cited else "missing_citation"
         else:
             return Decision(sample.id, "citation", "keep", "ok")
-        evidence = {"cited": cited, "source": source.citation}
+        evidence = {"cited": cited, "source": "; ".join(expected)}
         return Decision(sample.id, "citation", "drop", reason, evidence=evidence)
 
 
-def _resembles(answer: str, source: Source) -> bool:
-    """Whether the answer has something like a citation: its sign, or as many numbers in a row."""
-    numbers = re.findall(r"\d+", source.citation)
-    sign = re.match(r"[^\d\s]+", source.citation)
+def _resembles(answer: str, citation: str) -> bool:
+    """Whether the answer has something like the citation: its sign, or as many numbers in a row."""
+    numbers = re.findall(r"\d+", citation)
+    sign = re.match(r"[^\d\s]+", citation)
     if sign and sign[0].casefold() in answer.casefold():
         return True
     row = r"\d+" + r"\W{1,3}\d+" * (len(numbers) - 1)

@@ -1,4 +1,4 @@
-"""The fine-tuned refiner: sees the section, the question and the answer, and keeps, edits or drops.
+"""The fine-tuned refiner: sees the sections, the question and the answer, and keeps, edits or drops.
 
 It replies with one JSON object (`factory.edits.EDIT_SCHEMA`), which `refiners.review` reads. In a
 conversation it is asked about every answer, each with what was said before it; one that must go takes all
@@ -55,13 +55,13 @@ class Edit:
         Raises EndpointError where the endpoint is down, and FactoryError where it refuses so many
         requests that the fault cannot be the samples'.
         """
-        sources = [self._source(sample) for sample in samples]
+        known = [self._known(sample) for sample in samples]
         turns = [turns_of(sample) for sample in samples]
         asked = [
-            self._ask(turn, source, sample.attributes.get("error", ""), ask)
-            for sample, source, of_sample in zip(samples, sources, turns, strict=True)
+            self._ask(turn, sources, sample.attributes.get("error", ""), ask)
+            for sample, sources, of_sample in zip(samples, known, turns, strict=True)
             for turn in of_sample
-            if source
+            if sources
         ]
         # Raised only after all have come, so that no answer under way is thrown away: each was paid for.
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -72,31 +72,34 @@ class Edit:
         self._failures.finish()
         remaining = iter(answers)
         return [
-            decide(sample, source, [review(turn, next(remaining)) for turn in of_sample])
-            if source
+            decide(sample, sources, [review(turn, next(remaining)) for turn in of_sample])
+            if sources
             else Decision(sample.id, "edit", "drop", "no_source")
-            for sample, source, of_sample in zip(samples, sources, turns, strict=True)
+            for sample, sources, of_sample in zip(samples, known, turns, strict=True)
         ]
 
-    async def _ask(self, turn: Turn, source: Source, error: str, ask: Ask) -> Completion:
+    async def _ask(self, turn: Turn, sources: Sequence[Source], error: str, ask: Ask) -> Completion:
         style = self._domain.recipe.domain.answer_style
-        prompt = render("refiners", "edit", style=style, source=source, error=error, **turn._asdict())
+        source, *beside = sources
+        values = {"style": style, "source": source, "beside": beside, "error": error}
+        prompt = render("refiners", "edit", **values, **turn._asdict())
         return await ask([Message("user", prompt)], schema=EDIT_SCHEMA)
 
-    def _source(self, sample: Sample) -> Source | None:
-        """The sample's section, or the one nearest to its questions: the answers may be about another.
+    def _known(self, sample: Sample) -> Sequence[Source]:
+        """The sample's sections, or the one nearest to its questions: the answers may be about another.
 
         A sample that was made from a text that is no section of the domain is corrected by no section, but by
         what it carries itself: a schema in its system message, or tools. None where it carries nothing.
         """
-        source = self._sources.of(sample)
+        sources = self._sources.all_of(sample)
         brought = [parent.id for parent in sample.parents if parent.relation == "source"]
-        if source is None and brought:
+        if not sources and brought:
             carried = "\n".join([*sample.texts("system"), sample.attributes.get("tools", "")]).strip()
-            return Source(brought[0], "", "", "", "", carried, sample.slice) if carried else None
-        if source is not None:
-            return source
-        return self._domain.nearest_source("\n".join(sample.texts("user")), sample.slice or None)
+            return (Source(brought[0], "", "", "", "", carried, sample.slice),) if carried else ()
+        if sources:
+            return sources
+        nearest = self._domain.nearest_source("\n".join(sample.texts("user")), sample.slice or None)
+        return (nearest,) if nearest else ()
 
 
 def _is_request_fault(error: BaseException) -> bool:
@@ -104,9 +107,9 @@ def _is_request_fault(error: BaseException) -> bool:
     return isinstance(error, EndpointError) and error.kind in REQUEST_FAULTS
 
 
-def decide(sample: Sample, source: Source, reviews: Sequence[Review]) -> Decision:
+def decide(sample: Sample, sources: Sequence[Source], reviews: Sequence[Review]) -> Decision:
     """What the reviews of all answers come to: the first drop, else every rewrite, else the first keep."""
-    scores, evidence = _scores(sample, reviews), _evidence(source, reviews)
+    scores, evidence = _scores(sample, reviews), _evidence(sources, reviews)
     dropped = [each for each in reviews if each.action == "drop"]
     rewritten = [each for each in reviews if each.action == "rewrite"]
     if dropped or not reviews:
@@ -114,11 +117,11 @@ def decide(sample: Sample, source: Source, reviews: Sequence[Review]) -> Decisio
         return Decision(sample.id, "edit", "drop", reason, None, scores, evidence)
     if not rewritten:
         return Decision(sample.id, "edit", "keep", reviews[0].reason, None, scores, evidence)
-    child = _child(sample, source, reviews)
+    child = _child(sample, sources, reviews)
     return Decision(sample.id, "edit", "rewrite", rewritten[0].reason, child, scores, evidence)
 
 
-def _child(sample: Sample, source: Source, reviews: Sequence[Review]) -> Sample:
+def _child(sample: Sample, sources: Sequence[Source], reviews: Sequence[Review]) -> Sample:
     """The sample with every answer as it was reviewed."""
     texts = iter(reviews)
     messages = [
@@ -126,18 +129,20 @@ def _child(sample: Sample, source: Source, reviews: Sequence[Review]) -> Sample:
         for message in sample.messages
     ]
     calls = [Parent(str(each.evidence["call"]), "call") for each in reviews]
-    parents = [Parent(sample.id, "rewrite_of"), *dict.fromkeys(calls), Parent(source.id, "source")]
+    parents = [Parent(sample.id, "rewrite_of"), *dict.fromkeys(calls)]
+    parents += [Parent(source.id, "source") for source in sources]
     operations = {each.operation for each in reviews}
     return Sample.create(messages, parents, "rewrite" if "rewrite" in operations else "edit", sample.lasting)
 
 
-def _evidence(source: Source, reviews: Sequence[Review]) -> dict[str, Json]:
-    """Section, call and operations; of a conversation the calls, and what came of each answer."""
+def _evidence(sources: Sequence[Source], reviews: Sequence[Review]) -> dict[str, Json]:
+    """Sections, call and operations; of a conversation the calls, and what came of each answer."""
+    seen = {"source": " ".join(source.id for source in sources)}
     if len(reviews) == 1:
-        return {"source": source.id, **reviews[0].evidence}
+        return {**seen, **reviews[0].evidence}
     calls = [each.evidence["call"] for each in reviews if "call" in each.evidence]
     turns = [{"action": each.action, "reason": each.reason, **each.evidence} for each in reviews]
-    return {"source": source.id, "calls": calls, "turns": turns}
+    return {**seen, "calls": calls, "turns": turns}
 
 
 def _scores(sample: Sample, reviews: Sequence[Review]) -> tuple[Score, ...]:

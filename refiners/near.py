@@ -47,7 +47,7 @@ class _Entry:
     question: array[int]
     answer: frozenset[str]
     numbers: frozenset[str]
-    source_key: str
+    source_keys: frozenset[str]
     family: str  # the sample that it and its relatives were derived from
 
 
@@ -93,7 +93,7 @@ class Near:
             other = self._entries[key]
             if other.id in spared or other.numbers != entry.numbers:
                 continue
-            if other.source_key and entry.source_key and other.source_key != entry.source_key:
+            if other.source_keys and entry.source_keys and not other.source_keys & entry.source_keys:
                 continue
             similarity = jaccard(shingles, set(other.shingles))
             agreement = min(similarity, jaccard(entry.answer, other.answer))
@@ -113,20 +113,21 @@ class Near:
         question = {word for role, found in turns if role == "user" for word in found}
         hashed, asked = RMinHash.hash_token_sets([shingles, list(question)])
         answers = "\n".join(sample.texts("assistant"))
-        source = self._sources.of(sample)
         entry = _Entry(
             sample.id,
             array("Q", hashed),
             array("Q", asked),
             frozenset(word for role, found in turns if role == "assistant" for word in found),
             frozenset(re.findall(r"\d+(?:[.,]\d+)*", answers)),
-            source.key if source else "",
+            frozenset(source.key for source in self._sources.all_of(sample)),
             self._family(sample),
         )
         return entry, RMinHash.from_token_sets([shingles], num_perm=NUM_PERMUTATIONS, seed=SEED)[0]
 
     def _family(self, sample: Sample) -> str:
         """The sample that all with the same answer in purpose descend from; rewrites stay in the family."""
+        if sample.attributes.get("answerable") == "no":
+            return "unanswerable"  # all have the recipe's one answer
         family = sample.attributes.get("original", "")
         for parent in sample.parents:
             if not family and parent.relation == "rewrite_of":

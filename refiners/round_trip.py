@@ -4,7 +4,8 @@ The round-trip consistency of Promptagator (Dai et al. 2022, arXiv 2209.11755, s
 kept if looking it up among all sections finds its own first. Here the search is the domain's own, by the
 words that question and section share (`Domain.nearest_source`), so it needs no model. It drops questions
 about another section, questions that name nothing of theirs, and questions in another language than the
-sources or in none of their words. All that a conversation asks counts as one question.
+sources or in none of their words. All that a conversation asks counts as one question. A question that needs
+several sections must lead to one of them: the others may be what it makes a reader look for.
 """
 
 from __future__ import annotations
@@ -43,12 +44,15 @@ class RoundTrip:
         return [self._judge(sample) for sample in samples]
 
     def _judge(self, sample: Sample) -> Decision:
-        source = self._sources.of(sample)
-        if source is None:
+        sources = self._sources.all_of(sample)
+        if not sources:
             return Decision(sample.id, "round_trip", "keep", "not_applicable")
         found = self._domain.nearest_source("\n".join(sample.texts("user")))
-        if found == source:
+        if found in sources:
             return Decision(sample.id, "round_trip", "keep", "ok")
-        evidence = {"source": source.key, "found": found.key if found else None}
+        evidence = {
+            "source": " ".join(source.key for source in sources),
+            "found": found.key if found else None,
+        }
         reason = "other_source" if found else "no_source"
         return Decision(sample.id, "round_trip", "drop", reason, evidence=evidence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -72,11 +73,13 @@ def test_sample_from_row_takes_the_id_of_a_view():
 
 def test_sources_and_seeds_fit_their_tables(shared):
     source = Source.create("k", "p.md", "§ 1", "title", "text\x00", "notice")
+    source = replace(source, start_char=7, end_char=12)
     seed = Seed.create("k", "prompt", "notice")
     shared.append("sources", [source_row(source)])
     shared.append("seeds", [seed_row(seed)])
     assert shared.select("SELECT * EXCLUDE (text) FROM sources") == [
         {"id": source.id, "key": "k", "path": "p.md", "citation": "§ 1", "title": "title", "slice": "notice"}
+        | {"start_char": 7, "end_char": 12, "page": None}
     ]
     assert shared.select("SELECT * FROM seeds") == [seed_row(seed)]
 

@@ -301,9 +301,10 @@ def test_an_older_database_is_copied_then_migrated(tmp_path, monkeypatch):
     def add_colour(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("ALTER TABLE seeds ADD COLUMN colour VARCHAR")
 
+    monkeypatch.setattr(schema, "MIGRATIONS", (schema.create_tables,))
     with Store.open(tmp_path) as store:
         store.append("seeds", [{"id": "seed_1", "key": "k", "prompt": "p", "slice": "s"}])
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add_colour))
+    monkeypatch.setattr(schema, "MIGRATIONS", (schema.create_tables, add_colour))
     with Store.open(tmp_path) as store:
         assert store.select("SELECT id, colour FROM seeds") == [{"id": "seed_1", "colour": None}]
         names = [row["name"] for row in store.select("SELECT name FROM migrations ORDER BY version")]

@@ -195,4 +195,10 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(TABLES)
 
 
-MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (create_tables,)
+def add_source_positions(connection: duckdb.DuckDBPyConnection) -> None:
+    """Where a section stands in its document: characters of the extracted text, and the page of a PDF."""
+    for column in ("start_char BIGINT", "end_char BIGINT", "page INTEGER"):
+        connection.execute(f"ALTER TABLE sources ADD COLUMN {column}")
+
+
+MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (create_tables, add_source_positions)
