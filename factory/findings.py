@@ -8,7 +8,7 @@ was cut off, gives what is there. Rendering is in factory.report.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -290,15 +290,5 @@ def _stages(store: Selects, labels: Mapping[str, str]) -> tuple[StageTime, ...]:
 
 def total_spend(spend: Sequence[Spend]) -> Spend:
     """The sum over all stages, roles and runs."""
-    names = (
-        "num_calls",
-        "num_failed",
-        "num_asked_again",
-        "num_unused",
-        "num_found",
-        "prompt_tokens",
-        "completion_tokens",
-        "dollars",
-        "seconds",
-    )
+    names = [each.name for each in fields(Spend) if each.name not in ("label", "stage", "role")]
     return Spend("", "all", "all", **{name: sum(getattr(each, name) for each in spend) for name in names})

@@ -1,8 +1,7 @@
 """The values that everything else passes around: frozen, hashable by content, free of behaviour.
 
-An identity is a prefix and a hash of content, so that making the same thing twice gives the
-same identity; this is what makes resuming and replaying the same operation. Nothing here
-reads files, talks to models or knows the database.
+An identity is a prefix and a hash of content, so that making the same thing twice gives the same identity;
+this makes resuming and replaying one operation. Nothing here reads files, talks to models or knows SQL.
 """
 
 from __future__ import annotations
@@ -193,10 +192,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call as it is sent; its hash is the identity of the stored answer.
-
-    `instead_of` is the id of the same question's last call, where its answer was not as the schema asks.
-    """
+    """One call as it is sent; its hash is the identity of the stored answer. `instead_of` is the id of the
+    same question's last call, where its answer was not as the schema asks."""
 
     model_id: str
     messages: tuple[Message, ...]
@@ -288,11 +285,8 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Paired comparison of two evaluations of the same items.
-
-    `gain` is the difference of means, `gain_low` its one-sided 95 % lower bound, `p_value` of
-    the exact McNemar test, `worst_slice` the slice that fell most and by how much.
-    """
+    """Two evaluations of the same items, paired: `gain` is the difference of means, `gain_low` its one-sided
+    95 % lower bound, `p_value` of the exact McNemar test, `worst_slice` the slice that fell most."""
 
     gain: float
     gain_low: float

@@ -21,8 +21,8 @@ from strategy_kit import (
     relations,
 )
 
-from factory.check import plan_calls
 from factory.errors import RecipeError
+from factory.forecast import forecast
 from factory.recipe import ModelSpec, SamplingSpec, ScriptedServer, StrategySpec
 from factory.types import Completion, Parent, Source
 from generators.facts import SHARED
@@ -311,7 +311,7 @@ def test_the_plan_bounds_calls_and_sections():
         base = domain_of(sources=[replace(SOURCES[0], text="x" * 3000), *SOURCES[1:]])
         models = {"teacher": ModelSpec(server="s", sampling=SamplingSpec(max_tokens=1))}
         update = {"strategies": [spec], "models": models, "servers": {"s": ScriptedServer(kind="scripted")}}
-        row = plan_calls(replace(base, recipe=base.recipe.model_copy(update=update)))[0]
+        row = forecast(replace(base, recipe=base.recipe.model_copy(update=update)))[0]
         return row["calls"], row["tokens"] // row["calls"] // 1000
 
     rounds = 2 * 256

@@ -35,7 +35,8 @@ class Judge(Teacher):
         return [each for each in self.requests if "Which of two" in each.messages[-1].content]
 
     def follow(self, request: Request) -> Reply:
-        self.requests.append(request)
+        if not request.instead_of:
+            self.requests.append(request)
         prompt = request.messages[-1].content
         if "Which of two" in prompt:
             if self.places is not None:
