@@ -16,9 +16,9 @@ MODELS = Path(__file__).parent / "models"
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
-    "learning_rate": 5e-3,
+    "learning_rate": 4e-3,
     "batch_size": 32,
-    "num_epochs": 10,
+    "num_epochs": 1.5,
     "max_length": 256,
     "quantize": False,
 }

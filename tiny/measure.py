@@ -25,10 +25,10 @@ MODELS = Path(__file__).parent / "models"
 STUDENT = {
     "rank": 32,
     "alpha": 64.0,
-    "learning_rate": 6e-3,
-    "dropout": 0.1,
+    "learning_rate": 4e-3,
+    "dropout": 0.2,
     "batch_size": 32,
-    "max_steps": 240,
+    "max_steps": 280,
     "lr_scheduler": "cosine",
     "max_length": 128,
 }
