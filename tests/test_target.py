@@ -117,8 +117,8 @@ def test_ordinals_are_unique_and_materials_take_their_turns(folder, tmp_path, sc
     script(Script(0.5))
     write(folder, 60, strategies=[{"name": "grounded"}])
     run(folder, tmp_path / "w")
-    sql = """SELECT request ->> '$.ordinal' AS ordinal FROM calls WHERE coalesce(request ->> '$.instead_of', '') = ''
-             GROUP BY ordinal HAVING count(*) > 1"""
+    sql = """SELECT request ->> '$.ordinal' AS ordinal FROM calls
+             WHERE coalesce(request ->> '$.instead_of', '') = '' GROUP BY ordinal HAVING count(*) > 1"""
     assert ask(tmp_path / "w", sql) == []
     turns = ask(
         tmp_path / "w",
