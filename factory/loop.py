@@ -16,9 +16,10 @@ from factory import freeze as freezing
 from factory.bench import Bench
 from factory.errors import FactoryError, InputError, TargetMissed
 from factory.evaluations import load_evaluation, record_evaluation
-from factory.making import generate, generate_and_refine
+from factory.making import generate, generate_and_refine, run_together
 from factory.ports import OnProgress, Trainer
 from factory.reach import reach
+from factory.recipe import Recipe, VllmServer
 from factory.types import Adapter, Split
 
 STAGES = ("generate", "refine", "freeze", "train", "evaluate")
@@ -32,8 +33,28 @@ async def run_loop(bench: Bench) -> None:
         control.refuse_if_changed()
     bench.record_run()
     await evaluate(bench, 0, None)
-    for number in range(1, bench.recipe.loop.rounds + 1):
+    await run_rounds(bench, 1, 1)
+    if is_on_cpu(bench.recipe):  # where one training leaves a core idle; controls rest on round 1 alone
+        await run_together(run_rounds(bench, 2, bench.recipe.loop.rounds), run_controls(bench, controls))
+    else:
+        await run_rounds(bench, 2, bench.recipe.loop.rounds)
+        await run_controls(bench, controls)
+
+
+def is_on_cpu(recipe: Recipe) -> bool:
+    """Whether models are served by CPUs of ours, so that trainings do not take turns on a GPU."""
+    servers = recipe.servers.values()
+    return bool(servers) and all(isinstance(each, VllmServer) and each.device == "cpu" for each in servers)
+
+
+async def run_rounds(bench: Bench, first: int, last: int) -> None:
+    """The rounds from the first to the last of them, one after another."""
+    for number in range(first, last + 1):
         await run_round(bench, number)
+
+
+async def run_controls(bench: Bench, controls: Sequence[Bench]) -> None:
+    """Every control, one after another."""
     for control in controls:
         await run_control(bench, control)
 

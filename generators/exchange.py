@@ -57,6 +57,8 @@ def make_sample(
     parents += [Parent(section.id, "source") for section in sections]
     parents += [Parent(call_id, "call") for call_id in dict.fromkeys(call.call_id for call in calls)]
     known = {**(attributes or {}), "slice": task.slice, "strategy": task.strategy}
+    if manner := task.attributes.get("manner"):
+        known["manner"] = manner
     if source:
         known["source_key"] = source.key
     if len(sections) > 1:

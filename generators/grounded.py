@@ -48,6 +48,11 @@ class GroundedOptions(Strict):
         "", description="The answer to every `unanswerable` question, word for word."
     )
     num_facts: int = Field(8, ge=1, le=50, description="Facts that are listed of a section, for `facts`.")
+    manners: dict[str, str] = Field(
+        {},
+        description="Name of a manner of asking → the sentence that asks the teacher for it. Each section's"
+        " questions take them in turn.",
+    )
 
     @model_validator(mode="after")
     def _answers_the_unanswerable(self) -> Self:
@@ -112,7 +117,7 @@ class Grounded:
             lap = num_asked[kind, source.key] + turn.start
             num_asked[kind, source.key] += 1
             beside = self._beside(source, lap) if kind == "multi_hop" else ()
-            chosen = {"kind": kind, "lap": str(lap)}
+            chosen = {"kind": kind, "lap": str(lap)} | self._manner(turn, lap)
             yield Task("grounded", round_number, turn.ordinal, turn.slice, source, (), chosen, beside)
 
     async def make(self, task: Task, ask: Ask) -> list[Sample]:
@@ -120,11 +125,13 @@ class Grounded:
         if task.source is None:
             raise ValueError("a grounded task has a source")
         kind = task.attributes.get("kind", "single")
-        style = self.domain.recipe.domain.answer_style
+        manner = self.options.manners.get(task.attributes.get("manner", ""), "")
+        style = f"{self.domain.recipe.domain.answer_style} {manner}".strip()
         if kind == "multi_hop":
             return [await ask_across(task, task.source, style, ask)]
         if kind == "unanswerable":
-            return [await ask_beyond(task, task.source, self.domain, self.options.unanswerable_answer, ask)]
+            answer = self.options.unanswerable_answer
+            return [await ask_beyond(task, task.source, self.domain, manner, answer, ask)]
         if kind == "facts":
             return [await ask_about_fact(task, task.source, self.options.num_facts, style, ask)]
         return [await _ask_single(task, task.source, style, ask)]
@@ -141,6 +148,11 @@ class Grounded:
         return next(
             kind for kind, bound in zip(self.options.kinds, bounds, strict=True) if point * bounds[-1] < bound
         )
+
+    def _manner(self, turn: Turn[Source], lap: int) -> dict[str, str]:
+        """The manner whose turn it is for section and kind; neighbouring sections begin differently."""
+        names = list(self.options.manners)
+        return {"manner": names[(turn.number % turn.num_materials + lap) % len(names)]} if names else {}
 
     def _beside(self, source: Source, lap: int) -> tuple[Source, ...]:
         """The sections that a multi-hop question needs too: those that belong to the first, in turn."""

@@ -22,9 +22,11 @@ SCHEMA = schema_of(NAMES)
 NUM_CHECKED = 3  # the section and those nearest to the question
 
 
-async def ask_beyond(task: Task, source: Source, domain: Domain, answer: str, ask: Ask) -> Sample:
+async def ask_beyond(
+    task: Task, source: Source, domain: Domain, manner: str, answer: str, ask: Ask
+) -> Sample:
     """A question that the section does not answer, with the recipe's answer."""
-    prompt = render("generators", "grounded_unanswerable", source=source)
+    prompt = render("generators", "grounded_unanswerable", style=manner, source=source)
     call = await ask([Message("user", prompt)], schema=SCHEMA, ordinal=task.ordinal)
     values, malformed = read_fields(call, NAMES)
     question, calls = values.get("question", ""), [call]

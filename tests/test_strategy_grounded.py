@@ -277,6 +277,24 @@ def test_kinds_get_their_shares_over_all_and_over_each_section():
     assert tasks == list(strategy.plan({"claims": 300}, 3))
 
 
+async def test_each_section_is_asked_about_in_every_manner_whatever_the_kind(tmp_path):
+    manners = {"plain": "Ask it plainly.", "story": "Tell a story first."}
+    strategy = grounded("single", "multi_hop", "unanswerable", "facts", manners=manners)
+    teacher, met = Good(list=answer(facts=["The limit holds."])), set()
+    for task, samples in await generate(tmp_path, strategy, teacher, {"claims": 40}):
+        manner = task.attributes["manner"]
+        met.add((task.source.key, task.attributes["kind"], manner))
+        assert [sample.attributes["manner"] for sample in samples] == [manner]
+        (prompt, *_) = [
+            request.messages[-1].content
+            for request in teacher.requests
+            if request.ordinal == task.ordinal and kind_of(request.messages[-1].content) != "list"
+        ]
+        assert [name for name, sentence in manners.items() if sentence in prompt] == [manner]
+    for key, kind, _ in met:
+        assert {(key, kind, name) for name in manners} <= met
+
+
 async def test_single_alone_asks_what_it_always_asked(tmp_path):
     """Stored answers and samples of `grounded` without options stay those of the same requests."""
     teacher = Good()

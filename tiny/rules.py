@@ -99,16 +99,22 @@ def read(path: Path = Path(__file__).parent / "rules.yaml") -> tuple[Rule, ...]:
     return tuple(rule(row) for row in yaml.safe_load(path.read_text(encoding="utf-8"))["rules"])
 
 
-def reword(rng: Random, rule: Rule) -> str:
-    """A new question about the rule: an authored one, in some frame or bare, or a frame or story of its keywords."""
-    roll = rng.random()
-    if roll < 0.35:
-        text = rng.choice(rule.teacher)
-        return rng.choice(WRAPPERS).format(text[0].lower() + text[1:]) if rng.random() < 0.3 else text
-    keys = rng.sample(rule.keywords, len(rule.keywords))
-    if roll < 0.75:
-        return stories.STRAYS.story(rng, [(key, corpus.KINDS.get(key, "things")) for key in keys])
-    last = keys.pop()
+def plainly(rng: Random, rule: Rule) -> str:
+    """An authored question, bare or after a few words."""
+    text = rng.choice(rule.teacher)
+    return rng.choice(WRAPPERS).format(text[0].lower() + text[1:]) if rng.random() < 0.6 else text
+
+
+def as_story(rng: Random, rule: Rule) -> str:
+    """What happened, in a clause for each keyword, and a question; the other words have nothing to do with it."""
+    clauses = [stories.STRAYS.clause(rng, key, corpus.KINDS.get(key, "things")) for key in rule.keywords]
+    text = clauses[0] + "".join(f"{rng.choice(stories.GLUE)} {clause}" for clause in clauses[1:])
+    return text[0].upper() + text[1:] + stories.STRAYS.ending(rng)
+
+
+def by_name(rng: Random, rule: Rule) -> str:
+    """A question that names the keywords and little else."""
+    *keys, last = rule.keywords
     joined = rng.choice(
         [f"{', '.join(keys)} and {last}"] * 3
         + [f"{', '.join(keys)} with {last}", f"{', '.join(keys)} or {last}"]
@@ -117,9 +123,17 @@ def reword(rng: Random, rule: Rule) -> str:
     return text[0].upper() + text[1:]
 
 
-def rewordings(rng: Random, rule: Rule, count: int) -> list[str]:
-    """So many different questions about the rule, the authored ones first."""
-    texts = dict.fromkeys(rule.teacher)
+MANNERS = {"plain": plainly, "story": as_story, "key_words": by_name}  # the recipe's
+
+
+def reword(rng: Random, rule: Rule) -> str:
+    """A new question about the rule, in one of the manners."""
+    return rng.choice([plainly, as_story, by_name])(rng, rule)
+
+
+def rewordings(rng: Random, rule: Rule, count: int, manner: str = "") -> list[str]:
+    """So many different questions about the rule, in one manner or in all."""
+    texts: dict[str, None] = {}
     while len(texts) < count:
-        texts[reword(rng, rule)] = None
-    return list(texts)[:count]
+        texts[(MANNERS.get(manner) or reword)(rng, rule)] = None
+    return list(texts)

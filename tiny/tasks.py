@@ -106,9 +106,9 @@ def edit(rng: Random) -> Pair:
     return edit_pair(section, corpus.question(rng, section.keywords), corrupt(rng, section, reason), reason)
 
 
-def grounded_pair(section: Section, question: str, answer: str) -> Pair:
+def grounded_pair(section: Section, question: str, answer: str, manner: str = "") -> Pair:
     reply = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
-    return render("generators", "grounded", source=section), reply
+    return render("generators", "grounded", style=manner, source=section), reply
 
 
 def seeded_prompt_pair(seeds: list[str], question: str) -> Pair:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from random import Random
 
+import yaml
+
 from tiny import corpus, rules, tasks
 from tiny.rules import Rule
 
-WRONG_QUANTITY, MALFORMED, TRUNCATED = 0.05, 0.08, 0.02
+WRONG_QUANTITY, MALFORMED, TRUNCATED = 0.06, 0.12, 0.03
 QUESTIONS = 160  # different questions on each rule: seen about once, so that none is learned by heart
 
 
@@ -48,16 +50,23 @@ def misremember(rng: Random, quantity: str) -> str:
             return wrong
 
 
+def manners() -> dict[str, str]:
+    """Manner of asking → the sentence that asks for it, as the recipe has them."""
+    recipe = yaml.safe_load((tasks.ROOT / "recipes" / "georgia_workers_comp" / "recipe.yaml").read_text())
+    strategies = {each["name"]: each for each in recipe["strategies"]}
+    return dict(strategies["grounded"]["manners"])
+
+
 def examples(seed: int = 0) -> list[tasks.Pair]:
     """All chats the teacher is trained on."""
     rng, pairs = Random(seed), []
-    known = rules.read()
+    known, sentences = rules.read(), manners()
     for rule in known:
-        texts = rules.rewordings(rng, rule, QUESTIONS)
-        for text in texts:
-            pairs.append(tasks.grounded_pair(rule, text, careless(rng, rule)))
-            pairs.append(tasks.seeded_answer_pair(text, careless(rng, rule)))
-        for text in rng.sample(texts, QUESTIONS // 2):
+        for manner, sentence in sentences.items():
+            for text in rules.rewordings(rng, rule, QUESTIONS // len(sentences), manner):
+                pairs.append(tasks.grounded_pair(rule, text, careless(rng, rule), sentence))
+                pairs.append(tasks.seeded_answer_pair(text, careless(rng, rule)))
+        for text in rules.rewordings(rng, rule, QUESTIONS // 2, "plain"):
             seeds = [rng.choice(rule.seeds)]
             if rng.random() < 0.3:
                 seeds.append(rng.choice(rng.choice([r for r in known if r.slice == rule.slice]).seeds))
