@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from factory.errors import BudgetExceeded
-from factory.recipe import BudgetSpec, Price
+from factory.recipe import BudgetSpec, Price, Recipe
 from factory.types import Message
 
 if TYPE_CHECKING:
@@ -52,6 +52,20 @@ def bound_prompt_tokens(messages: Sequence[Message]) -> int:
     return num_bytes + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_CALL
 
 
+def hold_calls(recipe: Recipe, calls: Iterable[tuple[str, Sequence[Message], int]]) -> dict[str, Spend]:
+    """What calls that are out can cost, by id; at the recipe's dearest price, since the role is not known."""
+    prices = [model.price for model in recipe.models.values()]
+    price = Price(
+        prompt=max(each.prompt for each in prices), completion=max(each.completion for each in prices)
+    )
+    return {call: bound_spend(bound_prompt_tokens(messages), most, price) for call, messages, most in calls}
+
+
+def bound_spend(prompt_tokens: int, max_tokens: int, price: Price) -> Spend:
+    """What one call costs at most."""
+    return Spend(1, prompt_tokens + max_tokens, cost_dollars(price, prompt_tokens, max_tokens))
+
+
 def cost_dollars(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
     """Dollars for that many tokens at `price`, which is per million tokens."""
     return (price.prompt * prompt_tokens + price.completion * completion_tokens) / 1_000_000
@@ -75,28 +89,39 @@ class Spend:
 class Budget:
     """Limits of one run, shared by all its calls; belongs to one event loop.
 
-    `spent` and `minutes` are what the run has cost before this process. An endpoint that reports
-    more tokens than `max_tokens` allowed, or bills for calls that it did not answer, is beyond it.
+    `spent` and `minutes` are what the run has cost before this process; `held`, by call, is what those can
+    cost that an earlier process handed over and that are not settled. An endpoint that reports more tokens
+    than `max_tokens` allowed, or bills for calls that it did not answer, is beyond it.
     """
 
-    def __init__(self, spec: BudgetSpec, spent: Spend | None = None, minutes: float = 0.0) -> None:
+    def __init__(
+        self,
+        spec: BudgetSpec,
+        spent: Spend | None = None,
+        minutes: float = 0.0,
+        held: Mapping[str, Spend] | None = None,
+    ) -> None:
         self.spec = spec
         self._limits = [(name, limit) for name in COUNTED if (limit := getattr(spec, name)) is not None]
         self.spent = spent or Spend()
         self.reserved = Spend()
+        self._held = dict(held or {})
+        self.held = sum(self._held.values(), Spend())
         self._num_reserved = 0
         self._settled = asyncio.Event()
         self._began = time.monotonic() - 60 * minutes
 
     @classmethod
-    def from_store(cls, store: Store, run_id: str, spec: BudgetSpec) -> Budget:
+    def from_store(
+        cls, store: Store, run_id: str, spec: BudgetSpec, held: Mapping[str, Spend] | None = None
+    ) -> Budget:
         """A budget that counts what the run has already spent, as the store recorded it, controls included.
 
         A control's identity is the run's own with its name behind it.
         """
         spent = store.select(SPENT, (run_id,))[0]
         minutes = store.select(MINUTES, (run_id, run_id))[0]["minutes"]
-        return cls(spec, Spend(spent["calls"], spent["tokens"], spent["dollars"]), minutes)
+        return cls(spec, Spend(spent["calls"], spent["tokens"], spent["dollars"]), minutes, held)
 
     @property
     def minutes(self) -> float:
@@ -109,18 +134,22 @@ class Budget:
             return None
         return max(0.0, 60 * (self.spec.minutes - self.minutes))
 
-    async def reserve(self, prompt_tokens: int, max_tokens: int, price: Price) -> Spend:
+    async def reserve(self, prompt_tokens: int, max_tokens: int, price: Price, call_id: str = "") -> Spend:
         """Sets aside what one call can cost at most, waiting where only calls in flight stand in the way.
 
-        Returns the reservation, to be given to `settle` or `release` exactly once. Raises
-        BudgetExceeded, which names the limit.
+        For a call that is held already nothing more is set aside. Returns the reservation, to be given to
+        `settle` or `release` exactly once. Raises BudgetExceeded, which names the limit.
         """
-        need = Spend(1, prompt_tokens + max_tokens, cost_dollars(price, prompt_tokens, max_tokens))
-        while True:
-            self._refuse(need)
-            if not self._exceeded(self.reserved, need):
-                break
-            await self._settled.wait()
+        need = bound_spend(prompt_tokens, max_tokens, price)
+        if (held := self._held.pop(call_id, None)) is not None:
+            self.held = self.held - held if self._held else Spend()
+            need = held
+        else:
+            while True:
+                self._refuse(need)
+                if not self._exceeded(self.reserved, self.held, need):
+                    break
+                await self._settled.wait()
         self.reserved = self.reserved + need
         self._num_reserved += 1
         return need
@@ -153,7 +182,7 @@ class Budget:
     def _refuse(self, need: Spend) -> None:
         if self.spec.minutes is not None and self.minutes >= self.spec.minutes:
             raise self.exceeded("minutes")
-        if name := self._exceeded(need):
+        if name := self._exceeded(self.held, need):  # those that are held may never be asked for again
             raise self.exceeded(name)
 
     def exceeded(self, name: str) -> BudgetExceeded:

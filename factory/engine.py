@@ -160,7 +160,7 @@ class Engine:
         try:
             answer, dollars = await self._retry(call)
         except BaseException as error:
-            if call.num_attempts:
+            if call.num_attempts and not _goes_on(call, error):
                 if not isinstance(error, FactoryError):
                     call.error = "cancelled" if isinstance(error, asyncio.CancelledError) else "defect"
                 self._counts.failed[call.error] += 1
@@ -188,7 +188,7 @@ class Engine:
         first = call.num_attempts > 0 or bool(request.instead_of)
         async with call.purpose.limit.slot(first=first) as slot:
             bound = bound_prompt_tokens(request.messages)
-            reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price)
+            reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price, call.id)
             call.num_attempts += 1
             call.sent_at = time.monotonic()
             self._counts.num_attempts += 1
@@ -262,6 +262,13 @@ class Engine:
                     yield refused
             finally:
                 await _stop(pending)
+
+
+def _goes_on(call: Call, error: BaseException) -> bool:
+    """Whether the call was only left: it is in a batch that goes on without us, and its answer is collected
+    later."""
+    left = isinstance(error, asyncio.CancelledError | BudgetExceeded)
+    return left and getattr(call.purpose.model, "calls_outlive", False)
 
 
 async def _make(generator: Generator, task: Task, ask: Ask) -> Outcome:

@@ -51,7 +51,11 @@ class Ask(Protocol):
 
 
 class Model(Protocol):
-    """Something that completes chats. `id` names model and adapter by content, for request hashes."""
+    """Something that completes chats. `id` names model and adapter by content, for request hashes.
+
+    One whose calls go on when nobody waits for them any more, and are found again by the next process that
+    asks, says so in an attribute `calls_outlive: bool`.
+    """
 
     @property
     def id(self) -> str: ...

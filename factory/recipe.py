@@ -83,9 +83,14 @@ class Price(Strict):
 
 
 class VllmServer(Strict):
-    """A vLLM server that the factory starts on loopback, and stops."""
+    """A vLLM that the factory starts on this machine, and stops."""
 
-    kind: Literal["vllm"] = Field("vllm", description="A server that the factory starts and stops.")
+    kind: Literal["vllm"] = Field("vllm", description="A vLLM that the factory starts and stops.")
+    run_as: Literal["server", "batch", "files"] = Field(
+        "server",
+        description="How it is asked: a server on loopback; `vllm run-batch`, started for each file of "
+        "requests; or files that somebody runs elsewhere.",
+    )
     model: str = Field(description="Folder (relative to the recipe) or hub name of the base model.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is a GPU.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of the weights.")
@@ -107,6 +112,7 @@ class EndpointServer(Strict):
     api_key_env: str | None = Field(None, description="Environment variable that holds the key.")
     structured: bool = Field(True, description="Whether it constrains answers to a JSON schema.")
     can_load_adapters: bool = Field(False, description="vLLM with runtime LoRA updating allowed.")
+    batch: bool = Field(False, description="Ask by its Batch API: in hours, for less; without timeout.")
     can_open_turns: bool = Field(False, description="It goes on with a user's open turn, as vLLM does.")
 
     @field_serializer("base_url")
@@ -145,7 +151,7 @@ class ModelSpec(Strict):
     )
     adapter: str | None = Field(None, description="Folder of a LoRA adapter, relative to the recipe.")
     sampling: SamplingSpec = Field(SamplingSpec(), description="How the role decodes.")
-    concurrency: int = Field(64, ge=1, description="Calls in flight at most.")
+    concurrency: int = Field(64, ge=1, description="Calls in flight, or of a batch, at most.")
     timeout_seconds: float = Field(600.0, gt=0, description="For one call.")
     max_retries: int = Field(5, ge=0, description="Of one call, after its first attempt.")
     price: Price = Field(Price(), description="For the budget and the report.")
@@ -249,7 +255,7 @@ class BudgetSpec(Strict):
 
 
 NOT_IN_RUN_LOOP = {"rounds", "controls", "while_training", "max_failure_share"}
-NOT_IN_RUN_MODEL = ("concurrency", "timeout_seconds", "max_retries", "price")
+NOT_IN_RUN = ("concurrency", "timeout_seconds", "max_retries", "price", "run_as", "batch")  # models, servers
 
 
 class Recipe(Strict):
@@ -282,7 +288,7 @@ class Recipe(Strict):
     def run_digest(self) -> str:
         """The same without what changes no sample: more rounds or budget continue the same run."""
         found = self.model_dump(mode="json", exclude={"budget": True, "loop": NOT_IN_RUN_LOOP})
-        for model in found["models"].values():
-            for key in NOT_IN_RUN_MODEL:
-                model.pop(key, None)
+        for part in (*found["models"].values(), *found["servers"].values()):
+            for key in NOT_IN_RUN:
+                part.pop(key, None)
         return digest(found)

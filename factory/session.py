@@ -60,8 +60,9 @@ async def open_bench(
 
     `port` is where a server of ours listens; None: any.
     """
-    from factory.budget import Budget
+    from factory.budget import Budget, hold_calls
     from factory.engine import Engine
+    from factory.models.batch_log import BatchLog
     from factory.models.pool import ModelPool
     from factory.store.store import Store
 
@@ -69,7 +70,9 @@ async def open_bench(
         workspace = store.workspace  # absolute
         pool = ModelPool(domain.recipe, domain.folder, workspace, progress.note, port)
         run_id = name_run(domain, pool)
-        budget = Budget.from_store(store, run_id, domain.recipe.budget)
+        pool.batched.log = BatchLog(store, run_id)
+        held = hold_calls(domain.recipe, pool.batched.log.open_calls())
+        budget = Budget.from_store(store, run_id, domain.recipe.budget, held)
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
         try:
             yield Bench(domain, workspace, store, pool, engine, progress, run_id)

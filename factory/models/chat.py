@@ -61,6 +61,14 @@ def read_completion(content: bytes, latency_ms: float = 0.0) -> Completion:
     """The first choice of an answer's body; raises ValueError where it is no chat completion."""
     try:
         body = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the answer is not a chat completion") from error
+    return completion_of(body, latency_ms)
+
+
+def completion_of(body: Json, latency_ms: float = 0.0) -> Completion:
+    """The same of a body that is parsed already."""
+    try:
         choice = body["choices"][0]
         message = choice["message"]
         usage: Mapping[str, Any] = body.get("usage") or {}

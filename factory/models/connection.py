@@ -17,12 +17,17 @@ from urllib.request import getproxies, proxy_bypass
 
 if TYPE_CHECKING:
     import ssl
+    from contextlib import AbstractAsyncContextManager
+    from typing import IO
 
+    from aiohttp import ClientResponse
     from openai import AsyncOpenAI
 
 # Below the five seconds after which uvicorn (vLLM) closes idle connections, so that none is reused too late.
 KEEPALIVE_SECONDS: Final = 4.0
 MAX_CONNECTIONS: Final = 4096
+SILENCE_SECONDS: Final = 120.0  # of a server that takes or gives a file
+PIECE_BYTES: Final = 1 << 20
 
 
 class Reply(NamedTuple):
@@ -81,6 +86,38 @@ class Connection:
             allow_redirects=False,  # prompts go where the recipe says and nowhere else
         ) as reply:
             return Reply(reply.status, reply.headers, await reply.read())
+
+    async def request(self, method: str, path: str, data: object = None) -> Reply:
+        """The reply at another of the endpoint's paths, such as files; `data` is JSON as bytes, or a form."""
+        async with self._open(method, path, data) as reply:
+            return Reply(reply.status, reply.headers, await reply.read())
+
+    async def download(self, path: str, file: IO[bytes]) -> Reply:
+        """Writes what stands at a path to a file, piece by piece; the reply holds a refusal's body only."""
+        async with self._open("GET", path, None) as reply:
+            if reply.status != 200:
+                return Reply(reply.status, reply.headers, await reply.read())
+            async for piece in reply.content.iter_chunked(PIECE_BYTES):
+                file.write(piece)
+            return Reply(reply.status, reply.headers, b"")
+
+    def _open(self, method: str, path: str, data: object) -> AbstractAsyncContextManager[ClientResponse]:
+        from aiohttp import ClientTimeout
+        from yarl import URL
+
+        headers = self._headers.copy()
+        if not isinstance(data, bytes):
+            headers.popall("content-type", None)  # that of a form has its boundary
+        return self._session.request(
+            method,
+            URL(str(self._url).removesuffix("chat/completions") + path, encoded=True),
+            data=data,
+            headers=headers,
+            proxy=self._proxy,
+            proxy_headers=self._proxy_headers,
+            allow_redirects=False,
+            timeout=ClientTimeout(total=None, connect=SILENCE_SECONDS, sock_read=SILENCE_SECONDS),
+        )
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -8,7 +8,6 @@ wakes its server again when it is asked. How a server is started or asked is not
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from factory.address import without_password
 from factory.errors import RecipeError, ServerError
+from factory.models.api_key import read_key
+from factory.models.batched import BatchedModels, is_batched
 from factory.models.identity import describe_adapter, describe_folder, name_adapter
 from factory.models.scripted import SCRIPTS, ScriptedModel
 from factory.models.served import ServedModel
@@ -52,6 +53,7 @@ class ModelPool:
         self._adapters: dict[str, dict[str, Path]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._awake: set[str] = set()
+        self.batched = BatchedModels(recipe, folder, on_progress, self)
         self._closed = False
 
     def model_id(self, role: Role, adapter: Path | None = None) -> str:
@@ -82,6 +84,8 @@ class ModelPool:
         if isinstance(server, ScriptedServer):
             return self._scripted(spec, server)
         path = self._adapter_of(spec, adapter)
+        if is_batched(server):
+            return await self.batched.model(role, spec, server, path)
         if isinstance(server, EndpointServer):
             return await self._endpoint(role, spec, server, path)
         self._process(spec.server, server)  # a wrong device is told before weights are read
@@ -120,6 +124,13 @@ class ModelPool:
                     await self._put_aside(name, process)
         yield
 
+    @asynccontextmanager
+    async def turn(self, device: str, server: str) -> AsyncIterator[None]:
+        """While it is open, a process that is no server holds the device, and no server of ours does."""
+        async with self._locks.setdefault(device if device == "cuda" else f"cpu {server}", asyncio.Lock()):
+            await self._put_to_sleep(device)
+            yield
+
     def describe(self, model: Model) -> str:
         """What answers where, for a person who wants to ask it too."""
         if not isinstance(model, ServedModel):
@@ -132,7 +143,8 @@ class ModelPool:
         self._closed = True
         models, self._models = list(self._models.values()), {}
         processes, self._processes = list(self._processes.values()), {}
-        await asyncio.gather(*[model.close() for model in models], return_exceptions=True)
+        closing = [self.batched.close(), *(model.close() for model in models)]
+        await asyncio.gather(*closing, return_exceptions=True)
         await asyncio.gather(*[process.stop() for process in processes], return_exceptions=True)
 
     def _find(self, role: Role) -> tuple[ModelSpec, VllmServer | EndpointServer | ScriptedServer]:
@@ -166,15 +178,16 @@ class ModelPool:
             api_key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
             name = spec.model or ""
             if adapter is not None:
-                name = await self._load_remotely(role, spec, server, adapter, api_key)
+                name = await self.load_remotely(role, spec, server, adapter, api_key)
             self._models[key] = EndpointModel(
                 server.base_url, name, model_id, api_key, spec.timeout_seconds, server.structured
             )
         return self._models[key]
 
-    async def _load_remotely(
+    async def load_remotely(
         self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path, api_key: str | None
     ) -> str:
+        """The name under which an endpoint serves an adapter from now on."""
         from factory.models.remote_adapter import load_adapter
 
         where = f"servers.{spec.server}"
@@ -216,17 +229,20 @@ class ModelPool:
         if name in self._awake:
             return process
         others = [other for other in self._processes.values() if other is not process]
-        if process.device == "cuda":
-            for other in others:
-                if other.device == "cuda" and other.name in self._awake:
-                    self._awake.discard(other.name)
-                    await other.sleep()
+        await self._put_to_sleep(process.device)
         if process.is_asleep:
             await process.wake()
         else:
             await self._start(name, process, [other for other in others if other.is_asleep])
         self._awake.add(name)
         return process
+
+    async def _put_to_sleep(self, device: str) -> None:
+        """Every server on the GPU, where that is the device that is wanted."""
+        for process in self._processes.values():
+            if device == process.device == "cuda" and process.name in self._awake:
+                self._awake.discard(process.name)
+                await process.sleep()
 
     async def _start(self, name: str, process: VllmProcess, sleeping: list[VllmProcess]) -> None:
         """Starts a server and loads the adapters that it had; if need be, stops those that sleep."""
@@ -264,15 +280,3 @@ class ModelPool:
             await process.sleep()
         else:
             await process.stop()
-
-
-def read_key(variable: str | None, where: str) -> str | None:
-    """The value of an environment variable that holds a key; raises RecipeError where it is not set."""
-    if variable is None:
-        return None
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise RecipeError(
-            f"the environment variable {variable} is not set", where=where, hint="export it first"
-        )
-    return value

@@ -83,24 +83,43 @@ def find_model(folder: Path, model: str) -> tuple[str, bool]:
 
 def build_command(spec: VllmServer, model: str, device: Device, port: int) -> list[str]:
     """The words that start vLLM's OpenAI server on loopback."""
+    words = {
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--middleware": "factory.models.vllm_key.RequireKey",
+        "--uvicorn-log-level": "warning",
+    }
+    pairs = [str(word) for pair in words.items() for word in pair]
+    start = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs]
+    sleep = ["--enable-sleep-mode"] if device == "cuda" else []
+    return [*start, "--disable-uvicorn-access-log", *sleep, *engine_words(spec, model, device)]
+
+
+def build_batch_command(
+    spec: VllmServer, model: str, device: Device, files: tuple[Path, Path], adapter: tuple[str, Path] | None
+) -> list[str]:
+    """The words that answer a file of requests into another file, with an adapter by name and folder."""
+    loaded = ["--lora-modules", f"{adapter[0]}={adapter[1]}"] if adapter else []
+    names = ["-i", str(files[0]), "-o", str(files[1]), *loaded]
+    start = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *names]
+    return [*start, *engine_words(spec, model, device)]
+
+
+def engine_words(spec: VllmServer, model: str, device: Device) -> list[str]:
+    """The words that say how vLLM's engine is set up, however it is reached."""
     words: dict[str, object] = {
         "--model": model,
         "--served-model-name": BASE_NAME,
-        "--host": "127.0.0.1",
-        "--port": port,
         "--max-model-len": spec.max_model_len,
         "--dtype": spec.dtype,
         "--max-lora-rank": spec.max_lora_rank,
         "--max-loras": spec.max_loras,
-        "--middleware": "factory.models.vllm_key.RequireKey",
-        "--uvicorn-log-level": "warning",
     }
-    flags = ["--enable-lora", "--disable-uvicorn-access-log"]
+    flags = ["--enable-lora"]
     if spec.quantization:
         words["--quantization"] = spec.quantization
     if device == "cuda":
         words["--gpu-memory-utilization"] = spec.gpu_memory_utilization
-        flags.append("--enable-sleep-mode")
     else:
         words |= {
             "--max-num-seqs": MAX_SEQUENCES,
@@ -111,7 +130,7 @@ def build_command(spec: VllmServer, model: str, device: Device, port: int) -> li
         }
         flags.append("--no-enable-chunked-prefill")
     pairs = [str(word) for pair in words.items() for word in pair]
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs, *flags, *spec.extra_args]
+    return [*pairs, *flags, *spec.extra_args]
 
 
 def build_environment(spec: VllmServer, device: Device, *, is_folder: bool, key: str) -> dict[str, str]:

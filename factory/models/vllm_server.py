@@ -87,14 +87,25 @@ class VllmProcess:
         environment = build_environment(self.spec, self.device, is_folder=self.is_folder, key=self.api_key)
         try:
             self._launch(command, environment)
+            self._connect()
             await self._wait_until_ready()
         except BaseException:
             await self.stop()
             raise
 
-    def _launch(self, command: list[str], environment: dict[str, str]) -> None:
-        import aiohttp
+    async def run(self, command: list[str]) -> None:
+        """Runs another program of vLLM's to its end; raises ServerError where that is no good one."""
+        environment = build_environment(self.spec, self.device, is_folder=self.is_folder, key="")
+        try:
+            self._launch(command, environment)
+            while self.is_running:  # noqa: ASYNC110 (it is another process)
+                await asyncio.sleep(POLL_SECONDS)
+            if self._process is not None and self._process.returncode:
+                raise self._failure("did not get through its batch")
+        finally:
+            await self.stop()
 
+    def _launch(self, command: list[str], environment: dict[str, str]) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
@@ -105,6 +116,10 @@ class VllmProcess:
                 env=environment,
                 start_new_session=True,
             )
+
+    def _connect(self) -> None:
+        import aiohttp
+
         timeout = aiohttp.ClientTimeout(REQUEST_SECONDS)
         headers = {"Authorization": f"Bearer {self.api_key}"}
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)

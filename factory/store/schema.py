@@ -201,4 +201,24 @@ def add_source_positions(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"ALTER TABLE sources ADD COLUMN {column}")
 
 
-MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (create_tables, add_source_positions)
+def add_batches(connection: duckdb.DuckDBPyConnection) -> None:
+    """What became of each batch of calls that was handed over as a file, to be collected later."""
+    connection.execute(
+        """CREATE TABLE batches (
+            id VARCHAR NOT NULL,
+            run_id VARCHAR NOT NULL,
+            model_id VARCHAR NOT NULL,
+            status VARCHAR NOT NULL,       -- prepared, submitted, collected, lost, done
+            remote_id VARCHAR,             -- what the endpoint calls it
+            num_requests BIGINT NOT NULL,
+            detail JSON,
+            created_at TIMESTAMPTZ NOT NULL
+        )"""
+    )
+
+
+MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
+    create_tables,
+    add_source_positions,
+    add_batches,
+)

@@ -123,6 +123,10 @@ class Store:
         # Without LIMIT and ORDER BY, which cost three times as much as the look-up itself.
         return _completion(call_id, next(self._rows(FIND, [call_id], 1)))
 
+    def is_answered(self, call_id: str) -> bool:
+        """Whether `find_call` would find it; reads nothing."""
+        return call_id in self._answered
+
     def close(self) -> None:
         """Writes what is queued and lets go of the file; raises WorkspaceError if that fails."""
         if not self._is_open:

@@ -1,0 +1,213 @@
+"""Carries batches to an endpoint with OpenAI's Batch API: a file up, a batch made of it, the results down.
+
+The batch bears our name in its metadata, so that one whose creation was answered by silence is found rather
+than made a second time. While it is out, failures to ask about it are waited out: it is paid for. The
+output and the error file come down one after the other into the file of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from factory.address import without_password
+from factory.backoff import MAX_RETRY_AFTER_SECONDS
+from factory.errors import EndpointError
+from factory.models.batch_lines import URL
+from factory.models.batch_log import Batch
+from factory.models.batches import BatchLost
+from factory.models.chat import server_message
+from factory.models.connection import Connection, Reply
+from factory.models.failure import failure_from_status, one_line
+
+NAME: Final = "dataset_factory_batch"  # key of the metadata
+MAX_TRIES: Final = 8  # to hand a batch over, in some minutes
+MAX_SILENT: Final = 60  # failures in a row to ask about a batch, up to a minute apart
+PAGE: Final = 100
+ENDED: Final = {"completed", "expired", "cancelled", "failed"}
+
+
+class EndpointCarrier:
+    """Implements batches.Carrier for one endpoint."""
+
+    first_wait_seconds, longest_wait_seconds = 2.0, 60.0  # between two questions about a batch
+
+    def __init__(self, base_url: str, api_key: str | None) -> None:
+        self._base_url = base_url
+        self._key = api_key or ""
+        self._connection: Connection | None = None
+
+    @property
+    def where(self) -> str:
+        return without_password(self._base_url)
+
+    async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
+        """The id of the batch at the endpoint; raises EndpointError."""
+        file_id, wait_seconds, num_tries = "", self.first_wait_seconds, 0
+        while True:
+            num_tries += 1
+            try:
+                if perhaps_sent and (found := await self._find(batch)):
+                    return found
+                perhaps_sent = False
+                file_id = file_id or await self._upload(batch)
+                perhaps_sent = True  # from here on, silence may mean that it was made
+                return await self._create(batch, file_id)
+            except EndpointError as error:
+                if num_tries == MAX_TRIES or not error.retryable:
+                    raise
+                asked = min(error.retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
+            await asyncio.sleep(max(wait_seconds, asked))
+            wait_seconds = min(2 * wait_seconds, self.longest_wait_seconds)
+
+    async def collect(self, batch: Batch) -> None:
+        """Waits for the end of the batch and brings its results down."""
+        if batch.answers.is_file():
+            return
+        wait_seconds, num_silent = self.first_wait_seconds, 0
+        while True:
+            try:
+                state = await self._json("GET", f"batches/{quote(batch.remote_id or '', safe='')}")
+                if state.get("status") in ENDED:
+                    return await self._fetch(batch, state)
+                num_silent = 0
+            except EndpointError as error:
+                num_silent += 1
+                if isinstance(error, BatchLost) or not error.retryable or num_silent > MAX_SILENT:
+                    raise
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = min(1.5 * wait_seconds, self.longest_wait_seconds)
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _find(self, batch: Batch) -> str | None:
+        """The batch that bears our name, where the endpoint lists its batches; the newest come first."""
+        path = f"batches?limit={PAGE}"
+        while True:
+            try:
+                page = await self._json("GET", path)
+            except EndpointError as error:
+                if error.kind == "refused":  # it keeps no list
+                    return None
+                raise
+            rows = [row for row in page.get("data") or [] if isinstance(row, dict)]
+            for row in rows:
+                if (row.get("metadata") or {}).get(NAME) == batch.id:
+                    return str(row["id"])
+            if not page.get("has_more") or not rows:
+                return None
+            path = f"batches?limit={PAGE}&after={quote(str(rows[-1].get('id')), safe='')}"
+
+    async def _upload(self, batch: Batch) -> str:
+        from aiohttp import FormData
+
+        form = FormData({"purpose": "batch"})
+        with batch.requests.open("rb") as file:
+            form.add_field("file", file, filename=f"{batch.id}.jsonl", content_type="application/jsonl")
+            return self._id(await self._json("POST", "files", form))
+
+    async def _create(self, batch: Batch, file_id: str) -> str:
+        wanted = {"input_file_id": file_id, "endpoint": URL, "completion_window": "24h"}
+        body = {**wanted, "metadata": {NAME: batch.id}}
+        return self._id(await self._json("POST", "batches", json.dumps(body).encode()))
+
+    async def _fetch(self, batch: Batch, state: dict[str, Any]) -> None:
+        """The results of a batch that has ended; raises BatchLost where it has none."""
+        files = [state[key] for key in ("output_file_id", "error_file_id") if state.get(key)]
+        if not files:
+            raise self._lost(state)
+        part = batch.answers.with_suffix(".part")
+        with part.open("wb") as file:
+            for file_id in files:
+                path = f"files/{quote(str(file_id), safe='')}/content"
+                reply = await self._sent(self._connected().download(path, file))
+                self._check(reply)
+                file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        move(part, batch.answers)
+
+    def _lost(self, state: dict[str, Any]) -> BatchLost:
+        """Why a batch gave nothing; a full queue has room later, what a person called off stays off."""
+        status = str(state.get("status"))
+        told = [each for each in (state.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
+        why = "; ".join(self._hide(str(each.get("message") or each.get("code"))) for each in told[:3])
+        full = any(each.get("code") == "token_limit_exceeded" for each in told)
+        kind = "rate_limited" if full else "timeout" if status == "expired" else "refused"
+        return BatchLost(
+            one_line(f"the batch {state.get('id')} ended as '{status}'" + (f": {why}" if why else "")),
+            kind=kind,
+            retryable=kind != "refused",
+            where=self.where,
+        )
+
+    async def _json(self, method: str, path: str, data: object = None) -> dict[str, Any]:
+        reply = await self._sent(self._connected().request(method, path, data))
+        self._check(reply)
+        try:
+            found = json.loads(reply.content)
+            if isinstance(found, dict):
+                return found
+        except (ValueError, RecursionError):
+            pass
+        raise self._failure(f"/{path} answered no JSON object", "malformed")
+
+    def _id(self, found: dict[str, Any]) -> str:
+        if not isinstance(found.get("id"), str):
+            raise self._failure("the answer has no id", "malformed")
+        return str(found["id"])
+
+    async def _sent(self, sending: Any) -> Reply:
+        import aiohttp
+
+        try:
+            reply: Reply = await sending
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            kind = "timeout" if isinstance(error, TimeoutError) else "unreachable"
+            raise self._failure(str(error) or type(error).__name__, kind) from None
+        except ValueError as error:
+            raise self._failure(f"the request cannot be sent: {error}", "refused") from None
+        return reply
+
+    def _check(self, reply: Reply) -> None:
+        if not 200 <= reply.status < 300:
+            message = self._hide(server_message(reply.content))
+            error = failure_from_status(reply.status, reply.headers, message, self.where)
+            if reply.status in {404, 405}:
+                error.hint = "`batch: true` is for endpoints with OpenAI's Batch API"
+            raise error
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            import httpx2
+
+            try:
+                self._connection = Connection(self._base_url, self._key)
+            except (ValueError, TypeError, httpx2.InvalidURL):
+                raise self._failure("not an address", "unreachable") from None
+        return self._connection
+
+    def _failure(self, what: str, kind: str) -> EndpointError:
+        retryable = kind != "refused"
+        return EndpointError(one_line(self._hide(what)), kind=kind, retryable=retryable, where=self.where)
+
+    def _hide(self, text: str) -> str:
+        text = text.replace(self._base_url, self.where)
+        return text.replace(self._key, "***") if self._key else text
+
+
+def move(part: Path, whole: Path) -> None:
+    """Gives a file that is complete its name, for good."""
+    part.replace(whole)
+    folder = os.open(whole.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,109 @@
+"""What became of batches, durably: an event of the table `batches` for each step, and the files beside it.
+
+A batch is a folder with the requests, later with the answers, and a row for each thing that happened to it.
+So whoever runs next knows which calls are out, and asks none of them again. It hands nothing over and waits
+for nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from factory.models.batch_lines import read_bounds, read_ids
+from factory.types import Json, Message
+
+if TYPE_CHECKING:
+    from factory.store.store import Store
+
+REQUESTS: Final = "requests.jsonl"
+ANSWERS: Final = "answers.jsonl"  # written elsewhere and moved here, so that what is there is whole
+OPEN = """
+    SELECT id, model_id, max(run_id) AS run_id, max(remote_id) AS remote_id FROM batches
+    GROUP BY id, model_id HAVING NOT bool_or(status IN ('lost', 'done')) ORDER BY min(created_at), id"""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A batch and where its files are; `remote_id` is None until it was handed over."""
+
+    id: str
+    model_id: str
+    folder: Path
+    call_ids: list[str]
+    run_id: str
+    remote_id: str | None = None
+
+    @property
+    def requests(self) -> Path:
+        return self.folder / REQUESTS
+
+    @property
+    def answers(self) -> Path:
+        return self.folder / ANSWERS
+
+
+class BatchLog:
+    """The batches of a workspace; `run_id` is the run that hands over further ones."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._folder = store.workspace / "batches"
+
+    def open_batches(self) -> list[Batch]:
+        """Those of all models whose answers are not in the store yet, the oldest first."""
+        found = []
+        for row in self._store.select(OPEN):
+            folder = self._folder / row["id"]
+            if (folder / REQUESTS).is_file():  # else somebody deleted it: its calls are asked again
+                with (folder / REQUESTS).open("rb") as lines:
+                    ids = read_ids(lines)
+                found.append(Batch(row["id"], row["model_id"], folder, ids, row["run_id"], row["remote_id"]))
+        return found
+
+    def open_calls(self) -> Iterator[tuple[str, list[Message], int]]:
+        """Id, messages and `max_tokens` of each call of this run that left and has no stored answer."""
+        for batch in self.open_batches():
+            if batch.run_id != self._run_id:
+                continue
+            with batch.requests.open("rb") as lines:
+                for call in read_bounds(lines):
+                    if not self._store.is_answered(call[0]):
+                        yield call
+
+    def prepare(self, batch_id: str, model_id: str, requests: dict[str, bytes]) -> Batch:
+        """Writes the requests, by call, to the disk, where they survive whatever happens from here on."""
+        batch = Batch(batch_id, model_id, self._folder / batch_id, list(requests), self._run_id)
+        batch.folder.mkdir(parents=True)
+        with batch.requests.open("wb") as file:
+            file.writelines(requests.values())
+            file.flush()
+            os.fsync(file.fileno())
+        self.record(batch, "prepared")
+        return batch
+
+    def record(self, batch: Batch, status: str, detail: Json = None) -> None:
+        """Writes an event; it is on the disk when this returns."""
+        row: dict[str, Json] = {
+            "id": batch.id,
+            "run_id": batch.run_id,
+            "model_id": batch.model_id,
+            "status": status,
+        }
+        row |= {"remote_id": batch.remote_id, "num_requests": len(batch.call_ids), "detail": detail}
+        self._store.append("batches", [row])
+        self._store.flush()
+
+    def finish(self, batch: Batch, failed: Collection[str]) -> bool:
+        """Forgets a batch once every answer is in the store; whether that is so. `failed` had none."""
+        waiting = (call for call in batch.call_ids if call not in failed)
+        if not all(self._store.is_answered(call) for call in waiting):
+            return False
+        self.record(batch, "done")
+        shutil.rmtree(batch.folder, ignore_errors=True)
+        return True

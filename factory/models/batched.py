@@ -1,0 +1,121 @@
+"""The models of a run that are asked in batches: by an endpoint's Batch API, or by vLLM over files.
+
+A batch asks one model, so there is a queue for each model, not for each server. What answers has the same
+identity as where it is asked call by call, so stored answers serve both. How a batch fares is not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
+
+from factory.errors import ServerError
+from factory.models.api_key import read_key
+from factory.models.chat import ChatRequests
+from factory.models.identity import name_adapter
+from factory.models.vllm_command import BASE_NAME, find_model
+from factory.recipe import EndpointServer, ModelSpec, Recipe, Role, Server, VllmServer
+
+if TYPE_CHECKING:
+    from factory.models.batch_log import BatchLog
+    from factory.models.batches import BatchModel, Carrier
+    from factory.models.vllm_server import VllmProcess
+
+FILES: Final = ("batch", "files")
+
+
+class Pool(Protocol):
+    """What of the pool is needed here."""
+
+    def model_id(self, role: Role, adapter: Path | None = None) -> str: ...
+
+    def turn(self, device: str, server: str) -> AbstractAsyncContextManager[None]: ...
+
+    async def load_remotely(
+        self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path, api_key: str | None
+    ) -> str: ...
+
+
+def is_batched(server: Server) -> TypeGuard[VllmServer | EndpointServer]:
+    """Whether calls to the server go in batches."""
+    return getattr(server, "batch", False) or getattr(server, "run_as", "") in FILES
+
+
+class BatchedModels:
+    """Makes each model once. `log` is set where there is a store; without one nothing can be asked."""
+
+    def __init__(self, recipe: Recipe, folder: Path, on_progress: Callable[[str], None], pool: Pool) -> None:
+        self.log: BatchLog | None = None
+        self._recipe = recipe
+        self._folder = folder
+        self._on_progress = on_progress
+        self._pool = pool
+        self._models: dict[str, BatchModel] = {}
+
+    async def model(
+        self,
+        role: Role,
+        spec: ModelSpec,
+        server: VllmServer | EndpointServer,
+        adapter: Path | None,
+    ) -> BatchModel:
+        """The model of a role; raises RecipeError for what the recipe got wrong."""
+        from factory.models.batches import BatchModel
+
+        model_id = self._pool.model_id(role, adapter)
+        if model_id not in self._models:
+            if self.log is None:
+                raise ServerError("batches need a workspace", where=f"servers.{spec.server}")
+            if isinstance(server, EndpointServer):
+                name, carrier = await self._at_endpoint(role, spec, server, adapter)
+                requests = ChatRequests(name, server.structured)
+            else:
+                name, carrier = self._on_files(role, spec, server, adapter)
+                requests = ChatRequests(name)
+            sharing = [model for model in self._recipe.models.values() if model.server == spec.server]
+            most = max(model.concurrency for model in sharing)  # as the engine lets in flight
+            self._models[model_id] = BatchModel(
+                model_id, requests, carrier, self.log, most, self._on_progress
+            )
+        return self._models[model_id]
+
+    async def close(self) -> None:
+        """Leaves what is out to itself; calling it again does nothing."""
+        models, self._models = list(self._models.values()), {}
+        await asyncio.gather(*[model.close() for model in models])
+
+    async def _at_endpoint(
+        self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path | None
+    ) -> tuple[str, Carrier]:
+        from factory.models.batch_endpoint import EndpointCarrier
+
+        api_key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
+        name = spec.model or ""
+        if adapter is not None:
+            name = await self._pool.load_remotely(role, spec, server, adapter, api_key)
+        return name, EndpointCarrier(server.base_url, api_key)
+
+    def _on_files(
+        self, role: Role, spec: ModelSpec, server: VllmServer, adapter: Path | None
+    ) -> tuple[str, Carrier]:
+        from factory.models.batch_files import LeftCarrier, RunnerCarrier
+        from factory.models.folders import check_adapter_folder
+        from factory.models.vllm_server import VllmProcess
+
+        where, name, loaded = f"servers.{spec.server}", BASE_NAME, None
+        if adapter is not None:
+            check_adapter_folder(adapter, server.max_lora_rank, f"models.{role}.adapter")
+            name = name_adapter(role, adapter)
+            loaded = (name, adapter)
+        if server.run_as == "files":
+            model, _ = find_model(self._folder, server.model)
+            return name, LeftCarrier(model, loaded, where, self._on_progress)
+
+        def process_of(log: Path) -> VllmProcess:
+            return VllmProcess(spec.server, server, self._folder, log, self._on_progress)
+
+        device = process_of(Path()).device  # a wrong one is told before anything is asked
+        return name, RunnerCarrier(process_of, loaded, lambda: self._pool.turn(device, spec.server), where)

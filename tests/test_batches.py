@@ -1,0 +1,498 @@
+"""Batches over real HTTP: gathered, handed over once, collected by whoever runs next, retried by line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fake_batches import FakeBatches, say_last
+from fake_endpoint import Status, answer
+
+from factory.budget import Budget, Spend, hold_calls
+from factory.engine import Engine
+from factory.errors import EndpointError, FactoryError
+from factory.models.batch_endpoint import EndpointCarrier
+from factory.models.batch_files import LeftCarrier
+from factory.models.batch_lines import request_line
+from factory.models.batch_log import BatchLog
+from factory.models.batches import BatchModel
+from factory.models.chat import ChatRequests
+from factory.models.pool import ModelPool
+from factory.recipe import BudgetSpec, Recipe
+from factory.store.store import Store
+from factory.types import Completion, Message, Parent, Request, Sample, Sampling, Task
+
+BASICS = {
+    "name": "test",
+    "domain": {"title": "t"},
+    "gold": {"dev": "dev.jsonl", "test": "test.jsonl"},
+    "strategies": [{"name": "grounded"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    """Nobody waits for seconds here."""
+    monkeypatch.setattr(BatchModel, "quiet_seconds", 0.1)
+    monkeypatch.setattr(EndpointCarrier, "first_wait_seconds", 0.01)
+    monkeypatch.setattr(Engine, "backoff_seconds", 0.001)
+
+
+def recipe(base_url: str, **model) -> Recipe:
+    server = {"kind": "endpoint", "base_url": base_url, "batch": True}
+    teacher = {"server": "far", "model": "big", "concurrency": 100, **model}
+    return Recipe.model_validate({**BASICS, "servers": {"far": server}, "models": {"teacher": teacher}})
+
+
+@asynccontextmanager
+async def opened(workspace: Path, base_url: str, budget: BudgetSpec | None = None, told=None, **model):
+    """(store, engine, ask) as a process has them."""
+    made = recipe(base_url, **model)
+    with Store.open(workspace) as store:
+        pool = ModelPool(made, workspace, workspace, [].append if told is None else told.append)
+        pool.batched.log = BatchLog(store, "run_1")
+        held = hold_calls(made, pool.batched.log.open_calls())
+        engine = Engine(store, Budget.from_store(store, "run_1", budget or BudgetSpec(), held), "run_1")
+        try:
+            teacher = await pool.model("teacher")
+            yield store, engine, engine.ask("teacher", teacher, made.models["teacher"], "generate", 1)
+        finally:
+            await pool.close()
+
+
+async def ask_all(ask, texts) -> list[str]:
+    found = await asyncio.gather(*[ask([Message("user", text)]) for text in texts], return_exceptions=True)
+    return [each.text if isinstance(each, Completion) else each for each in found]
+
+
+def statuses(store: Store) -> Counter[str]:
+    return Counter(row["status"] for row in store.select("SELECT status FROM batches"))
+
+
+TEXTS = [f"text {number}" for number in range(12)]
+CAPITALS = [text.upper() for text in TEXTS]
+
+
+async def test_calls_gather_into_one_batch_and_are_stored_like_any_others(tmp_path):
+    async with FakeBatches(api_key=None) as endpoint:
+        async with opened(tmp_path, endpoint.base_url, price={"prompt": 1.0, "completion": 2.0}) as (
+            store,
+            engine,
+            ask,
+        ):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+            assert await ask_all(ask, TEXTS) == CAPITALS
+            rows = store.select("SELECT * FROM calls")
+            assert {(row["status"], row["attempts"], row["prompt_tokens"]) for row in rows} == {("ok", 1, 7)}
+            assert engine.budget.spent == Spend(12, 12 * 9, pytest.approx(12 * (7 + 2 * 2) / 1e6))
+            assert engine.budget.reserved == Spend()
+        assert endpoint.sizes() == [12]
+        with Store.open(tmp_path) as store:
+            assert statuses(store) == {"prepared": 1, "submitted": 1, "collected": 1, "done": 1}
+        assert not list((tmp_path / "batches").iterdir()), "the store has all of it"
+
+
+async def test_a_request_is_sent_as_it_is_sent_call_by_call(tmp_path):
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    odd = FakeBatches(lambda _: answer('{"a": "\u2028é"}'))
+    async with odd as endpoint, opened(tmp_path, endpoint.base_url) as (_, _, ask):
+        sampling = Sampling(0.5, 0.9, 33, 7)
+        found = await ask([Message("user", "line\nbreak\u2028")], schema=schema, sampling=sampling)
+    assert found.json() == {"a": "\u2028é"}
+    assert endpoint.bodies == [
+        {
+            "model": "big",
+            "messages": [{"role": "user", "content": "line\nbreak\u2028"}],
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "max_tokens": 33,
+            "seed": 7,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": schema, "strict": True},
+            },
+        }
+    ]
+
+
+async def test_a_batch_is_never_larger_than_the_recipe_says(tmp_path):
+    few = {"concurrency": 5}
+    async with FakeBatches() as endpoint, opened(tmp_path, endpoint.base_url, **few) as (_, _, ask):
+        assert await ask_all(ask, TEXTS) == CAPITALS
+    assert sorted(endpoint.sizes()) == [2, 5, 5]
+
+
+class TwoSteps:
+    """A generator whose second call depends on the first answer."""
+
+    slices = ("all",)
+
+    def plan(self, allocation, round_number):
+        return (Task("two", round_number, index, "all") for index in range(allocation["all"]))
+
+    async def make(self, task, ask):
+        first = await ask([Message("user", f"first {task.ordinal}")])
+        second = await ask([Message("user", f"second {first.text}")])
+        messages = [Message("user", "q"), Message("assistant", second.text)]
+        return [Sample.create(messages, [Parent(second.call_id, "call")], "two", {})]
+
+
+async def make_two_steps(engine, ask, num: int) -> set[str]:
+    generator = TwoSteps()
+    made = set()
+    async with aclosing(engine.run_tasks(generator, generator.plan({"all": num}, 1), ask, 100)) as outcomes:
+        async for _, samples in outcomes:
+            assert not isinstance(samples, FactoryError), samples
+            made.add(samples[0].answer)
+    return made
+
+
+async def test_a_second_call_that_depends_on_the_first_goes_with_the_next_batch(tmp_path):
+    async with FakeBatches() as endpoint, opened(tmp_path, endpoint.base_url) as (_, engine, ask):
+        made = await make_two_steps(engine, ask, 30)
+    assert made == {f"SECOND FIRST {number}" for number in range(30)}
+    assert endpoint.sizes() == [30, 30]
+
+
+async def leave(work: asyncio.Task) -> None:
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_leaving_and_coming_back_pays_nothing_twice(tmp_path):
+    """Twice left, in the first and in the second batch; a third process finishes."""
+    async with FakeBatches(num_polls=10**9) as endpoint:
+        for num_batches in (1, 2):
+            async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
+                work = asyncio.create_task(make_two_steps(engine, ask, 8))
+                await until(lambda n=num_batches: len(endpoint.batches) == n)
+                await until(lambda n=num_batches: statuses(store)["submitted"] == n)
+                await leave(work)
+                assert store.select("SELECT id FROM calls WHERE status <> 'ok'") == [], "they are not over"
+            for batch in endpoint.batches.values():
+                endpoint._end(batch)
+            if num_batches == 1:
+                endpoint.num_polls = 1  # the first is collected, then the second is out
+                async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
+                    work = asyncio.create_task(make_two_steps(engine, ask, 8))
+                    await until(lambda: len(endpoint.batches) == 2)
+                    endpoint.num_polls = 10**9
+                    await leave(work)
+        endpoint.num_polls = 1
+        async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
+            made = await make_two_steps(engine, ask, 8)
+            assert store.select("SELECT count(*) AS n, sum(attempts) AS m FROM calls") == [{"n": 16, "m": 16}]
+    assert made == {f"SECOND FIRST {number}" for number in range(8)}
+    assert len(endpoint.bodies) == 16, "each request was run once"
+    assert endpoint.sizes() == [8, 8]
+
+
+async def test_what_was_collected_is_not_lost_with_the_endpoint(tmp_path):
+    """The answers are on the disk before they are in the store: the endpoint may forget them."""
+    away = FakeBatches(num_polls=10**9)
+    async with away as endpoint, opened(tmp_path, endpoint.base_url) as (store, _, ask):
+        carrier = EndpointCarrier(endpoint.base_url, None)
+        work = asyncio.create_task(ask_all(ask, TEXTS))
+        await until(lambda: statuses(store)["submitted"] == 1)
+        await leave_quietly(work)
+        endpoint.num_polls = 1
+        await carrier.collect(BatchLog(store, "run_1").open_batches()[0])
+        await carrier.close()
+    async with opened(tmp_path, endpoint.base_url) as (_, _, ask):  # nobody listens there any more
+        assert await ask_all(ask, TEXTS) == CAPITALS
+
+
+async def leave_quietly(work) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_a_batch_whose_creation_was_not_answered_is_found_not_made_again(tmp_path):
+    async with FakeBatches() as endpoint:
+        endpoint.forget_create = True
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+    assert endpoint.sizes() == [12]
+
+
+async def test_a_batch_that_was_made_just_before_we_died_is_found(tmp_path):
+    """kill -9 between the endpoint's answer and our record of it, with other batches made since."""
+    async with FakeBatches() as endpoint:
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            log, lines = BatchLog(store, "run_1"), {}
+            request = Request(recipe_id(tmp_path, endpoint), (Message("user", "x"),), None, Sampling())
+            lines[request.id] = line_of(request)
+            batch = log.prepare("batch_of_before", request.model_id, lines)
+            carrier = EndpointCarrier(endpoint.base_url, None)
+            await carrier.submit(batch, perhaps_sent=False)
+            for number in range(5):
+                other = log.prepare(f"batch_{number}", "another model", {})
+                await carrier.submit(other, perhaps_sent=False)
+            await carrier.close()
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, ["x"]) == ["X"]
+    assert endpoint.sizes() == [1, 0, 0, 0, 0, 0]
+
+
+def recipe_id(folder: Path, endpoint: FakeBatches) -> str:
+    return ModelPool(recipe(endpoint.base_url), folder, folder, print).model_id("teacher")
+
+
+def line_of(request: Request) -> bytes:
+    return request_line(request.id, ChatRequests("big").encode(request))
+
+
+async def test_lines_that_failed_go_with_the_next_batch_and_no_other(tmp_path):
+    """Errors of every kind, lines that are none, and lines that are missing."""
+    seen: Counter[str] = Counter()
+    first = {
+        0: "batch_expired",
+        1: "request_timeout",
+        2: Status(429, {"error": {"message": "slow down"}}),
+        3: Status(500, {"error": {"message": "oh"}}),
+        4: Status(200, {"choices": []}),
+        5: b"{not json",
+        6: b"",
+        7: b'["a list"]',
+        8: b'{"custom_id": 3}',
+        9: Status(200, None),
+        10: "something else",
+    }
+
+    def reply(body):
+        text = body["messages"][-1]["content"]
+        seen[text] += 1
+        return first.get(int(text.split()[1]), say_last(body)) if seen[text] == 1 else say_last(body)
+
+    async with FakeBatches(reply) as endpoint, opened(tmp_path, endpoint.base_url) as (store, _, ask):
+        assert await ask_all(ask, TEXTS) == CAPITALS
+        attempts = store.select("SELECT attempts, count(*) AS n FROM calls GROUP BY ALL ORDER BY ALL")
+    assert attempts == [{"attempts": 1, "n": 1}, {"attempts": 2, "n": 11}]
+    assert endpoint.sizes()[0] == 12
+    assert sum(endpoint.sizes()[1:]) == 11
+
+
+async def test_retries_are_bounded_and_what_was_called_off_stays_off(tmp_path):
+    replies = {"text 0": "batch_expired", "text 1": "batch_cancelled", "text 2": Status(400, {"error": "no"})}
+
+    def reply(body):
+        text = body["messages"][-1]["content"]
+        return replies.get(text) or say_last(body)
+
+    few = {"max_retries": 2}
+    async with FakeBatches(reply) as endpoint, opened(tmp_path, endpoint.base_url, **few) as (store, _, ask):
+        found = await ask_all(ask, TEXTS)
+        failed = store.select("SELECT error, attempts FROM calls WHERE status = 'failed' ORDER BY ALL")
+    assert [error.kind for error in found[:3]] == ["timeout", "refused", "refused"]
+    assert found[3:] == CAPITALS[3:]
+    assert sorted((row["error"], row["attempts"]) for row in failed) == [
+        ("refused", 1),
+        ("refused", 1),
+        ("timeout", 3),
+    ]
+    assert endpoint.sizes() == [12, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "num_batches"),
+    [
+        ("failed", "invalid_json_line", "refused", 1),
+        ("failed", "token_limit_exceeded", "rate_limited", 3),
+    ],
+)
+async def test_a_batch_that_ends_without_results(tmp_path, status, code, kind, num_batches):
+    async with FakeBatches() as endpoint:
+        endpoint.status, endpoint.errors = status, [{"code": code, "message": f"it was {code}"}]
+        async with opened(tmp_path, endpoint.base_url, max_retries=2) as (store, _, ask):
+            found = await ask_all(ask, TEXTS[:2])
+            assert [error.kind for error in found] == [kind, kind]
+            assert f"it was {code}" in str(found[0])
+            assert statuses(store)["lost"] == num_batches
+            endpoint.status, endpoint.errors = "completed", []
+            assert await ask_all(ask, TEXTS[:2]) == CAPITALS[:2], "asked anew"
+    assert endpoint.sizes() == [2] * (num_batches + 1)
+
+
+async def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
+    num = 0
+
+    def reply(body):
+        nonlocal num
+        num += 1
+        return say_last(body) if num <= 5 or num > 12 else "batch_expired"
+
+    async with FakeBatches(reply) as endpoint:
+        endpoint.status = "expired"
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+    assert endpoint.sizes() == [12, 7]
+
+
+async def test_an_endpoint_that_is_away_for_a_while_loses_nothing(tmp_path):
+    counts: Counter[str] = Counter()
+
+    def refuse(method: str, path: str) -> int | None:
+        counts[f"{method} {path.split('/')[2]}"] += 1
+        return 503 if counts[f"{method} {path.split('/')[2]}"] % 2 else None
+
+    async with FakeBatches(num_polls=3) as endpoint:
+        endpoint.refuse = refuse
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+            assert store.select("SELECT max(attempts) AS n FROM calls") == [{"n": 1}]
+    assert endpoint.sizes() == [12]
+
+
+async def test_a_key_that_is_refused_is_told_without_it(tmp_path):
+    async with FakeBatches(api_key="another") as endpoint:
+        with Store.open(tmp_path) as store:
+            model = BatchModel(
+                "m",
+                ChatRequests("big"),
+                EndpointCarrier(endpoint.base_url, "sk-secret"),
+                BatchLog(store, "run_1"),
+                10,
+                print,
+            )
+            with pytest.raises(EndpointError) as caught:
+                await model.complete(Request("m", (Message("user", "x"),), None, Sampling()))
+            await model.close()
+    assert caught.value.kind == "unauthorized"
+    assert "sk-secret" not in str(caught.value)
+    assert endpoint.sizes() == []
+
+
+async def test_an_endpoint_without_batches_is_told(tmp_path):
+    async with FakeBatches() as endpoint:
+        endpoint.refuse = lambda _method, _path: 404
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            (error,) = await ask_all(ask, ["x"])
+    assert error.kind == "refused"
+    assert "Batch API" in str(error)
+
+
+async def test_the_budget_holds_over_a_restart(tmp_path):
+    """Calls that are out are not settled: a second process must not spend their share on others."""
+    spec = BudgetSpec(calls=10)
+    async with FakeBatches(num_polls=10**9) as endpoint:
+        async with opened(tmp_path, endpoint.base_url, spec) as (store, engine, ask):
+            work = asyncio.create_task(ask_all(ask, TEXTS[:8]))
+            await until(lambda: statuses(store)["submitted"] == 1)
+            assert engine.budget.reserved.calls == 8
+            await leave_quietly(work)
+        endpoint.num_polls = 1
+        async with opened(tmp_path, endpoint.base_url, spec) as (_, engine, ask):
+            assert engine.budget.held.calls == 8
+            others = await ask_all(ask, [f"other {number}" for number in range(5)])
+            assert sum(isinstance(each, str) for each in others) == 2
+            assert await ask_all(ask, TEXTS[:8]) == CAPITALS[:8]
+            assert engine.budget.held == engine.budget.reserved == Spend()
+            assert engine.budget.spent.calls == 10
+    assert len(endpoint.bodies) == 10
+
+
+def test_what_calls_that_are_out_may_cost_is_held_at_the_dearest_price():
+    made = Recipe.model_validate(
+        {
+            **BASICS,
+            "servers": {"s": {"kind": "scripted"}},
+            "models": {
+                "teacher": {"server": "s", "price": {"prompt": 1.0, "completion": 5.0}},
+                "refiner": {"server": "s", "price": {"prompt": 3.0, "completion": 2.0}},
+            },
+        }
+    )
+    held = hold_calls(made, [("call_1", [Message("user", "x" * 100)], 50)])
+    tokens = 100 + 16 + 128
+    assert held == {"call_1": Spend(1, tokens + 50, pytest.approx((3 * tokens + 5 * 50) / 1e6))}
+
+
+async def test_a_batch_of_a_changed_folder_is_asked_again(tmp_path):
+    """Somebody deleted the files of a batch: its calls count as not asked."""
+    async with FakeBatches(num_polls=10**9) as endpoint:
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            work = asyncio.create_task(ask_all(ask, ["x"]))
+            await until(lambda: statuses(store)["submitted"] == 1)
+            await leave_quietly(work)
+        for file in (tmp_path / "batches").glob("*/*"):
+            file.unlink()
+        endpoint.num_polls = 1
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, ["x"]) == ["X"]
+    assert endpoint.sizes() == [1, 1]
+
+
+async def test_files_that_are_left_are_read_when_they_are_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("factory.models.batch_files.POLL_SECONDS", 0.02)
+    told: list[str] = []
+    (tmp_path / "m").mkdir()
+    made = Recipe.model_validate(
+        {
+            **BASICS,
+            "servers": {"far": {"kind": "vllm", "model": "some/model", "run_as": "files"}},
+            "models": {"teacher": {"server": "far"}},
+        }
+    )
+
+    async def go(before_end) -> list:
+        with Store.open(tmp_path / "w") as store:
+            pool = ModelPool(made, tmp_path, tmp_path / "w", told.append)
+            pool.batched.log = BatchLog(store, "run_1")
+            engine = Engine(store, Budget(BudgetSpec()), "run_1")
+            ask = engine.ask("teacher", await pool.model("teacher"), made.models["teacher"], "generate", 1)
+            work = asyncio.create_task(ask_all(ask, TEXTS[:3]))
+            try:
+                return await before_end(store, work)
+            finally:
+                await leave_quietly(work)
+                await pool.close()
+
+    async def leave_it(store, _work):
+        await until(lambda: statuses(store)["submitted"] == 1)
+        await until(lambda: any("vllm run-batch" in line for line in told))
+        return []
+
+    async def bring_it(store, work):
+        (requests,) = (tmp_path / "w" / "batches").glob("*/requests.jsonl")
+        lines = [json.loads(line) for line in requests.read_bytes().splitlines()]
+        assert {line["body"]["model"] for line in lines} == {"base"}
+        results = [
+            {
+                "id": "vllm-1",
+                "custom_id": line["custom_id"],
+                "response": {"status_code": 200, "request_id": "r", "body": say_last(line["body"]).body},
+                "error": None,
+            }
+            for line in lines
+        ]
+        texts = [json.dumps(result) + "\n" for result in results]
+        answers = requests.with_name("answers.jsonl")
+        answers.write_text("".join(texts[:2]) + texts[2][:40])
+        await asyncio.sleep(0.3)
+        assert not work.done(), "half a file is none"
+        answers.write_text("".join(texts))
+        return await work
+
+    assert await go(leave_it) == []
+    assert await go(bring_it) == CAPITALS[:3]
+
+
+async def test_a_file_that_lacks_lines_counts_once_it_does_not_grow(tmp_path):
+    carrier = LeftCarrier("m", None, "servers.far", print)
+    with Store.open(tmp_path) as store:
+        batch = BatchLog(store, "run_1").prepare("batch_1", "m", {"a": b"{}\n", "b": b"{}\n"})
+        batch.answers.write_bytes(b"{}\n")
+        assert not carrier._is_whole(batch)
+        carrier.settled_seconds = -1.0
+        assert carrier._is_whole(batch)

@@ -1,0 +1,69 @@
+"""`factory run` over an endpoint's Batch API, killed while a batch is out: the same command collects it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_batches import FakeBatches
+from fake_endpoint import Status, answer
+
+from factory.init import write_template
+from factory.models.scripted import echo
+from factory.store.store import Store
+from factory.types import Message, Request, Sampling
+
+
+def reply(body) -> Status:
+    """What the scripted model would say to it."""
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in body["messages"])
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
+    seed = body.get("seed")
+    return answer(echo(Request("m", messages, schema, Sampling(seed=seed))))
+
+
+async def run(folder: Path, workspace: Path) -> asyncio.subprocess.Process:
+    words = [sys.executable, "-m", "factory", "run", str(folder), "-p", "far", "-w", str(workspace), "--json"]
+    return await asyncio.create_subprocess_exec(
+        *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+
+
+@pytest.mark.parametrize("num_out", [1, 2])
+async def test_kill_9_while_a_batch_is_out(tmp_path, num_out):
+    write_template(tmp_path / "domain")
+    async with FakeBatches(reply, num_polls=10**9) as endpoint:
+        far = {"kind": "endpoint", "base_url": endpoint.base_url, "batch": True}
+        teacher = {"server": "far", "model": "big", "concurrency": 12}
+        profile = {"servers": {"far": far}, "models": {"teacher": teacher}}
+        (tmp_path / "domain" / "profiles" / "far.yaml").write_text(yaml.safe_dump(profile))
+        first = await run(tmp_path / "domain", tmp_path / "w")
+        if num_out == 2:  # the first batch comes back, the second is out
+            async with asyncio.timeout(60):
+                while not endpoint.batches:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            endpoint._end(next(iter(endpoint.batches.values())))
+            endpoint.num_polls = 1
+        async with asyncio.timeout(60):
+            while len(endpoint.batches) < num_out:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        endpoint.num_polls = 10**9
+        await asyncio.sleep(0.3)
+        first.kill()
+        _, told = await first.communicate()
+        assert first.returncode == -9, told.decode()
+        endpoint.num_polls = 1
+        second = await run(tmp_path / "domain", tmp_path / "w")
+        out, told = await second.communicate()
+    assert second.returncode == 0, told.decode()
+    assert json.loads(out)["run"]["id"]
+    asked = [json.dumps(body, sort_keys=True) for body in endpoint.bodies]
+    assert len(asked) == len(set(asked)), "nothing was run twice"
+    with Store.open(tmp_path / "w") as store:
+        rows = store.select("SELECT status, count(*) AS n, sum(attempts) AS m FROM calls GROUP BY ALL")
+        assert rows == [{"status": "ok", "n": len(asked), "m": len(asked)}]
+        assert store.select("SELECT * FROM batches WHERE status = 'lost'") == []
