@@ -86,10 +86,10 @@ class VllmServer(Strict):
     """A vLLM that the factory starts on this machine, and stops."""
 
     kind: Literal["vllm"] = Field("vllm", description="A vLLM that the factory starts and stops.")
-    run_as: Literal["server", "batch", "files"] = Field(
+    run_as: Literal["server", "in_process", "batch", "files"] = Field(
         "server",
-        description="How it is asked: a server on loopback; `vllm run-batch`, started for each file of "
-        "requests; or files that somebody runs elsewhere.",
+        description="How it is asked: a server on loopback; a process without HTTP, for us alone; `vllm "
+        "run-batch`, started for each file of requests; or files that somebody runs elsewhere.",
     )
     model: str = Field(description="Folder (relative to the recipe) or hub name of the base model.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is a GPU.")

@@ -26,6 +26,7 @@ from factory.types import Json, Split, digest
 if TYPE_CHECKING:
     from factory.domain import Domain
     from factory.models.pool import ModelPool
+    from factory.recipe import Recipe
 
 
 def open_domain(recipe_path: Path, profile: str | None) -> Domain:
@@ -225,6 +226,7 @@ def serve(
     from factory.loop import promoted_adapter
 
     domain = open_domain(recipe_path, profile)
+    _refuse_to_serve(domain.recipe)
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress, port) as bench:
@@ -235,3 +237,11 @@ def serve(
             return {}
 
     return asyncio.run(work())
+
+
+def _refuse_to_serve(recipe: Recipe) -> None:
+    """Raises RecipeError where the student is run in a way that nobody else can ask."""
+    spec = recipe.models.get("student")
+    if spec is not None and getattr(recipe.servers[spec.server], "run_as", "server") != "server":
+        where = f"servers.{spec.server}.run_as"
+        raise RecipeError("nobody else can ask it", where=where, hint="set `run_as: server` to serve it")

@@ -200,14 +200,15 @@ async def test_leaving_and_coming_back_pays_nothing_twice(tmp_path):
 
 async def test_what_was_collected_is_not_lost_with_the_endpoint(tmp_path):
     """The answers are on the disk before they are in the store: the endpoint may forget them."""
-    away = FakeBatches(num_polls=10**9)
-    async with away as endpoint, opened(tmp_path, endpoint.base_url) as (store, _, ask):
-        carrier = EndpointCarrier(endpoint.base_url, None)
-        work = asyncio.create_task(ask_all(ask, TEXTS))
-        await until(lambda: statuses(store)["submitted"] == 1)
-        await leave_quietly(work)
+    async with FakeBatches(num_polls=10**9) as endpoint:
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            work = asyncio.create_task(ask_all(ask, TEXTS))
+            await until(lambda: statuses(store)["submitted"] == 1)
+            await leave_quietly(work)
         endpoint.num_polls = 1
-        await carrier.collect(BatchLog(store, "run_1").open_batches()[0])
+        carrier = EndpointCarrier(endpoint.base_url, None)
+        with Store.open(tmp_path) as store:
+            await carrier.collect(BatchLog(store, "run_1").open_batches()[0])
         await carrier.close()
     async with opened(tmp_path, endpoint.base_url) as (_, _, ask):  # nobody listens there any more
         assert await ask_all(ask, TEXTS) == CAPITALS

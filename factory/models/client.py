@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, Protocol
 
 from factory.address import without_password
 from factory.errors import EndpointError
@@ -20,8 +20,19 @@ from factory.types import Completion, Request
 SHOWN_CHARS: Final = 120  # of an answer that is none
 
 
+class Posts(Protocol):
+    """The way to an endpoint, as far as single calls go."""
+
+    async def post(self, body: bytes) -> Reply: ...
+
+    async def close(self) -> None: ...
+
+
 class EndpointModel:
-    """A model at an endpoint. `structured` says whether the endpoint constrains answers to a JSON schema."""
+    """A model at an endpoint. `structured` says whether the endpoint constrains answers to a JSON schema.
+
+    Where a `connection` is given, requests go through that one, and the address is only a name.
+    """
 
     def __init__(
         self,
@@ -31,6 +42,7 @@ class EndpointModel:
         api_key: str | None = None,
         timeout_seconds: float = 600.0,
         structured: bool = True,
+        connection: Posts | None = None,
     ) -> None:
         self.base_url = base_url
         self.model_name = model_name
@@ -40,7 +52,7 @@ class EndpointModel:
         self._where = without_password(base_url)
         self._key = api_key or ""
         self._requests = ChatRequests(model_name, structured)
-        self._connection: Connection | None = None
+        self._connection = connection
 
     @property
     def id(self) -> str:
@@ -63,7 +75,7 @@ class EndpointModel:
         if connection is not None:
             await connection.close()
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> Posts:
         if self._connection is None:
             import httpx2
 
@@ -74,7 +86,7 @@ class EndpointModel:
                 raise self._failure(f"not an address{why}", "unreachable") from None
         return self._connection
 
-    async def _post(self, connection: Connection, body: bytes) -> Reply:
+    async def _post(self, connection: Posts, body: bytes) -> Reply:
         import aiohttp
 
         try:

@@ -3,8 +3,9 @@
     python -m factory.models.guard -- COMMAND...
 
 The factory holds the other end of standard input, so that the pipe closes however it ends, kill -9
-included. The command runs in a session of its own, where a terminal's Ctrl-C does not reach it.
-Standard library only, so that it starts at once; on Linux also processes that left the group are found.
+included. The command runs in a session of its own, where a terminal's Ctrl-C does not reach it; it gets the
+descriptors that FACTORY_PASSED_ON names. Standard library only, so that it starts at once; on Linux also
+processes that left the group are found.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Final
 TERM_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.5
 ENDED_BY_SIGNAL: Final = 128
+PASSED_ON: Final = "FACTORY_PASSED_ON"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -43,6 +45,7 @@ class Guard:
             command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=[int(number) for number in os.environ.pop(PASSED_ON, "").split()],
             preexec_fn=lambda: set_process_control(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509
         )
 

@@ -205,10 +205,12 @@ class ModelPool:
         if self._closed:
             raise ServerError("the models of this run are closed", where=f"servers.{name}")
         if name not in self._processes:
+            from factory.models.in_process import VllmInProcess
             from factory.models.vllm_server import VllmProcess
 
+            kind = VllmInProcess if server.run_as == "in_process" else VllmProcess
             log = self._workspace / "logs" / f"{name}.log"
-            self._processes[name] = VllmProcess(name, server, self._folder, log, self._on_progress)
+            self._processes[name] = kind(name, server, self._folder, log, self._on_progress)
         return self._processes[name]
 
     def _opened(self, server: str) -> VllmProcess:

@@ -51,10 +51,6 @@ class ServedModel:
     async def _connect(self, process: VllmProcess) -> EndpointModel:
         """The client; a new one where the server came back at another address."""
         if self._endpoint is None or self._endpoint.base_url != process.base_url:
-            from factory.models.client import EndpointModel
-
             await self.close()
-            self._endpoint = EndpointModel(
-                process.base_url, self.name, self.id, process.api_key, self._timeout_seconds
-            )
+            self._endpoint = process.open_model(self.name, self.id, self._timeout_seconds)
         return self._endpoint

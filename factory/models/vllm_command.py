@@ -105,6 +105,12 @@ def build_batch_command(
     return [*start, *engine_words(spec, model, device)]
 
 
+def build_worker_command(spec: VllmServer, model: str, device: Device) -> list[str]:
+    """The words that start vLLM behind a socket of ours."""
+    sleep = ["--enable-sleep-mode"] if device == "cuda" else []
+    return [sys.executable, "-m", "factory.models.vllm_worker", *sleep, *engine_words(spec, model, device)]
+
+
 def engine_words(spec: VllmServer, model: str, device: Device) -> list[str]:
     """The words that say how vLLM's engine is set up, however it is reached."""
     words: dict[str, object] = {

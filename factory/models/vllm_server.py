@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from factory.errors import ServerError
 from factory.models.folders import adapter_body, check_adapter_folder, check_model_folder, check_rank
+from factory.models.guard import PASSED_ON
 from factory.models.vllm_command import build_command, build_environment, find_device, find_model
 from factory.recipe import VllmServer
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from factory.models.client import EndpointModel
 
 __all__ = ["VllmProcess", "check_adapter_folder", "check_model_folder", "check_rank"]
 
@@ -56,6 +59,7 @@ class VllmProcess:
         self.api_key = ""
         self.base_url = ""
         self.is_asleep = False
+        self.passed_on: tuple[int, ...] = ()  # descriptors that the process gets
         self._on_progress = on_progress
         self._process: subprocess.Popen[bytes] | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -80,18 +84,22 @@ class VllmProcess:
         if self.is_folder:
             check_model_folder(Path(self.model), f"{self.where}.model")
         await self.stop()  # a start or a sleep that failed may have left something
-        port = port or find_free_port()
-        self.base_url = f"http://127.0.0.1:{port}/v1"
-        self.api_key = secrets.token_urlsafe(24)
-        command = build_command(self.spec, self.model, self.device, port)
+        command = self._command(port)
         environment = build_environment(self.spec, self.device, is_folder=self.is_folder, key=self.api_key)
         try:
             self._launch(command, environment)
-            self._connect()
+            await self._connect()
             await self._wait_until_ready()
         except BaseException:
             await self.stop()
             raise
+
+    def _command(self, port: int | None) -> list[str]:
+        """What starts it; says where it will be."""
+        port = port or find_free_port()
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+        self.api_key = secrets.token_urlsafe(24)
+        return build_command(self.spec, self.model, self.device, port)
 
     async def run(self, command: list[str]) -> None:
         """Runs another program of vLLM's to its end; raises ServerError where that is no good one."""
@@ -113,11 +121,12 @@ class VllmProcess:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=environment | {PASSED_ON: " ".join(map(str, self.passed_on))},
+                pass_fds=self.passed_on,
                 start_new_session=True,
             )
 
-    def _connect(self) -> None:
+    async def _connect(self) -> None:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(REQUEST_SECONDS)
@@ -151,6 +160,12 @@ class VllmProcess:
                 return reply.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+    def open_model(self, name: str, model_id: str, timeout_seconds: float) -> EndpointModel:
+        """A client of the model or adapter that it serves under a name."""
+        from factory.models.client import EndpointModel
+
+        return EndpointModel(self.base_url, name, model_id, self.api_key, timeout_seconds)
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Serves the LoRA adapter in `path` as model `name`; raises RecipeError or ServerError."""
