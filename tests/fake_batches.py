@@ -4,13 +4,14 @@
         EndpointCarrier(endpoint.base_url, "key")
 
 `reply` makes of a request's body an answer of tests/fake_endpoint.py, an error code such as 'batch_expired',
-or a bytes line that is written as it is. A batch ends when it was asked about `num_polls` times. `refuse`
+or a bytes line that is written as it is. The first `num_free` batches end when they are asked about. `refuse`
 may answer any request to a path with a status first; `status` is how batches end.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,10 +29,12 @@ def say_last(body: dict[str, Any]) -> Status:
 class FakeBatches:
     """Serves while the context is open."""
 
-    def __init__(self, reply: Reply = say_last, *, api_key: str | None = None, num_polls: int = 1) -> None:
+    def __init__(
+        self, reply: Reply = say_last, *, api_key: str | None = None, num_free: float = math.inf
+    ) -> None:
         self.reply = reply
         self.api_key = api_key
-        self.num_polls = num_polls
+        self.num_free = num_free
         self.status = "completed"
         self.errors: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
@@ -91,7 +94,7 @@ class FakeBatches:
             "metadata": body["metadata"],
             "request_counts": {"total": len(lines)},
             "input": lines,
-            "polls": 0,
+            "number": len(self.batches),
         }
         self.batches[batch["id"]] = batch
         if self.forget_create:
@@ -109,9 +112,8 @@ class FakeBatches:
 
     async def _state(self, request: web.Request) -> web.Response:
         batch = self.batches[request.match_info["id"]]
-        batch["polls"] += 1
         batch["status"] = "in_progress"
-        if batch["polls"] >= self.num_polls:
+        if batch["number"] < self.num_free:
             self._end(batch)
         return web.json_response(_shown(batch))
 
@@ -149,4 +151,4 @@ class FakeBatches:
 
 
 def _shown(batch: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in batch.items() if key not in ("input", "polls")}
+    return {key: value for key, value in batch.items() if key not in ("input", "number")}

@@ -172,24 +172,15 @@ async def until(condition) -> None:
 
 async def test_leaving_and_coming_back_pays_nothing_twice(tmp_path):
     """Twice left, in the first and in the second batch; a third process finishes."""
-    async with FakeBatches(num_polls=10**9) as endpoint:
-        for num_batches in (1, 2):
+    async with FakeBatches(num_free=0) as endpoint:
+        for num_out in (1, 2):
+            endpoint.num_free = num_out - 1
             async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
                 work = asyncio.create_task(make_two_steps(engine, ask, 8))
-                await until(lambda n=num_batches: len(endpoint.batches) == n)
-                await until(lambda n=num_batches: statuses(store)["submitted"] == n)
+                await until(lambda n=num_out: statuses(store)["submitted"] == n)
                 await leave(work)
                 assert store.select("SELECT id FROM calls WHERE status <> 'ok'") == [], "they are not over"
-            for batch in endpoint.batches.values():
-                endpoint._end(batch)
-            if num_batches == 1:
-                endpoint.num_polls = 1  # the first is collected, then the second is out
-                async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
-                    work = asyncio.create_task(make_two_steps(engine, ask, 8))
-                    await until(lambda: len(endpoint.batches) == 2)
-                    endpoint.num_polls = 10**9
-                    await leave(work)
-        endpoint.num_polls = 1
+        endpoint.num_free = 2
         async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
             made = await make_two_steps(engine, ask, 8)
             assert store.select("SELECT count(*) AS n, sum(attempts) AS m FROM calls") == [{"n": 16, "m": 16}]
@@ -200,12 +191,12 @@ async def test_leaving_and_coming_back_pays_nothing_twice(tmp_path):
 
 async def test_what_was_collected_is_not_lost_with_the_endpoint(tmp_path):
     """The answers are on the disk before they are in the store: the endpoint may forget them."""
-    async with FakeBatches(num_polls=10**9) as endpoint:
+    async with FakeBatches(num_free=0) as endpoint:
         async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
             work = asyncio.create_task(ask_all(ask, TEXTS))
             await until(lambda: statuses(store)["submitted"] == 1)
             await leave_quietly(work)
-        endpoint.num_polls = 1
+        endpoint.num_free = 9
         carrier = EndpointCarrier(endpoint.base_url, None)
         with Store.open(tmp_path) as store:
             await carrier.collect(BatchLog(store, "run_1").open_batches()[0])
@@ -347,7 +338,7 @@ async def test_an_endpoint_that_is_away_for_a_while_loses_nothing(tmp_path):
         counts[f"{method} {path.split('/')[2]}"] += 1
         return 503 if counts[f"{method} {path.split('/')[2]}"] % 2 else None
 
-    async with FakeBatches(num_polls=3) as endpoint:
+    async with FakeBatches() as endpoint:
         endpoint.refuse = refuse
         async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
             assert await ask_all(ask, TEXTS) == CAPITALS
@@ -386,13 +377,13 @@ async def test_an_endpoint_without_batches_is_told(tmp_path):
 async def test_the_budget_holds_over_a_restart(tmp_path):
     """Calls that are out are not settled: a second process must not spend their share on others."""
     spec = BudgetSpec(calls=10)
-    async with FakeBatches(num_polls=10**9) as endpoint:
+    async with FakeBatches(num_free=0) as endpoint:
         async with opened(tmp_path, endpoint.base_url, spec) as (store, engine, ask):
             work = asyncio.create_task(ask_all(ask, TEXTS[:8]))
             await until(lambda: statuses(store)["submitted"] == 1)
             assert engine.budget.reserved.calls == 8
             await leave_quietly(work)
-        endpoint.num_polls = 1
+        endpoint.num_free = 9
         async with opened(tmp_path, endpoint.base_url, spec) as (_, engine, ask):
             assert engine.budget.held.calls == 8
             others = await ask_all(ask, [f"other {number}" for number in range(5)])
@@ -421,14 +412,14 @@ def test_what_calls_that_are_out_may_cost_is_held_at_the_dearest_price():
 
 async def test_a_batch_of_a_changed_folder_is_asked_again(tmp_path):
     """Somebody deleted the files of a batch: its calls count as not asked."""
-    async with FakeBatches(num_polls=10**9) as endpoint:
+    async with FakeBatches(num_free=0) as endpoint:
         async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
             work = asyncio.create_task(ask_all(ask, ["x"]))
             await until(lambda: statuses(store)["submitted"] == 1)
             await leave_quietly(work)
         for file in (tmp_path / "batches").glob("*/*"):
             file.unlink()
-        endpoint.num_polls = 1
+        endpoint.num_free = 9
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
             assert await ask_all(ask, ["x"]) == ["X"]
     assert endpoint.sizes() == [1, 1]

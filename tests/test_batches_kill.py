@@ -36,27 +36,20 @@ async def run(folder: Path, workspace: Path) -> asyncio.subprocess.Process:
 @pytest.mark.parametrize("num_out", [1, 2])
 async def test_kill_9_while_a_batch_is_out(tmp_path, num_out):
     write_template(tmp_path / "domain")
-    async with FakeBatches(reply, num_polls=10**9) as endpoint:
+    async with FakeBatches(reply, num_free=num_out - 1) as endpoint:
         far = {"kind": "endpoint", "base_url": endpoint.base_url, "batch": True}
         teacher = {"server": "far", "model": "big", "concurrency": 12}
         profile = {"servers": {"far": far}, "models": {"teacher": teacher}}
         (tmp_path / "domain" / "profiles" / "far.yaml").write_text(yaml.safe_dump(profile))
         first = await run(tmp_path / "domain", tmp_path / "w")
-        if num_out == 2:  # the first batch comes back, the second is out
-            async with asyncio.timeout(60):
-                while not endpoint.batches:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            endpoint._end(next(iter(endpoint.batches.values())))
-            endpoint.num_polls = 1
         async with asyncio.timeout(60):
             while len(endpoint.batches) < num_out:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        endpoint.num_polls = 10**9
         await asyncio.sleep(0.3)
         first.kill()
         _, told = await first.communicate()
         assert first.returncode == -9, told.decode()
-        endpoint.num_polls = 1
+        endpoint.num_free = 99
         second = await run(tmp_path / "domain", tmp_path / "w")
         out, told = await second.communicate()
     assert second.returncode == 0, told.decode()
