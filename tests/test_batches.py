@@ -316,6 +316,26 @@ async def test_a_batch_that_ends_without_results(tmp_path, status, code, kind, n
     assert endpoint.sizes() == [2] * (num_batches + 1)
 
 
+async def test_a_batch_that_the_endpoint_forgot_is_told_before_it_is_paid_again(tmp_path):
+    async with FakeBatches(num_free=0) as endpoint:
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            work = asyncio.create_task(ask_all(ask, ["x"]))
+            await until(lambda: statuses(store)["submitted"] == 1)
+            await leave_quietly(work)
+        endpoint.num_free = 9
+        endpoint.refuse = lambda method, path: (
+            404 if (method, path) == ("GET", "/v1/batches/batch/0") else None
+        )
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            (error,) = await ask_all(ask, ["x"])
+            assert "cannot be collected" in str(error)
+            assert statuses(store)["lost"] == 1
+        assert endpoint.sizes() == [1]
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, ["x"]) == ["X"]
+    assert endpoint.sizes() == [1, 1]
+
+
 async def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
     num = 0
 

@@ -27,7 +27,8 @@ from factory.models.failure import failure_from_status, one_line
 NAME: Final = "dataset_factory_batch"  # key of the metadata
 MAX_TRIES: Final = 8  # to hand a batch over, in some minutes
 MAX_SILENT: Final = 60  # failures in a row to ask about a batch, up to a minute apart
-PAGE: Final = 100
+PAGE: Final = 100  # batches of a list
+MAX_PAGES: Final = 100
 ENDED: Final = {"completed", "expired", "cancelled", "failed"}
 
 
@@ -77,6 +78,8 @@ class EndpointCarrier:
                 num_silent = 0
             except EndpointError as error:
                 num_silent += 1
+                if error.kind == "refused" and not isinstance(error, BatchLost):
+                    raise self._gone(batch, error) from error
                 if isinstance(error, BatchLost) or not error.retryable or num_silent > MAX_SILENT:
                     raise
             await asyncio.sleep(wait_seconds)
@@ -90,7 +93,7 @@ class EndpointCarrier:
     async def _find(self, batch: Batch) -> str | None:
         """The batch that bears our name, where the endpoint lists its batches; the newest come first."""
         path = f"batches?limit={PAGE}"
-        while True:
+        for _ in range(MAX_PAGES):
             try:
                 page = await self._json("GET", path)
             except EndpointError as error:
@@ -104,6 +107,7 @@ class EndpointCarrier:
             if not page.get("has_more") or not rows:
                 return None
             path = f"batches?limit={PAGE}&after={quote(str(rows[-1].get('id')), safe='')}"
+        return None
 
     async def _upload(self, batch: Batch) -> str:
         from aiohttp import FormData
@@ -133,6 +137,13 @@ class EndpointCarrier:
             file.flush()
             os.fsync(file.fileno())
         move(part, batch.answers)
+
+    def _gone(self, batch: Batch, error: EndpointError) -> BatchLost:
+        """The endpoint knows nothing of the batch, or of its files. It was paid for, so a person should see
+        this before its calls are asked again, which the next run does."""
+        what = f"batch {batch.remote_id} cannot be collected: {error.what}"
+        hint = "was another key used before? The same command sends these calls again"
+        return BatchLost(one_line(what), kind="refused", retryable=False, where=self.where, hint=hint)
 
     def _lost(self, state: dict[str, Any]) -> BatchLost:
         """Why a batch gave nothing; a full queue has room later, what a person called off stays off."""

@@ -66,9 +66,9 @@ class BatchedModels:
         from factory.models.batches import BatchModel
 
         model_id = self._pool.model_id(role, adapter)
+        if self.log is None:
+            raise ServerError("batches need a workspace", where=f"servers.{spec.server}")
         if model_id not in self._models:
-            if self.log is None:
-                raise ServerError("batches need a workspace", where=f"servers.{spec.server}")
             if isinstance(server, EndpointServer):
                 name, carrier = await self._at_endpoint(role, spec, server, adapter)
                 requests = ChatRequests(name, server.structured)
@@ -77,9 +77,9 @@ class BatchedModels:
                 requests = ChatRequests(name)
             sharing = [model for model in self._recipe.models.values() if model.server == spec.server]
             most = max(model.concurrency for model in sharing)  # as the engine lets in flight
-            self._models[model_id] = BatchModel(
-                model_id, requests, carrier, self.log, most, self._on_progress
-            )
+            if model_id not in self._models:  # another may have come first while an adapter was loaded
+                found = BatchModel(model_id, requests, carrier, self.log, most, self._on_progress)
+                self._models[model_id] = found
         return self._models[model_id]
 
     async def close(self) -> None:

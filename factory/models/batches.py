@@ -172,7 +172,8 @@ class BatchModel:
                 batch.remote_id = await self._carrier.submit(batch, perhaps_sent=perhaps_sent)
                 self._log.record(batch, "submitted")
             num = f"{len(batch.call_ids):,} requests"
-            self._on_progress(f"batch {batch.id}: {num} are with {self._where} as {batch.remote_id}")
+            told = f"batch {batch.id}: {num} are with {self._where} as {batch.remote_id}"
+            self._on_progress(f"{told}; Ctrl-C leaves them there, and the same command collects them")
             await self._carrier.collect(batch)
         except EndpointError as error:
             if isinstance(error, BatchLost) or (not error.retryable and batch.remote_id is None):
