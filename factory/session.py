@@ -26,7 +26,7 @@ from factory.types import Json, Split, digest
 if TYPE_CHECKING:
     from factory.domain import Domain
     from factory.models.pool import ModelPool
-    from factory.recipe import Recipe
+    from factory.recipe import Recipe, Server
 
 
 def open_domain(recipe_path: Path, profile: str | None) -> Domain:
@@ -168,7 +168,8 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
     loop = domain.recipe.loop.model_copy(
         update={"samples_per_round": count, "accepted": None, "controls": {}}
     )
-    domain = replace(domain, recipe=domain.recipe.model_copy(update={"loop": loop}))
+    asked = {"loop": loop, "servers": _asked_at_once(domain.recipe)}
+    domain = replace(domain, recipe=domain.recipe.model_copy(update=asked))
     folder = Path(tempfile.mkdtemp(prefix="factory-preview-"))
 
     async def work() -> dict[str, Any]:
@@ -237,6 +238,19 @@ def serve(
             return {}
 
     return asyncio.run(work())
+
+
+def _asked_at_once(recipe: Recipe) -> dict[str, Server]:
+    """The servers without batches, which would outlast a folder that is deleted in the end."""
+    from factory.models.batched import is_batched
+
+    at_once = {"batch": False, "run_as": "server"}
+    return {
+        name: server.model_copy(update={key: at_once[key] for key in at_once if hasattr(server, key)})
+        if is_batched(server)
+        else server
+        for name, server in recipe.servers.items()
+    }
 
 
 def _refuse_to_serve(recipe: Recipe) -> None:

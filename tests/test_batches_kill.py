@@ -1,4 +1,4 @@
-"""`factory run` over an endpoint's Batch API, killed while a batch is out: the same command collects it."""
+"""`factory run` over an endpoint's Batch API: the same samples, even after kill -9; and a preview without."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_batches import FakeBatches
-from fake_endpoint import Status, answer
+from fake_endpoint import FakeEndpoint, Status, answer
 
+from factory import session
 from factory.init import write_template
 from factory.models.scripted import echo
+from factory.progress import Progress
 from factory.store.store import Store
 from factory.types import Message, Request, Sampling
 
@@ -31,6 +33,41 @@ async def run(folder: Path, workspace: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
+
+
+async def test_a_preview_asks_at_once(tmp_path):
+    """Its workspace is deleted in the end: a batch would be paid for and never collected."""
+    write_template(tmp_path / "domain")
+    async with FakeEndpoint(reply) as endpoint:
+        far = {"kind": "endpoint", "base_url": endpoint.base_url, "batch": True}
+        profile = {"servers": {"far": far}, "models": {"teacher": {"server": "far", "model": "big"}}}
+        (tmp_path / "domain" / "profiles" / "far.yaml").write_text(yaml.safe_dump(profile))
+        quiet = Progress(bars=False)
+        found = await asyncio.to_thread(session.preview, tmp_path / "domain", "far", 4, quiet)
+    assert len(found["samples"]) == 4
+    assert endpoint.requests
+
+
+DECIDED = """
+    SELECT s.content_hash, d.action, d.reason, s.strategy FROM round_samples r
+    JOIN samples s ON s.id = r.sample_id JOIN decisions d ON d.sample_id = s.id AND d.final
+    ORDER BY r.position"""
+
+
+async def test_samples_and_decisions_are_those_of_single_calls(tmp_path):
+    write_template(tmp_path / "domain")
+    found = []
+    for batch, endpoint in ((False, FakeEndpoint(reply)), (True, FakeBatches(reply))):
+        async with endpoint:
+            far = {"kind": "endpoint", "base_url": endpoint.base_url, "batch": batch}
+            profile = {"servers": {"far": far}, "models": {"teacher": {"server": "far", "model": "big"}}}
+            (tmp_path / "domain" / "profiles" / "far.yaml").write_text(yaml.safe_dump(profile))
+            workspace, quiet = tmp_path / f"w{batch}", Progress(bars=False)
+            await asyncio.to_thread(session.run, tmp_path / "domain", "far", workspace, quiet)
+        with Store.open(workspace) as store:
+            found.append(store.select(DECIDED))
+    assert len(found[0]) >= 24
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("num_out", [1, 2])

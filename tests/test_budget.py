@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from factory.budget import Budget, Spend, bound_prompt_tokens, cost_dollars
+from factory.budget import Budget, Spend, bound_prompt_tokens, bound_spend, cost_dollars
 from factory.errors import BudgetExceeded
 from factory.recipe import BudgetSpec, Price
 from factory.store.store import Store
@@ -150,3 +150,34 @@ def test_a_budget_goes_on_from_what_the_store_has_seen(tmp_path: Path):
         budget = Budget.from_store(store, "run_a", BudgetSpec(calls=6))
     assert budget.spent == Spend(6, 45, 1.5)
     assert budget.minutes == pytest.approx(5, abs=0.1)  # not the pause before the restart
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    spec=limits,
+    held=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), max_size=8),
+    order=st.lists(st.integers(0, 15), max_size=30, unique=True),
+    shares=st.lists(st.floats(0, 1), min_size=30, max_size=30),
+)
+def test_calls_that_are_out_are_never_paid_with_what_they_may_cost(spec, held, order, shares):
+    """Those that were handed over before come in any order, between others, or not at all."""
+    out = {f"call_{n}": bound_spend(prompt, most, PRICE) for n, (prompt, most) in enumerate(held)}
+    total = sum(out.values(), Spend())
+    assume(within(total, spec))
+
+    async def run() -> None:
+        budget = Budget(spec, held=out)
+        for number, share in zip(order, shares, strict=False):
+            prompt, most = held[number] if number < len(held) else (number * 20, 50)
+            try:
+                reservation = await budget.reserve(prompt, most, PRICE, f"call_{number}")
+            except BudgetExceeded:
+                assert number >= len(held), "it is out already"
+                continue
+            assert within(budget.spent + budget.reserved + budget.held, spec)
+            budget.settle(reservation, int(prompt * share), int(most * share), PRICE)
+        assert within(budget.spent + budget.held, spec)
+        asked = [n for n in range(len(held)) if n in order[: len(shares)]]
+        assert budget.held.calls == len(held) - len(asked)
+
+    asyncio.run(run())

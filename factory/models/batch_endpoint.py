@@ -157,6 +157,7 @@ class EndpointCarrier:
             kind=kind,
             retryable=kind != "refused",
             where=self.where,
+            hint="lower `concurrency`, or wait" if full else "",
         )
 
     async def _json(self, method: str, path: str, data: object = None) -> dict[str, Any]:
