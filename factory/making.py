@@ -20,6 +20,7 @@ from factory.errors import BudgetExceeded, FactoryError
 from factory.evaluations import slice_states
 from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.feed import Feed
+from factory.models.batched import is_batched
 from factory.ports import Ask
 from factory.recipe import Recipe, VllmServer
 from factory.refine import BATCH_SIZE, Steps, open_refiners, refine_batch, refine_round
@@ -201,7 +202,12 @@ async def run_together(*work: Coroutine[Any, Any, None]) -> None:
 
 
 def can_overlap(recipe: Recipe) -> bool:
-    """Whether teacher and refiner can answer at once: they do not take turns on one GPU."""
+    """Whether teacher and refiner can answer at once: they do not take turns on one GPU.
+
+    A teacher that is asked in batches does not wait for refiners either, else its batches would be small.
+    """
+    if is_batched(recipe.servers[recipe.models["teacher"].server]):
+        return False
     names = {recipe.models["teacher"].server}
     if any(find("refiners", spec.name).uses_model for spec in recipe.refiners):
         names.add(recipe.models["refiner"].server)

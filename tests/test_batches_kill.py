@@ -56,11 +56,12 @@ DECIDED = """
 
 async def test_samples_and_decisions_are_those_of_single_calls(tmp_path):
     write_template(tmp_path / "domain")
-    found = []
-    for batch, endpoint in ((False, FakeEndpoint(reply)), (True, FakeBatches(reply))):
+    found, batches = [], FakeBatches(reply)
+    for batch, endpoint in ((False, FakeEndpoint(reply)), (True, batches)):
         async with endpoint:
             far = {"kind": "endpoint", "base_url": endpoint.base_url, "batch": batch}
-            profile = {"servers": {"far": far}, "models": {"teacher": {"server": "far", "model": "big"}}}
+            teacher = {"server": "far", "model": "big", "concurrency": 5}
+            profile = {"servers": {"far": far}, "models": {"teacher": teacher}}
             (tmp_path / "domain" / "profiles" / "far.yaml").write_text(yaml.safe_dump(profile))
             workspace, quiet = tmp_path / f"w{batch}", Progress(bars=False)
             await asyncio.to_thread(session.run, tmp_path / "domain", "far", workspace, quiet)
@@ -68,6 +69,9 @@ async def test_samples_and_decisions_are_those_of_single_calls(tmp_path):
             found.append(store.select(DECIDED))
     assert len(found[0]) >= 24
     assert found[0] == found[1]
+    sizes = batches.sizes()
+    assert max(sizes) == 5
+    assert len(sizes) <= sum(sizes) / 5 + 2, "few that are not full"
 
 
 @pytest.mark.parametrize("num_out", [1, 2])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from factory.models.batch_lines import read_bounds, read_ids
+from factory.store.database import unwritable
 from factory.types import Json, Message
 
 if TYPE_CHECKING:
@@ -77,13 +78,19 @@ class BatchLog:
                         yield call
 
     def prepare(self, batch_id: str, model_id: str, requests: dict[str, bytes]) -> Batch:
-        """Writes the requests, by call, to the disk, where they survive whatever happens from here on."""
+        """Writes the requests, by call, to the disk, where they survive whatever happens from here on.
+
+        Raises WorkspaceError where it takes no more.
+        """
         batch = Batch(batch_id, model_id, self._folder / batch_id, list(requests), self._run_id)
-        batch.folder.mkdir(parents=True)
-        with batch.requests.open("wb") as file:
-            file.writelines(requests.values())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            batch.folder.mkdir(parents=True)
+            with batch.requests.open("wb") as file:
+                file.writelines(requests.values())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(batch.requests, error) from error
         self.record(batch, "prepared")
         return batch
 
