@@ -173,7 +173,7 @@ class BatchModel:
                 self._log.record(batch, "submitted")
             num = f"{len(batch.call_ids):,} requests"
             told = f"batch {batch.id}: {num} are with {self._where} as {batch.remote_id}"
-            self._on_progress(f"{told}; Ctrl-C leaves them there, and the same command collects them")
+            self._on_progress(f"{told}; after a Ctrl-C the same command goes on with them")
             await self._carrier.collect(batch)
         except EndpointError as error:
             if isinstance(error, BatchLost) or (not error.retryable and batch.remote_id is None):
