@@ -183,6 +183,7 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         packing=options["packing"],
         train_sampling_strategy="random" if options["packing"] else "group_by_length",  # less padding
         gradient_checkpointing=options["gradient_checkpointing"],
+        neftune_noise_alpha=options["neftune_noise_alpha"] or None,
         bf16=on_gpu,
         use_cpu=not on_gpu,
         seed=prepared.job["seed"],
