@@ -200,6 +200,20 @@ async def run_together(*work: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def run_beside(main: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Runs both; where `main` fails the other is stopped, where the other fails `main` is finished first."""
+    beside, why = asyncio.create_task(other), ""
+    try:
+        await main
+        await beside
+    except Exception as error:
+        why = f"stopped by {type(error).__name__}: {error}"
+        raise
+    finally:
+        beside.cancel(why or None)
+        await asyncio.gather(beside, return_exceptions=True)
+
+
 def can_overlap(recipe: Recipe) -> bool:
     """Whether teacher and refiner can answer at once: they do not take turns on one GPU."""
     names = {recipe.models["teacher"].server}

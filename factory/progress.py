@@ -120,7 +120,7 @@ class Progress:
         try:
             yield stage
         except BaseException as error:
-            self._end(stage, over, thread, "the user" if isinstance(error, STOPPED) else type(error).__name__)
+            self._end(stage, over, thread, _stopped_by(error))
             raise
         self._end(stage, over, thread, None)
 
@@ -173,6 +173,13 @@ class Progress:
         """One JSON object on a line of its own, in ASCII; `event` is progress, done, stopped or note."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         print(json.dumps({"at": at, "event": event, **values}), file=self._stream, flush=True)
+
+
+def _stopped_by(error: BaseException) -> str:
+    """Who stopped a stage: an error, the one that a cancellation was given as its message, or the user."""
+    if isinstance(error, STOPPED):
+        return str(error).removeprefix("stopped by ") or "the user"
+    return type(error).__name__
 
 
 def clock(seconds: float) -> str:
