@@ -135,8 +135,8 @@ async def produce(
     failures are too many. Raises BudgetExceeded once the tasks under way are finished.
     """
     ask, _ = await bench.ask("teacher", "generate", number)
-    concurrency = bench.recipe.models["teacher"].concurrency
-    async with aclosing(bench.engine.run_tasks(strategies, feed.take_in(plan), ask, concurrency)) as outcomes:
+    num_slots = bench.engine.slots_of(bench.recipe.models["teacher"]).maximum
+    async with aclosing(bench.engine.run_tasks(strategies, feed.take_in(plan), ask, num_slots)) as outcomes:
         async for task, outcome in outcomes:
             if isinstance(outcome, BudgetExceeded):
                 raise outcome
