@@ -24,6 +24,7 @@ from factory.ports import Ask
 from factory.recipe import Recipe, VllmServer
 from factory.refine import BATCH_SIZE, Steps, open_refiners, refine_batch, refine_round
 from factory.registry import find
+from factory.sending import window_of
 from factory.store.rows import sample_from_row, sample_rows
 from factory.strategies import Strategies
 from factory.types import Completion, Sample, Task
@@ -69,8 +70,9 @@ async def generate_and_refine(bench: Bench, number: int) -> None:
 
 
 async def _make_round(bench: Bench, number: int, refines: bool) -> None:
-    feed, name = Feed(), f"{bench.label(number)} generate" + (" and refine" if refines else "")
-    with bench.progress.stage(name, bench.recipe.loop.num_tasks, "samples") as shown:
+    num_tasks, name = bench.recipe.loop.num_tasks, f"{bench.label(number)} generate"
+    feed, name = Feed(window=window_of(num_tasks)), name + (" and refine" if refines else "")
+    with bench.progress.stage(name, num_tasks, "samples") as shown:
         watch = Watch(bench.engine, shown)
         generating = _generate_round(bench, number, feed, watch)
         try:
