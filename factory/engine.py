@@ -74,6 +74,11 @@ class Engine:
         """A snapshot of what was done since this engine was made, for all runs that it serves."""
         return self._counts.snapshot()
 
+    @property
+    def slots(self) -> dict[str, Slots]:
+        """The slots of each server that was asked so far, by its name."""
+        return dict(self._slots)
+
     def line(self) -> str:
         """Rate, tokens, cost and failures, as the text of a progress line."""
         return describe(self._counts, self._rate.update(self._counts.num_answered))

@@ -28,7 +28,7 @@ from factory.sending import window_of
 from factory.store.rows import sample_from_row, sample_rows
 from factory.strategies import Strategies
 from factory.types import Completion, Sample, Task
-from factory.watch import Watch
+from factory.watch import Watch, values_of
 
 POSITIONS = 10**12  # positions set apart for one strategy or wave: the plan's order is the refiners' order
 SAMPLES_PER_TASK = 1000  # positions set apart for one task
@@ -56,7 +56,9 @@ async def refine(bench: Bench, number: int) -> None:
                 refiners,
                 round_samples(bench, number),
                 ask,
-                on_progress=lambda done, _total, _text="": shown.update(done, total, bench.engine.line()),
+                on_progress=lambda done, _total, _text="": shown.update(
+                    done, total, bench.engine.line(), values_of(count_actions(bench, number))
+                ),
             )
         detail["actions"] = count_actions(bench, number)
 
