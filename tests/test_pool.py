@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -290,6 +291,39 @@ async def test_one_replica_that_does_not_start_leaves_none(pooled, monkeypatch):
         with pytest.raises(ServerError, match=r"'one-\d' did not start"):
             await pool.model("teacher")
         assert len(ports) == 3 and servers_left() == []
+
+
+FACTORY = """
+import asyncio, sys
+from pathlib import Path
+from factory.models import vllm_server
+from factory.models.vllm_replicas import VllmReplicas
+from factory.recipe import VllmServer
+
+folder, logs, fake = sys.argv[1:]
+vllm_server.build_command = lambda _spec, _model, _device, port: [sys.executable, fake, "--port", str(port)]
+vllm_server.find_device = lambda *_: "cpu"
+
+async def main():
+    spec = VllmServer(model="one", replicas=3)
+    await VllmReplicas("one", spec, Path(folder), Path(logs), lambda text: None).start()
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_no_replica_outlives_a_factory_that_was_killed(folder, tmp_path):
+    words = [sys.executable, "-c", FACTORY, str(folder), str(tmp_path / "logs"), FAKE]
+    factory = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert factory.stdout is not None and factory.stdout.readline() == "ready\n"
+    started = psutil.Process(factory.pid).children(recursive=True)
+    assert len([process for process in started if FAKE in process.cmdline()[1:2]]) == 3
+    factory.kill()
+    factory.wait()
+    _, left = psutil.wait_procs(started, timeout=20)
+    assert left == []
 
 
 async def test_keep_keeps_the_gpu(pooled):
