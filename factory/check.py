@@ -67,7 +67,8 @@ def _model(recipe: Recipe, folder: Path, role: Role) -> dict[str, Any]:
     if isinstance(server, ScriptedServer):
         return {**row, "model": f"script {server.script}", "found": "a dry run: no model answers"}
     if isinstance(server, EndpointServer):
-        return {**row, "found": f"at {without_password(server.base_url)}: not asked here"}
+        addresses = ", ".join(map(without_password, server.addresses))
+        return {**row, "found": f"at {addresses}: not asked here"}
     found = _check_model(folder, server.model, f"servers.{spec.server}.model")
     if spec.adapter is not None:
         check_adapter_folder(folder / spec.adapter, server.max_lora_rank, f"models.{role}.adapter")

@@ -69,9 +69,20 @@ def _check_servers(recipe: Recipe) -> None:
             ranks = ", ".join(map(str, SERVED_RANKS))
             what = f"vLLM cannot serve rank {server.max_lora_rank}"
             raise Inconsistency(("servers", name, "max_lora_rank"), what, f"one of {ranks}")
-        if isinstance(server, EndpointServer) and not server.base_url.startswith(("http://", "https://")):
-            what = f"'{without_password(server.base_url)}' is no http address"
-            raise Inconsistency(("servers", name, "base_url"), what, "for example http://127.0.0.1:8000/v1")
+        if isinstance(server, EndpointServer):
+            _check_addresses(name, server.addresses)
+
+
+def _check_addresses(name: str, addresses: list[str]) -> None:
+    for index, address in enumerate(addresses):
+        loc: Loc = ("servers", name, "base_url")
+        if index > 0:
+            loc = ("servers", name, "further_base_urls", index - 1)
+        shown = without_password(address)
+        if not address.startswith(("http://", "https://")):
+            raise Inconsistency(loc, f"'{shown}' is no http address", "for example http://127.0.0.1:8000/v1")
+        if shown.rstrip("/") in [without_password(earlier).rstrip("/") for earlier in addresses[:index]]:
+            raise Inconsistency(loc, f"'{shown}' stands there twice", "name each replica once")
 
 
 def _check_options(group: Group, loc: Loc, spec: StepSpec) -> None:

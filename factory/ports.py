@@ -51,7 +51,11 @@ class Ask(Protocol):
 
 
 class Model(Protocol):
-    """Something that completes chats. `id` names model and adapter by content, for request hashes."""
+    """Something that completes chats. `id` names model and adapter by content, for request hashes.
+
+    One that answers at several places names them in an attribute `replicas: Sequence[Model]`, always in the
+    same order; the engine asks these, the least loaded first.
+    """
 
     @property
     def id(self) -> str: ...

@@ -95,6 +95,9 @@ class VllmServer(Strict):
     max_loras: int = Field(4, ge=1, description="Adapters held on the device at once.")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory to take.")
     kv_cache_gib: int = Field(1, ge=1, description="Size of the key-value cache on a CPU.")
+    replicas: int = Field(
+        1, ge=1, description="Processes, each with GPUs of its own or a share of the cores."
+    )
     startup_timeout_seconds: float = Field(600.0, gt=0, description="Until the server must be ready.")
     extra_args: list[str] = Field(default_factory=list, description="Further words of vLLM's command line.")
 
@@ -104,15 +107,21 @@ class EndpointServer(Strict):
 
     kind: Literal["endpoint"] = Field(description="A server that already runs.")
     base_url: str = Field(description="For example http://127.0.0.1:8000/v1")
+    further_base_urls: list[str] = Field([], description="Replicas: where the same models answer too.")
     api_key_env: str | None = Field(None, description="Environment variable that holds the key.")
     structured: bool = Field(True, description="Whether it constrains answers to a JSON schema.")
     can_load_adapters: bool = Field(False, description="vLLM with runtime LoRA updating allowed.")
     can_open_turns: bool = Field(False, description="It goes on with a user's open turn, as vLLM does.")
 
-    @field_serializer("base_url")
-    def _without_password(self, address: str) -> str:
+    @property
+    def addresses(self) -> list[str]:
+        """All of them; what answers there is named by the first."""
+        return [self.base_url, *self.further_base_urls]
+
+    @field_serializer("base_url", "further_base_urls")
+    def _without_password(self, found: str | list[str]) -> str | list[str]:
         """What is stored, told or hashed of a recipe holds no user and password."""
-        return without_password(address)
+        return without_password(found) if isinstance(found, str) else [*map(without_password, found)]
 
 
 class ScriptedServer(Strict):
@@ -145,7 +154,7 @@ class ModelSpec(Strict):
     )
     adapter: str | None = Field(None, description="Folder of a LoRA adapter, relative to the recipe.")
     sampling: SamplingSpec = Field(SamplingSpec(), description="How the role decodes.")
-    concurrency: int = Field(64, ge=1, description="Calls in flight at most.")
+    concurrency: int = Field(64, ge=1, description="Calls in flight at most, at each replica of the server.")
     timeout_seconds: float = Field(600.0, gt=0, description="For one call.")
     max_retries: int = Field(5, ge=0, description="Of one call, after its first attempt.")
     price: Price = Field(Price(), description="For the budget and the report.")
@@ -249,6 +258,7 @@ class BudgetSpec(Strict):
 
 
 NOT_IN_RUN_LOOP = {"rounds", "controls", "while_training", "max_failure_share"}
+NOT_IN_RUN_SERVER = ("replicas", "further_base_urls")
 NOT_IN_RUN_MODEL = ("concurrency", "timeout_seconds", "max_retries", "price")
 
 
@@ -282,7 +292,8 @@ class Recipe(Strict):
     def run_digest(self) -> str:
         """The same without what changes no sample: more rounds or budget continue the same run."""
         found = self.model_dump(mode="json", exclude={"budget": True, "loop": NOT_IN_RUN_LOOP})
-        for model in found["models"].values():
-            for key in NOT_IN_RUN_MODEL:
-                model.pop(key, None)
+        for parts, keys in ((found["servers"], NOT_IN_RUN_SERVER), (found["models"], NOT_IN_RUN_MODEL)):
+            for part in parts.values():
+                for key in keys:
+                    part.pop(key, None)
         return digest(found)

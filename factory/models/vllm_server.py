@@ -1,4 +1,4 @@
-"""A vLLM server of ours on loopback: started behind a guard, waited for, given adapters, stopped.
+"""A vLLM process of ours on loopback: started behind a guard, waited for, given adapters, stopped.
 
 The guard (`factory.models.guard`) ends the server with the factory, however that ends. The log is a file
 in the workspace; when the server dies, its end is told. How vLLM is called is in `vllm_command`; which
@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from factory.errors import ServerError
 from factory.models.folders import adapter_body, check_adapter_folder, check_model_folder, check_rank
-from factory.models.vllm_command import build_command, build_environment, find_device, find_model
+from factory.models.vllm_command import (
+    build_command,
+    build_environment,
+    find_device,
+    find_model,
+    share_of_machine,
+)
 from factory.recipe import VllmServer
 
 if TYPE_CHECKING:
@@ -42,12 +48,22 @@ CAUSE = re.compile(r"^[\w.]*(Error|Exception): (?!Engine core initialization fai
 
 
 class VllmProcess:
-    """One server. `folder` is what the recipe's paths are relative to, `where` its key for messages."""
+    """One process. `folder` is what the recipe's paths are relative to, `where` its key for messages.
+
+    `replica` tells those of one server apart, from 0 on.
+    """
 
     def __init__(
-        self, name: str, spec: VllmServer, folder: Path, log: Path, on_progress: Callable[[str], None]
+        self,
+        name: str,
+        spec: VllmServer,
+        folder: Path,
+        log: Path,
+        on_progress: Callable[[str], None],
+        replica: int = 0,
     ) -> None:
-        self.name = name
+        self.name = replica_name(name, spec, replica)
+        self.replica = replica
         self.spec = spec
         self.log = log
         self.where = f"servers.{name}"
@@ -85,6 +101,7 @@ class VllmProcess:
         self.api_key = secrets.token_urlsafe(24)
         command = build_command(self.spec, self.model, self.device, port)
         environment = build_environment(self.spec, self.device, is_folder=self.is_folder, key=self.api_key)
+        environment |= share_of_machine(self.spec, self.device, self.replica, self.where)
         try:
             self._launch(command, environment)
             await self._wait_until_ready()
@@ -246,6 +263,11 @@ class VllmProcess:
                 for line in log.read().decode("utf-8", "replace").split("\n")
             ]
         return []
+
+
+def replica_name(name: str, spec: VllmServer, replica: int) -> str:
+    """What messages and log files call a process: the server's name, numbered where it has several."""
+    return name if spec.replicas == 1 else f"{name}-{replica + 1}"
 
 
 def find_free_port() -> int:
