@@ -47,6 +47,7 @@ class QLoRAOptions(Strict):
     target: Literal["all-linear"] = Field("all-linear", description="Never the LM head.")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (arXiv 2312.03732).")
     learning_rate: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW, on the adapter's matrices.")
     lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_share: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises.")
     batch_size: int = Field(16, ge=1, description="Samples in memory at once.")
