@@ -26,15 +26,22 @@ def is_overload(error: EndpointError) -> bool:
 
 
 def delay_seconds(
-    error: EndpointError, num_attempts: int, first_seconds: float, *, is_up: bool, spread: float
+    error: EndpointError,
+    num_attempts: int,
+    first_seconds: float,
+    *,
+    is_up: bool,
+    spread: float,
+    elsewhere: bool = False,
 ) -> float:
     """Seconds until the attempt after `num_attempts` of them.
 
     `first_seconds` is the most after the first, `spread` in [0, 1] where in the range it falls: half of the
     most and above, or the server's own Retry-After and a tenth more. A server that refuses for load gets
-    more time with each attempt, unless it `is_up`.
+    more time with each attempt, unless it `is_up`. The next attempt may go
+    `elsewhere`, to another replica, for which the Retry-After of this one does not count.
     """
     growth = OVERLOAD_GROWTH if is_overload(error) and not is_up else USUAL_GROWTH
     backoff = first_seconds * (UP_SHARE if is_up else 1.0) * growth ** min(num_attempts - 1, MAX_DOUBLINGS)
-    asked = min(error.retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
+    asked = 0.0 if elsewhere else min(error.retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
     return max(min(MAX_BACKOFF_SECONDS, backoff) * (0.5 + spread / 2), asked * (1 + spread / 10))

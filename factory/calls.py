@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from factory.concurrency import AdaptiveLimit
 from factory.ports import Model
 from factory.recipe import ModelSpec
+from factory.slots import Slots
 from factory.types import Completion, Json, Request
 
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """Who asks which model, what for, and whose slots it takes."""
+    """Who asks which model, what for, and whose slots it takes; `replicas` are where the model answers."""
 
     role: str
-    model: Model
+    replicas: Sequence[Model]
     spec: ModelSpec
-    limit: AdaptiveLimit
+    slots: Slots
     stage: str
     round: int
 
@@ -36,6 +37,7 @@ class Call:
     request: Request
     purpose: Purpose
     num_attempts: int = 0
+    replica: int | None = None  # where the latest attempt went
     error: str = "cancelled"
     began: float = field(default_factory=time.monotonic)
     sent_at: float = math.inf  # of the latest attempt, on the same clock

@@ -15,8 +15,9 @@ from factory.domain import Domain
 from factory.forecast import forecast
 from factory.load import load
 from factory.models.folders import check_adapter_folder, check_model_folder
-from factory.recipe import EndpointServer, Recipe, Role, ScriptedServer
+from factory.recipe import Recipe, Role
 from factory.registry import create
+from factory.servers import EndpointServer, ScriptedServer
 from factory.types import CheckedDraft, GoldItem, Seed, Source
 from factory.waves import ASSUMED_YIELD
 
@@ -68,7 +69,8 @@ def _model(recipe: Recipe, folder: Path, role: Role) -> dict[str, Any]:
         return {**row, "model": f"script {server.script}", "found": "a dry run: no model answers"}
     if isinstance(server, EndpointServer):
         how = "in batches " if server.batch else ""
-        return {**row, "found": f"{how}at {without_password(server.base_url)}: not asked here"}
+        addresses = ", ".join(map(without_password, server.addresses))
+        return {**row, "found": f"{how}at {addresses}: not asked here"}
     found = _check_model(folder, server.model, f"servers.{spec.server}.model")
     if spec.adapter is not None:
         check_adapter_folder(folder / spec.adapter, server.max_lora_rank, f"models.{role}.adapter")

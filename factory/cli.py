@@ -111,7 +111,8 @@ def _tell(error: Exception, as_json: bool) -> int:
 def _behave_in_a_process() -> None:
     """A plea to end is an interrupt, so that servers are stopped; odd characters never break printing."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        # Raised again as an interrupt, since only that one is taken by the event loop at a safe place.
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -12,8 +12,9 @@ from typing import cast
 from factory.address import without_password
 from factory.errors import RecipeError
 from factory.explain import Loc, did_you_mean, dotted
-from factory.recipe import EndpointServer, Recipe, Role, StepSpec, VllmServer
+from factory.recipe import Recipe, Role, StepSpec
 from factory.registry import Group, find, options_of
+from factory.servers import EndpointServer, Server, VllmServer
 
 # max_lora_rank of vLLM; an adapter may have any rank up to it.
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -69,9 +70,33 @@ def _check_servers(recipe: Recipe) -> None:
             ranks = ", ".join(map(str, SERVED_RANKS))
             what = f"vLLM cannot serve rank {server.max_lora_rank}"
             raise Inconsistency(("servers", name, "max_lora_rank"), what, f"one of {ranks}")
-        if isinstance(server, EndpointServer) and not server.base_url.startswith(("http://", "https://")):
-            what = f"'{without_password(server.base_url)}' is no http address"
-            raise Inconsistency(("servers", name, "base_url"), what, "for example http://127.0.0.1:8000/v1")
+        if isinstance(server, EndpointServer):
+            _check_addresses(name, server.addresses)
+        _check_batches(name, server)
+
+
+def _check_addresses(name: str, addresses: list[str]) -> None:
+    for index, address in enumerate(addresses):
+        loc: Loc = ("servers", name, "base_url")
+        if index > 0:
+            loc = ("servers", name, "further_base_urls", index - 1)
+        shown = without_password(address)
+        if not address.startswith(("http://", "https://")):
+            raise Inconsistency(loc, f"'{shown}' is no http address", "for example http://127.0.0.1:8000/v1")
+        if shown.rstrip("/") in [without_password(earlier).rstrip("/") for earlier in addresses[:index]]:
+            raise Inconsistency(loc, f"'{shown}' stands there twice", "name each replica once")
+
+
+def _check_batches(name: str, server: Server) -> None:
+    """A batch is handed over at one place and comes back from there, perhaps to a later process."""
+    if isinstance(server, EndpointServer) and server.batch and server.further_base_urls:
+        what = "a batch comes back from the address that got it, so there can be no others"
+        hint = "keep `base_url` alone, or set `batch: false`"
+        raise Inconsistency(("servers", name, "further_base_urls"), what, hint)
+    if isinstance(server, VllmServer) and server.run_as in ("batch", "files") and server.replicas > 1:
+        what = f"with `run_as: {server.run_as}` one process answers the whole file"
+        hint = "set `replicas: 1`, or run it as `server` or `in_process`"
+        raise Inconsistency(("servers", name, "replicas"), what, hint)
 
 
 def _check_options(group: Group, loc: Loc, spec: StepSpec) -> None:

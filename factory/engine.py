@@ -20,13 +20,13 @@ from factory.answers import ask_again, mended
 from factory.backoff import delay_seconds, is_overload
 from factory.budget import Budget, bound_prompt_tokens
 from factory.calls import Call, Purpose, answered_row, failed_row
-from factory.concurrency import AdaptiveLimit
 from factory.counts import Counts, Rate, describe
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, InputError, ServerError
 from factory.failures import FailureRule
 from factory.interpreter import tuned_for_calls
 from factory.ports import Ask, Generator, Model
 from factory.recipe import ModelSpec
+from factory.slots import Slots
 from factory.types import Completion, Json, Message, Request, Sample, Sampling, Task, digest
 
 if TYPE_CHECKING:
@@ -66,13 +66,18 @@ class Engine:
         self.max_failure_share = max_failure_share
         self._counts = Counts()
         self._rate = Rate()
-        self._limits: dict[str, AdaptiveLimit] = {}
+        self._slots: dict[str, Slots] = {}
         self._in_flight: dict[str, _Shared] = {}
 
     @property
     def counts(self) -> Counts:
         """A snapshot of what was done since this engine was made, for all runs that it serves."""
         return self._counts.snapshot()
+
+    @property
+    def slots(self) -> dict[str, Slots]:
+        """The slots of each server that was asked so far, by its name."""
+        return dict(self._slots)
 
     def line(self) -> str:
         """Rate, tokens, cost and failures, as the text of a progress line."""
@@ -84,17 +89,19 @@ class Engine:
         other.run_id = run_id
         return other
 
-    def limit_of(self, spec: ModelSpec) -> AdaptiveLimit:
+    def slots_of(self, spec: ModelSpec, num_replicas: int = 1) -> Slots:
         """The slots of a server, which all its roles share; the largest `concurrency` of them counts."""
-        limit = self._limits.get(spec.server)
-        if limit is None:
-            limit = self._limits[spec.server] = AdaptiveLimit(spec.concurrency)
-        limit.allow(spec.concurrency)
-        return limit
+        slots = self._slots.get(spec.server)
+        if slots is None:
+            slots = self._slots[spec.server] = Slots(spec.concurrency, num_replicas)
+        slots.allow(spec.concurrency)
+        return slots
 
     def ask(self, role: str, model: Model, spec: ModelSpec, stage: str, round_number: int) -> Ask:
         """How work of `stage` asks `model`; sampling is the spec's where none is given."""
-        purpose = Purpose(role, model, spec, self.limit_of(spec), stage, round_number)
+        replicas: Sequence[Model] = getattr(model, "replicas", (model,))
+        slots = self.slots_of(spec, len(replicas))
+        purpose = Purpose(role, replicas, spec, slots, stage, round_number)
         usual = spec.sampling.sampling()
 
         async def ask(
@@ -186,18 +193,20 @@ class Engine:
         """One answer and its dollars; slot and reservation are given back whatever happens."""
         request, price = call.request, call.purpose.spec.price
         first = call.num_attempts > 0 or bool(request.instead_of)
-        async with call.purpose.limit.slot(first=first) as slot:
+        async with call.purpose.slots.slot(first=first, not_at=call.replica) as slot:
+            call.replica = slot.replica
             bound = bound_prompt_tokens(request.messages)
             reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price, call.id)
             call.num_attempts += 1
             call.sent_at = time.monotonic()
             self._counts.num_attempts += 1
             try:
-                answer = await self._complete(call.purpose.model, request)
+                answer = await self._complete(call.purpose.replicas[slot.replica], request)
             except BaseException as error:
                 self.budget.release(reservation)
-                slot.failed = isinstance(error, EndpointError) and error.retryable
-                slot.overloaded = isinstance(error, EndpointError) and is_overload(error)
+                if isinstance(error, EndpointError):
+                    slot.failed, slot.overloaded = error.retryable, is_overload(error)
+                    slot.retry_after_seconds = error.retry_after_seconds
                 raise
             slot.answered = True
             dollars = self.budget.settle(reservation, answer.prompt_tokens, answer.completion_tokens, price)
@@ -218,9 +227,12 @@ class Engine:
 
     def _wait_seconds(self, call: Call, error: EndpointError) -> float:
         """Until the next attempt, not beyond the run's minutes; spread by a hash of the call."""
-        is_up = call.purpose.limit.is_up(call.sent_at)
-        spread = int(digest([call.id, call.num_attempts], 6), 16) / 16**6
-        wait = delay_seconds(error, call.num_attempts, self.backoff_seconds, is_up=is_up, spread=spread)
+        slots, attempts = call.purpose.slots, call.num_attempts
+        is_up, elsewhere = slots.is_up(call.sent_at), slots.others_sound(call.replica)
+        spread = int(digest([call.id, attempts], 6), 16) / 16**6
+        wait = delay_seconds(
+            error, attempts, self.backoff_seconds, is_up=is_up, elsewhere=elsewhere, spread=spread
+        )
         seconds_left = self.budget.seconds_left()
         return wait if seconds_left is None else min(wait, seconds_left)
 
@@ -268,7 +280,7 @@ def _goes_on(call: Call, error: BaseException) -> bool:
     """Whether the call was only left: it is in a batch that goes on without us, and its answer is collected
     later."""
     left = isinstance(error, asyncio.CancelledError | BudgetExceeded)
-    return left and getattr(call.purpose.model, "calls_outlive", False)
+    return left and getattr(call.purpose.replicas[0], "calls_outlive", False)
 
 
 async def _make(generator: Generator, task: Task, ask: Ask) -> Outcome:

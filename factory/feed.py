@@ -1,9 +1,9 @@
 """Between generation and refinement: finished tasks, put back into the order in which they were planned.
 
-Answers come in any order, but which of two duplicates stays must not depend on which came first. So what is
-finished waits here for what was planned before it, and goes on in batches whose bounds depend on the
-plan alone. Whoever generates waits while the refiners have enough to do; while they wait for a straggler,
-generation goes on. Nothing is stored here.
+Tasks are sent in another order (`factory.sending`), and answers come in any. Which of two duplicates stays
+must depend on neither. So what is finished waits here for what was planned before it, and goes on in batches
+whose bounds depend on the plan alone. Whoever generates waits while the refiners have enough to do; while
+they wait for a straggler, generation goes on. Nothing is stored here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from factory.sending import by_material, in_windows
 from factory.types import Sample, Task
 
 NUM_AHEAD = 512  # samples that may wait for the refiners
@@ -29,10 +30,14 @@ class _Place:
 
 
 class Feed:
-    """One plan's way from the generators to the refiners; belongs to one event loop."""
+    """One plan's way from the generators to the refiners; belongs to one event loop.
 
-    def __init__(self, num_ahead: int = NUM_AHEAD) -> None:
+    `window` tasks at a time are put into the order in which they are sent (`factory.sending`).
+    """
+
+    def __init__(self, num_ahead: int = NUM_AHEAD, window: int = 1) -> None:
         self.num_ahead = num_ahead
+        self.window = window
         self.num_tasks = 0  # taken in so far
         self._order: deque[_Place] = deque()
         self._places: dict[int, _Place] = {}  # by id() of the task, which its place keeps alive
@@ -42,15 +47,20 @@ class Feed:
         self._changed = asyncio.Event()
 
     def take_in(self, plan: Iterable[tuple[int, Task]]) -> Iterator[Task]:
-        """The tasks of a plan, lazily; each has its place in the order from the moment it is taken."""
-        for position, task in plan:
+        """The tasks of a plan, lazily, a window of them at a time in the order of sending.
+
+        Each has its place in the order of the plan before any of its window is taken.
+        """
+        for places in in_windows((_Place(position, task) for position, task in plan), self.window):
             if self._is_full:
                 return
-            place = _Place(position, task)
-            self._order.append(place)
-            self._places[id(task)] = place
-            self.num_tasks += 1
-            yield task
+            self._order.extend(places)
+            self._places.update((id(place.task), place) for place in places)
+            for task in by_material([place.task for place in places]):
+                if self._is_full:
+                    return
+                self.num_tasks += 1
+                yield task
 
     def position(self, task: Task) -> int:
         """Where a task under way stands in the order."""

@@ -93,7 +93,7 @@ def describe_spend(spend: Sequence[Spend]) -> str:
     unused = f", {total.num_unused:,} answers that nothing rests on" if total.num_unused else ""
     return (
         f"{total.num_calls:,} calls ({total.num_failed:,} failed{again}{unused}), "
-        f"{total.num_found:,} answers reused from another run, {tokens:,} tokens, ${total.dollars:,.2f}"
+        f"{total.num_found:,} answers used again without a call, {tokens:,} tokens, ${total.dollars:,.2f}"
     )
 
 

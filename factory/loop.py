@@ -16,10 +16,11 @@ from factory import freeze as freezing
 from factory.bench import Bench
 from factory.errors import FactoryError, InputError, TargetMissed
 from factory.evaluations import load_evaluation, record_evaluation
-from factory.making import generate, generate_and_refine, run_together
+from factory.making import generate, generate_and_refine, run_beside
 from factory.ports import OnProgress, Trainer
 from factory.reach import reach
-from factory.recipe import Recipe, VllmServer
+from factory.recipe import Recipe
+from factory.servers import VllmServer
 from factory.types import Adapter, Split
 
 STAGES = ("generate", "refine", "freeze", "train", "evaluate")
@@ -34,17 +35,23 @@ async def run_loop(bench: Bench) -> None:
     bench.record_run()
     await evaluate(bench, 0, None)
     await run_rounds(bench, 1, 1)
-    if is_on_cpu(bench.recipe):  # where one training leaves a core idle; controls rest on round 1 alone
-        await run_together(run_rounds(bench, 2, bench.recipe.loop.rounds), run_controls(bench, controls))
+    last = bench.recipe.loop.rounds
+    if can_run_beside(bench.recipe):  # controls rest on round 1 alone
+        await run_beside(run_rounds(bench, 2, last), run_controls(bench, controls))
     else:
-        await run_rounds(bench, 2, bench.recipe.loop.rounds)
+        await run_rounds(bench, 2, last)
         await run_controls(bench, controls)
 
 
-def is_on_cpu(recipe: Recipe) -> bool:
-    """Whether models are served by CPUs of ours, so that trainings do not take turns on a GPU."""
+def can_run_beside(recipe: Recipe) -> bool:
+    """Whether controls may run while later rounds do: nothing is short that a round may need.
+
+    Servers on CPUs stay up while something trains, where GPUs take turns; a budget is for the rounds first.
+    """
     servers = recipe.servers.values()
-    return bool(servers) and all(isinstance(each, VllmServer) and each.device == "cpu" for each in servers)
+    on_cpu = bool(servers) and all(isinstance(each, VllmServer) and each.device == "cpu" for each in servers)
+    stays = recipe.loop.while_training in ("auto", "keep")
+    return on_cpu and stays and not any(recipe.budget.model_dump().values())
 
 
 async def run_rounds(bench: Bench, first: int, last: int) -> None:

@@ -22,13 +22,15 @@ from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.feed import Feed
 from factory.models.batched import is_batched
 from factory.ports import Ask
-from factory.recipe import Recipe, VllmServer
+from factory.recipe import Recipe
 from factory.refine import BATCH_SIZE, Steps, open_refiners, refine_batch, refine_round
 from factory.registry import find
+from factory.sending import window_of
+from factory.servers import VllmServer
 from factory.store.rows import sample_from_row, sample_rows
 from factory.strategies import Strategies
 from factory.types import Completion, Sample, Task
-from factory.watch import Watch
+from factory.watch import Watch, values_of
 
 POSITIONS = 10**12  # positions set apart for one strategy or wave: the plan's order is the refiners' order
 SAMPLES_PER_TASK = 1000  # positions set apart for one task
@@ -56,7 +58,9 @@ async def refine(bench: Bench, number: int) -> None:
                 refiners,
                 round_samples(bench, number),
                 ask,
-                on_progress=lambda done, _total, _text="": shown.update(done, total, bench.engine.line()),
+                on_progress=lambda done, _total, _text="": shown.update(
+                    done, total, bench.engine.line(), values_of(count_actions(bench, number))
+                ),
             )
         detail["actions"] = count_actions(bench, number)
 
@@ -70,8 +74,9 @@ async def generate_and_refine(bench: Bench, number: int) -> None:
 
 
 async def _make_round(bench: Bench, number: int, refines: bool) -> None:
-    feed, name = Feed(), f"{bench.label(number)} generate" + (" and refine" if refines else "")
-    with bench.progress.stage(name, bench.recipe.loop.num_tasks, "samples") as shown:
+    num_tasks, name = bench.recipe.loop.num_tasks, f"{bench.label(number)} generate"
+    feed, name = Feed(window=window_of(num_tasks)), name + (" and refine" if refines else "")
+    with bench.progress.stage(name, num_tasks, "samples") as shown:
         watch = Watch(bench.engine, shown)
         generating = _generate_round(bench, number, feed, watch)
         try:
@@ -136,8 +141,8 @@ async def produce(
     failures are too many. Raises BudgetExceeded once the tasks under way are finished.
     """
     ask, _ = await bench.ask("teacher", "generate", number)
-    concurrency = bench.recipe.models["teacher"].concurrency
-    async with aclosing(bench.engine.run_tasks(strategies, feed.take_in(plan), ask, concurrency)) as outcomes:
+    num_slots = bench.engine.slots_of(bench.recipe.models["teacher"]).maximum
+    async with aclosing(bench.engine.run_tasks(strategies, feed.take_in(plan), ask, num_slots)) as outcomes:
         async for task, outcome in outcomes:
             if isinstance(outcome, BudgetExceeded):
                 raise outcome
@@ -199,6 +204,20 @@ async def run_together(*work: Coroutine[Any, Any, None]) -> None:
         for task in tasks:
             task.cancel(why or None)
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_beside(main: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Runs both; where `main` fails the other is stopped, where the other fails `main` is finished first."""
+    beside, why = asyncio.create_task(other), ""
+    try:
+        await main
+        await beside
+    except Exception as error:
+        why = f"stopped by {type(error).__name__}: {error}"
+        raise
+    finally:
+        beside.cancel(why or None)
+        await asyncio.gather(beside, return_exceptions=True)
 
 
 def can_overlap(recipe: Recipe) -> bool:

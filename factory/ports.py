@@ -55,6 +55,9 @@ class Model(Protocol):
 
     One whose calls go on when nobody waits for them any more, and are found again by the next process that
     asks, says so in an attribute `calls_outlive: bool`.
+
+    One that answers at several places names them in an attribute `replicas: Sequence[Model]`, always in the
+    same order; the engine asks these, the least loaded first.
     """
 
     @property

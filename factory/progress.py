@@ -104,6 +104,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._interval_seconds = interval_seconds
         self._as_json = as_json
+        self.stages: dict[str, Stage] = {}  # by name; of those that went before too
         self._bars: Bars | None = None
         if bars and not as_json and self._stream.isatty():
             self._bars = _start_bars(self._stream)
@@ -111,7 +112,7 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Stage]:
         """Shows a stage while the body runs, and how it ended."""
-        stage = Stage(name, total, unit)
+        stage = self.stages[name] = Stage(name, total, unit)
         over = threading.Event()
         show = _show_bar(self._bars, stage) if self._bars else partial(self._show_line, stage)
         every = 0.25 if self._bars else self._interval_seconds
@@ -120,7 +121,7 @@ class Progress:
         try:
             yield stage
         except BaseException as error:
-            self._end(stage, over, thread, "the user" if isinstance(error, STOPPED) else type(error).__name__)
+            self._end(stage, over, thread, _stopped_by(error))
             raise
         self._end(stage, over, thread, None)
 
@@ -173,6 +174,13 @@ class Progress:
         """One JSON object on a line of its own, in ASCII; `event` is progress, done, stopped or note."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         print(json.dumps({"at": at, "event": event, **values}), file=self._stream, flush=True)
+
+
+def _stopped_by(error: BaseException) -> str:
+    """Who stopped a stage: an error, the one that a cancellation was given as its message, or the user."""
+    if isinstance(error, STOPPED):
+        return str(error).removeprefix("stopped by ") or "the user"
+    return type(error).__name__
 
 
 def clock(seconds: float) -> str:

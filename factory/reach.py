@@ -34,6 +34,7 @@ from factory.making import (
     run_together,
 )
 from factory.refine import open_refiners
+from factory.sending import window_of
 from factory.strategies import Strategies
 from factory.target import STEP, Target, num_accepted, num_missing, num_reached, refuse_if_missed
 from factory.types import Task
@@ -52,7 +53,7 @@ class _Wave:
     number: int
     plan: Plan
     tasks: list[Task]
-    feed: Feed = field(default_factory=Feed)
+    feed: Feed
     failures: Counter[str] = field(default_factory=Counter)
 
 
@@ -153,8 +154,9 @@ class _Reaching:
 
     def _begin(self, plan: Plan) -> None:
         streams = [self._take(cell, num) for cell, num in cells_of(plan).items()]
-        places = [(index / len(tasks), task) for tasks in streams for index, task in enumerate(tasks)]
-        wave = _Wave(self._num_waves, plan, [task for _, task in sorted(places, key=lambda place: place[0])])
+        places = [(index / len(stream), task) for stream in streams for index, task in enumerate(stream)]
+        tasks = [task for _, task in sorted(places, key=lambda place: place[0])]
+        wave = _Wave(self._num_waves, plan, tasks, Feed(window=window_of(len(tasks))))
         before = self._under_way[-1][1] if self._under_way else None
         self._under_way.append((wave, asyncio.create_task(self._make(wave, before))))
         self._num_waves += 1

@@ -3,8 +3,9 @@
 It is YAML on disk and a frozen, strict pydantic model in memory. A profile is a second YAML
 file laid over it (mappings merge, everything else replaces), so that one domain runs on a laptop
 and on a cluster. Paths are relative to the recipe's folder. `digest()` names the whole: two runs with
-the same digest ask the same questions. Files are read in `factory.load`; what one key alone cannot tell
-(a server that is not there, a rank too high) is checked in `factory.consistency`.
+the same digest ask the same questions. Servers are in `factory.servers`. Files are read in `factory.load`;
+what one key alone cannot tell (a server that is not there, a rank too high) is checked in
+`factory.consistency`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from factory.address import without_password
+from factory.servers import Server
+from factory.strict import Strict as Strict  # noqa: PLC0414 (options of steps, a package's own too, are Strict)
 from factory.types import Sampling, digest
 
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
@@ -22,12 +24,6 @@ Slug = Annotated[str, Field(pattern=SLUG)]
 Role = Literal["teacher", "refiner", "student"]
 MAX_SAMPLES_PER_ROUND = 1_000_000  # tasks are numbered within a round, and no two rounds may share a number
 DEFAULT_SAMPLES_PER_ROUND = 256
-
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys and does not coerce strings to numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DomainSpec(Strict):
@@ -82,55 +78,6 @@ class Price(Strict):
     completion: float = Field(0.0, ge=0, description="For a million tokens of answer.")
 
 
-class VllmServer(Strict):
-    """A vLLM that the factory starts on this machine, and stops."""
-
-    kind: Literal["vllm"] = Field("vllm", description="A vLLM that the factory starts and stops.")
-    run_as: Literal["server", "in_process", "batch", "files"] = Field(
-        "server",
-        description="How it is asked: a server on loopback; a process without HTTP, for us alone; `vllm "
-        "run-batch`, started for each file of requests; or files that somebody runs elsewhere.",
-    )
-    model: str = Field(description="Folder (relative to the recipe) or hub name of the base model.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is a GPU.")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of the weights.")
-    quantization: str | None = Field(None, description="Passed to vLLM, for example 'bitsandbytes' or 'fp8'.")
-    max_model_len: int = Field(4096, ge=64, description="Tokens of prompt and answer together.")
-    max_lora_rank: int = Field(64, description="One of the ranks that vLLM serves.")
-    max_loras: int = Field(4, ge=1, description="Adapters held on the device at once.")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of the GPU's memory to take.")
-    kv_cache_gib: int = Field(1, ge=1, description="Size of the key-value cache on a CPU.")
-    startup_timeout_seconds: float = Field(600.0, gt=0, description="Until the server must be ready.")
-    extra_args: list[str] = Field(default_factory=list, description="Further words of vLLM's command line.")
-
-
-class EndpointServer(Strict):
-    """An OpenAI-compatible endpoint that already runs."""
-
-    kind: Literal["endpoint"] = Field(description="A server that already runs.")
-    base_url: str = Field(description="For example http://127.0.0.1:8000/v1")
-    api_key_env: str | None = Field(None, description="Environment variable that holds the key.")
-    structured: bool = Field(True, description="Whether it constrains answers to a JSON schema.")
-    can_load_adapters: bool = Field(False, description="vLLM with runtime LoRA updating allowed.")
-    batch: bool = Field(False, description="Ask by its Batch API: in hours, for less; without timeout.")
-    can_open_turns: bool = Field(False, description="It goes on with a user's open turn, as vLLM does.")
-
-    @field_serializer("base_url")
-    def _without_password(self, address: str) -> str:
-        """What is stored, told or hashed of a recipe holds no user and password."""
-        return without_password(address)
-
-
-class ScriptedServer(Strict):
-    """Canned answers for tests and dry runs; never a model."""
-
-    kind: Literal["scripted"] = Field(description="Answers come from a script, not from a model.")
-    script: str = Field("echo", description="Name of a script in factory.models.scripted.")
-
-
-Server = Annotated[VllmServer | EndpointServer | ScriptedServer, Field(discriminator="kind")]
-
-
 class SamplingSpec(Strict):
     """How a role decodes."""
 
@@ -151,7 +98,11 @@ class ModelSpec(Strict):
     )
     adapter: str | None = Field(None, description="Folder of a LoRA adapter, relative to the recipe.")
     sampling: SamplingSpec = Field(SamplingSpec(), description="How the role decodes.")
-    concurrency: int = Field(64, ge=1, description="Calls in flight, or of a batch, at most.")
+    concurrency: int = Field(
+        64,
+        ge=1,
+        description="Calls in flight at each replica of the server, or calls of a batch, at most.",
+    )
     timeout_seconds: float = Field(600.0, gt=0, description="For one call.")
     max_retries: int = Field(5, ge=0, description="Of one call, after its first attempt.")
     price: Price = Field(Price(), description="For the budget and the report.")
@@ -255,7 +206,8 @@ class BudgetSpec(Strict):
 
 
 NOT_IN_RUN_LOOP = {"rounds", "controls", "while_training", "max_failure_share"}
-NOT_IN_RUN = ("concurrency", "timeout_seconds", "max_retries", "price", "run_as", "batch")  # models, servers
+NOT_IN_RUN_SERVER = ("replicas", "further_base_urls", "run_as", "batch")
+NOT_IN_RUN_MODEL = ("concurrency", "timeout_seconds", "max_retries", "price")
 
 
 class Recipe(Strict):
@@ -288,7 +240,8 @@ class Recipe(Strict):
     def run_digest(self) -> str:
         """The same without what changes no sample: more rounds or budget continue the same run."""
         found = self.model_dump(mode="json", exclude={"budget": True, "loop": NOT_IN_RUN_LOOP})
-        for part in (*found["models"].values(), *found["servers"].values()):
-            for key in NOT_IN_RUN:
-                part.pop(key, None)
+        for parts, keys in ((found["servers"], NOT_IN_RUN_SERVER), (found["models"], NOT_IN_RUN_MODEL)):
+            for part in parts.values():
+                for key in keys:
+                    part.pop(key, None)
         return digest(found)

@@ -26,7 +26,8 @@ from factory.types import Json, Split, digest
 if TYPE_CHECKING:
     from factory.domain import Domain
     from factory.models.pool import ModelPool
-    from factory.recipe import Recipe, Server
+    from factory.recipe import Recipe
+    from factory.servers import Server
 
 
 def open_domain(recipe_path: Path, profile: str | None) -> Domain:
@@ -55,14 +56,19 @@ def _resized(domain: Domain, loop: dict[str, Json]) -> Domain:
 
 @contextlib.asynccontextmanager
 async def open_bench(
-    domain: Domain, workspace: Path, progress: Progress, port: int | None = None
+    domain: Domain,
+    workspace: Path,
+    progress: Progress,
+    port: int | None = None,
+    metrics_port: int | None = None,
 ) -> AsyncIterator[Bench]:
     """Store, models and engine of a run in `workspace`; all closed at the end.
 
-    `port` is where a server of ours listens; None: any.
+    `port` is where a server of ours listens; None: any. `metrics_port` is where the figures are served.
     """
     from factory.budget import Budget, hold_calls
     from factory.engine import Engine
+    from factory.metrics import serve_metrics
     from factory.models.batch_log import BatchLog
     from factory.models.pool import ModelPool
     from factory.store.store import Store
@@ -75,10 +81,11 @@ async def open_bench(
         held = hold_calls(domain.recipe, pool.batched.log.open_calls())
         budget = Budget.from_store(store, run_id, domain.recipe.budget, held)
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
-        try:
-            yield Bench(domain, workspace, store, pool, engine, progress, run_id)
-        finally:
-            await pool.close()
+        with serve_metrics(metrics_port, engine, progress):
+            try:
+                yield Bench(domain, workspace, store, pool, engine, progress, run_id)
+            finally:
+                await pool.close()
 
 
 def run(
@@ -87,6 +94,7 @@ def run(
     workspace: Path,
     progress: Progress,
     accepted: int | None = None,
+    metrics_port: int | None = None,
 ) -> dict[str, Any]:
     """`factory run`: the whole loop; returns the report as data. `accepted` replaces the recipe's own."""
     from dataclasses import asdict
@@ -99,7 +107,7 @@ def run(
         domain = _resized(domain, {"samples_per_round": None, "accepted": accepted})
 
     async def work() -> dict[str, Any]:
-        async with open_bench(domain, workspace, progress) as bench:
+        async with open_bench(domain, workspace, progress, metrics_port=metrics_port) as bench:
             await run_loop(bench)
             return asdict(collect(bench.store, bench.run_id))
 
@@ -107,7 +115,12 @@ def run(
 
 
 def run_until(
-    recipe_path: Path, profile: str | None, workspace: Path, progress: Progress, stage: str
+    recipe_path: Path,
+    profile: str | None,
+    workspace: Path,
+    progress: Progress,
+    stage: str,
+    metrics_port: int | None = None,
 ) -> dict[str, Any]:
     """`factory generate|refine|train|evaluate`: the first unfinished round up to and including `stage`."""
     from factory.loop import evaluate, run_round
@@ -118,7 +131,7 @@ def run_until(
     last = "promote" if stage == "evaluate" else stage  # what comes of an evaluation belongs to it
 
     async def work() -> dict[str, Any]:
-        async with open_bench(domain, workspace, progress) as bench:
+        async with open_bench(domain, workspace, progress, metrics_port=metrics_port) as bench:
             bench.record_run()
             rounds = range(1, bench.recipe.loop.rounds + 1)
             number = next((n for n in rounds if bench.done(n, last) is None), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from factory.counts import Rate, describe
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from factory.engine import Engine
     from factory.progress import Stage
 
+ACTIONS = {"accepted": "keep", "dropped": "drop", "rewritten": "rewrite"}  # name in a JSON log → action
 EVERY_SECONDS = 0.2  # nobody reads faster, and a text for every sample would cost more than the sample
+
+
+def values_of(actions: Mapping[str, int]) -> dict[str, int]:
+    """How many samples are settled, by action, under the names that a JSON log has for them."""
+    return {name: actions.get(action, 0) for name, action in ACTIONS.items()}
 
 
 class Watch:
@@ -55,9 +62,7 @@ class Watch:
         text = " · ".join([*parts, describe(counts, calls, tokens)])
         values = {
             "made": self.num_made,
-            "accepted": accepted,
-            "dropped": self.actions["drop"],
-            "rewritten": self.actions["rewrite"],
+            **values_of(self.actions),
             "calls_per_second": round(calls, 1),
             "tokens_per_second": round(tokens, 1),
             "tokens": counts.num_tokens,

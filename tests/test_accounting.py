@@ -13,7 +13,7 @@ import yaml
 from fake_endpoint import Status, answer
 from test_loop import endpoint
 
-from factory import session
+from factory import loop, session
 from factory.bench import Bench
 from factory.init import write_template
 from factory.progress import Progress
@@ -125,21 +125,23 @@ def recipe(tmp_path_factory, server):
         "loop": {"rounds": 2, "controls": {"raw": [], "checks": CHECKS}},
         "guard": {"max_distinct2_drop": 1.0, "max_gzip_ratio": 10.0},
     }
-    (folder / "profiles" / "books.yaml").write_text(yaml.safe_dump(profile))
+    for name in ("books", "beside"):
+        (folder / "profiles" / f"{name}.yaml").write_text(yaml.safe_dump(profile))
     profile["loop"] |= {"samples_per_round": None, "accepted": 30}
     (folder / "profiles" / "target.yaml").write_text(yaml.safe_dump(profile))
     return folder
 
 
-@pytest.fixture(scope="module", params=["books", "target"])
+@pytest.fixture(scope="module", params=["books", "target", "beside"])
 def profile(request):
-    """Rounds of so many tasks, and rounds of so many accepted samples."""
+    """Rounds of so many tasks, rounds of so many accepted samples, and controls beside later rounds."""
     return request.param
 
 
 def run(recipe: Path, workspace: Path, profile: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Bench, "trainer", lambda self, role="student": (Hasher(), "pretended"))
+        patch.setattr(loop, "can_run_beside", lambda recipe: profile == "beside")
         session.run(recipe, profile, workspace, Progress(bars=False))
 
 

@@ -32,6 +32,7 @@ HEAVY = (
     "pydantic",
     "rich",
     "numpy",
+    "prometheus_client",
 )
 
 

@@ -151,7 +151,7 @@ async def test_cancelling_gives_back_slot_and_reservation_and_leaves_a_row(store
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert model.num_in_flight == 0 and engine.limit_of(SPEC).num_in_flight == 0
+    assert model.num_in_flight == 0 and engine.slots_of(SPEC).num_in_flight == 0
     assert engine.budget.reserved == Spend()
     rows = store.select("SELECT status, error FROM calls")
     assert [(row["status"], row["error"]) for row in rows] == [("failed", "cancelled")] * 8
@@ -226,7 +226,7 @@ async def test_answers_while_a_call_was_queued_do_not_make_its_server_up(store, 
     engine.backoff_seconds = 0.4
     spec = SPEC.model_copy(update={"concurrency": 1})
     ask = engine.ask("teacher", model, spec, "generate", 1)
-    async with engine.limit_of(spec).slot():
+    async with engine.slots_of(spec).slot():
         calls = [asyncio.create_task(ask(HELLO, ordinal=n)) for n in range(2)]
         await asyncio.sleep(0.02)
     await asyncio.gather(*calls)
@@ -263,7 +263,7 @@ async def test_a_steady_share_of_refusals_does_not_stop_the_flow(store):
     engine = engine_on(store)
     results = await run(engine, model, 2000, spec)
     assert all(isinstance(samples, list) for _, samples in results) and len(results) == 2000
-    assert engine.limit_of(spec).limit >= 48
+    assert engine.slots_of(spec).limit >= 48
 
 
 async def test_the_limit_finds_the_servers_capacity_and_grows_again(store):
@@ -274,11 +274,11 @@ async def test_the_limit_finds_the_servers_capacity_and_grows_again(store):
     engine = engine_on(store)
     ask = engine.ask("teacher", model, spec, "generate", 1)
     await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(600)))
-    low = engine.limit_of(spec).limit
+    low = engine.slots_of(spec).limit
     assert low <= 2 * capacity
     capacity = 1000
     await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(1000, 3500)))
-    assert engine.limit_of(spec).limit > low + 20
+    assert engine.slots_of(spec).limit > low + 20
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ async def test_one_burst_lowers_the_limit_once(store, refusal):
     engine = engine_on(store)
     ask = engine.ask("teacher", model, spec, "generate", 1)
     await asyncio.gather(*(ask(HELLO, ordinal=n) for n in range(40)))
-    assert 28 <= engine.limit_of(spec).limit <= 30  # 0.7 of 40, and the first answers' growth
+    assert 28 <= engine.slots_of(spec).limit <= 30  # 0.7 of 40, and the first answers' growth
 
 
 async def test_one_failing_task_is_data(store):
@@ -361,7 +361,7 @@ async def test_tasks_are_taken_lazily(store):
             assert num_taken - num_finished <= 4 * 8
             if num_finished == 100:
                 break
-    assert engine.limit_of(SPEC).num_in_flight == 0
+    assert engine.slots_of(SPEC).num_in_flight == 0
 
 
 async def test_a_spent_budget_ends_the_intake_and_what_is_under_way_finishes(store):
@@ -526,3 +526,63 @@ async def test_a_call_that_failed_does_not_queue_behind_those_that_were_never_se
     ask = engine_on(store).ask("teacher", Script(reply, seconds=0.002), spec, "generate", 1)
     await asyncio.gather(*(ask(HELLO, schema=PAIR, ordinal=n) for n in range(40)))
     assert asked.count(0) == 3 and max(place for place, n in enumerate(asked) if n == 0) < 20
+
+
+class Several:
+    """A model at several places, each a script of its own."""
+
+    def __init__(self, *replicas: Script) -> None:
+        self.replicas = replicas
+
+    @property
+    def id(self) -> str:
+        return self.replicas[0].id
+
+
+async def test_replicas_share_the_work_by_how_fast_they_answer(store):
+    fast, slow = Script(seconds=0.005), Script(seconds=0.05)
+    engine = engine_on(store)
+    results = await run(engine, Several(fast, slow), 300)
+    assert all(isinstance(samples, list) for _, samples in results)
+    assert len(fast.requests) + len(slow.requests) == 300
+    assert fast.most_in_flight == slow.most_in_flight == 8, "each up to its own limit"
+    assert len(fast.requests) > 4 * len(slow.requests)
+    assert engine.slots_of(SPEC).maximum == 16
+
+
+async def test_calls_of_a_replica_that_is_down_go_to_the_others(store):
+    down = Script(lambda request, number: failing("unreachable"))
+    model = Several(down, Script(seconds=0.005))
+    spec = SPEC.model_copy(update={"max_retries": 2})
+    engine = engine_on(store)
+    results = await run(engine, model, 400, spec)
+    assert all(isinstance(samples, list) for _, samples in results) and len(results) == 400
+    assert len(down.requests) <= 16 and not engine.counts.failed
+
+
+async def test_a_replica_comes_back(store, monkeypatch):
+    monkeypatch.setattr(concurrency, "FIRST_REST_SECONDS", 0.02)
+    back = Script(lambda request, number: failing("server_error") if number <= 8 else "yes")
+    await run(engine_on(store), Several(back, Script(seconds=0.005)), 400)
+    assert len(back.requests) > 100
+
+
+async def test_where_all_replicas_are_down_the_call_fails_with_what_was_said(store):
+    model = Several(*[Script(lambda request, number: failing("unreachable")) for _ in range(2)])
+    with pytest.raises(EndpointError, match="no luck"):
+        await engine_on(store).ask("teacher", model, SPEC, "generate", 1)(HELLO)
+    assert sum(len(replica.requests) for replica in model.replicas) == SPEC.max_retries + 1
+
+
+async def test_retry_after_of_one_replica_does_not_hold_up_another(store):
+    full = Script(lambda request, number: failing("rate_limited", retry_after_seconds=30))
+    model = Several(full, Script(seconds=0.001))
+    results = await asyncio.wait_for(run(engine_on(store), model, 200), 10)
+    assert all(isinstance(samples, list) for _, samples in results)
+
+
+async def test_answers_are_found_again_whatever_the_number_of_replicas(store):
+    await run(engine_on(store), Several(Script(), Script()), 20)
+    alone, engine = Script(), engine_on(store)
+    await run(engine, alone, 20)
+    assert engine.counts.num_found == 20 and not alone.requests

@@ -7,11 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.feed import Feed
-from factory.types import Message, Sample, Task
+from factory.types import Message, Sample, Source, Task
+
+SOURCES = [Source.create(f"s{n}", "a.md", f"§ {n}", f"Rule {n}", "text", "a") for n in range(4)]
 
 
-def tasks(num):
-    return [(position, Task("g", 1, position, "a")) for position in range(num)]
+def tasks(num, num_sources=1):
+    """As a plan has them: each source in turn."""
+    return [
+        (position, Task("g", 1, position, "a", SOURCES[position % num_sources])) for position in range(num)
+    ]
 
 
 def sample(task, part=0):
@@ -23,11 +28,20 @@ async def collect(feed, size=4):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 99), st.integers(1, 9), st.integers(0, 10))
-def test_samples_come_in_the_order_of_the_plan_whatever_came_first(sizes, seed, size, num_ahead):
+@given(
+    st.lists(st.integers(0, 3), max_size=30),
+    st.integers(0, 99),
+    st.integers(1, 9),
+    st.integers(0, 10),
+    st.integers(1, 9),
+)
+def test_samples_come_in_the_order_of_the_plan_whatever_came_first(sizes, seed, size, num_ahead, window):
     async def play():
-        feed = Feed(num_ahead)
-        taken = list(feed.take_in(tasks(len(sizes))))
+        feed = Feed(num_ahead, window)
+        taken = list(feed.take_in(tasks(len(sizes), num_sources=4)))
+        assert sorted(task.ordinal for task in taken) == list(range(len(sizes))) and feed.num_tasks == len(
+            sizes
+        )
         made = {task.ordinal: [sample(task, part) for part in range(sizes[task.ordinal])] for task in taken}
         order = list(taken)
         random.Random(seed).shuffle(order)
@@ -89,3 +103,23 @@ async def test_an_intake_that_ended_takes_nothing_more():
     next(plan)
     feed.end_intake()
     assert list(plan) == [] and feed.num_tasks == 1
+
+
+async def test_a_window_is_sent_by_material_and_taken_lazily():
+    plan = iter(tasks(12, num_sources=4))
+    taken = Feed(window=8).take_in(plan)
+    assert [next(taken).ordinal for _ in range(8)] == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert next(plan)[0] == 8, "nothing was taken beyond the window"
+
+
+async def test_where_the_intake_ends_within_a_window_the_rest_of_it_is_skipped():
+    feed, made = Feed(window=4), []
+    for task in feed.take_in(tasks(8, num_sources=2)):
+        made.append(task)
+        if len(made) == 3:
+            feed.end_intake()
+    assert [task.ordinal for task in made] == [0, 2, 1]
+    for task in made:
+        await feed.put(task, [sample(task)])
+    feed.close(skip=True)
+    assert await collect(feed, 9) == [["0.0", "1.0", "2.0"]] and feed.num_tasks == 3

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -14,12 +14,15 @@ import pytest
 from tiny_llama import make_adapter, make_tiny_llama
 
 from factory import session
+from factory.budget import Budget
+from factory.engine import Engine
 from factory.errors import EndpointError, RecipeError, ServerError
 from factory.init import write_template
 from factory.models import in_process, vllm_server
 from factory.models.pool import ModelPool
 from factory.progress import Progress
-from factory.recipe import Recipe
+from factory.recipe import BudgetSpec, Recipe
+from factory.store.store import Store
 from factory.types import Message, Request, Sampling
 
 FAKE = str(Path(__file__).with_name("fake_worker.py"))
@@ -45,10 +48,10 @@ def pooled(monkeypatch, folder, tmp_path):
     words: list[str] = []
 
     @asynccontextmanager
-    async def make(device: str = "cpu", **model):
+    async def make(device: str = "cpu", replicas: int = 1, **model):
         monkeypatch.setattr(in_process, "build_worker_command", lambda *_: [sys.executable, FAKE, *words])
         monkeypatch.setattr(vllm_server, "find_device", lambda *_: device)
-        server = {"kind": "vllm", "model": "one", "run_as": "in_process"}
+        server = {"kind": "vllm", "model": "one", "run_as": "in_process", "replicas": replicas}
         models = {
             "teacher": {"server": "one", "adapter": "a", **model},
             "student": {"server": "one", **model},
@@ -77,8 +80,8 @@ def request(text: str) -> Request:
     return Request("m", (Message("user", text),), None, Sampling())
 
 
-async def history(pool: ModelPool) -> list[str]:
-    return list(await pool._processes["one"]._request("GET", "/history"))
+async def history(pool: ModelPool, replica: int = 0) -> list[str]:
+    return list(await pool._servers["one"].processes[replica]._request("GET", "/history"))
 
 
 async def test_base_and_adapter_are_asked_side_by_side(pooled):
@@ -183,11 +186,45 @@ async def test_it_comes_back_after_a_training(pooled):
         assert first.split()[0] == second.split()[0] == teacher.name, "with its adapter"
 
 
+async def test_replicas_are_processes_behind_sockets_of_their_own(pooled, tmp_path):
+    async with pooled(replicas=2) as pool:
+        teacher = await pool.model("teacher")
+        alone = Recipe.model_validate(
+            {**BASICS, "servers": {"one": {"kind": "vllm", "model": "one"}}, "models": pool._recipe.models}
+        )
+        assert teacher.id == ModelPool(alone, pool._folder, tmp_path, print).model_id("teacher")
+        answers = await asyncio.gather(*[each.complete(request("slow")) for each in teacher.replicas])
+        pids = [int(answer.text.split()[-1]) for answer in answers]
+        assert sorted(pids) == sorted(workers_left()) and len(set(pids)) == 2
+        for replica in (0, 1):
+            assert "/v1/load_lora_adapter" in await history(pool, replica)
+        assert {path.name for path in (tmp_path / "logs").glob("*.log")} == {"one-1.log", "one-2.log"}
+
+
+async def test_calls_of_a_replica_that_died_go_to_the_other(pooled, tmp_path):
+    async with pooled(replicas=2) as pool:
+        teacher = await pool.model("teacher")
+        with Store.open(tmp_path / "store") as store:
+            engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+            ask = engine.ask("teacher", teacher, spec, "generate", 1)
+            with pytest.raises(EndpointError):
+                await teacher.replicas[0].complete(request("die"))
+            texts = [f"text {number}" for number in range(40)]
+            answers = await asyncio.gather(*[ask([Message("user", text)]) for text in texts])
+            assert {answer.text.split()[-1] for answer in answers} == {str(pid) for pid in workers_left()}
+            assert not engine.counts.failed
+        with pytest.raises(ServerError, match="died"):
+            while True:
+                with suppress(EndpointError):
+                    await teacher.replicas[1].complete(request("die"))
+                await asyncio.sleep(0.05)
+
+
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from factory.models import in_process, vllm_server
-from factory.recipe import VllmServer
+from factory.servers import VllmServer
 
 async def main(folder, fake):
     in_process.build_worker_command = lambda *_: [sys.executable, fake]

@@ -17,7 +17,10 @@ import yaml
 from fake_endpoint import Drop, FakeEndpoint, Hang, Status, answer
 
 from factory.init import write_template
+from factory.loop import can_run_beside
 from factory.progress import Progress
+from factory.recipe import BudgetSpec, DomainSpec, GoldSpec, LoopSpec, Recipe, StrategySpec
+from factory.servers import VllmServer
 from factory.session import open_bench, open_domain
 
 FACTORY = [sys.executable, "-m", "factory"]
@@ -226,3 +229,26 @@ def test_preview_leaves_nothing_behind(recipe, tmp_path):
     assert len(json.loads(done.stdout)["samples"]) == 3
     assert list((tmp_path / "tmp").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["domain", "tmp"]
+
+
+@pytest.mark.parametrize(
+    ("device", "budget", "while_training", "beside"),
+    [
+        ("cpu", {}, "auto", True),
+        ("cpu", {"calls": 9}, "auto", False),
+        ("cpu", {}, "stop", False),
+        ("cuda", {}, "auto", False),
+    ],
+)
+def test_controls_run_beside_rounds_where_these_lack_nothing_for_it(device, budget, while_training, beside):
+    recipe = Recipe(
+        name="small",
+        domain=DomainSpec(title="Small law"),
+        servers={"main": VllmServer(kind="vllm", model="m", device=device)},
+        gold=GoldSpec(dev="dev.jsonl", test="test.jsonl"),
+        models={},
+        strategies=[StrategySpec(name="seeded")],
+        loop=LoopSpec(while_training=while_training),
+        budget=BudgetSpec(**budget),
+    )
+    assert can_run_beside(recipe) is beside

@@ -13,7 +13,7 @@ from factory.freeze import freeze
 from factory.init import write_template
 from factory.load import load_recipe
 from factory.loop import run_round
-from factory.making import can_overlap, generate, generate_and_refine, refine, run_together
+from factory.making import can_overlap, generate, generate_and_refine, refine, run_beside, run_together
 from factory.models import scripted
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
@@ -194,3 +194,39 @@ async def test_what_runs_together_ends_together():
     with pytest.raises(ValueError, match="broken"):
         await run_together(goes_on(), fails())
     assert stopped == ["stopped by ValueError: broken"]
+
+
+async def work(name, seen, num_turns, error=None):
+    try:
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        if error:
+            raise error
+        seen.append(name)
+    except asyncio.CancelledError as stopped:
+        seen.append(f"{name} {stopped}".strip())
+        raise
+
+
+async def test_what_runs_beside_is_stopped_with_the_main_work_but_does_not_stop_it():
+    seen = []
+    await run_beside(work("main", seen, 3), work("other", seen, 9))
+    assert seen == ["main", "other"]
+
+    seen.clear()
+    with pytest.raises(FactoryError, match="other failed"):
+        await run_beside(work("main", seen, 9), work("other", seen, 3, FactoryError("other failed")))
+    assert seen == ["main"]
+
+    seen.clear()
+    with pytest.raises(FactoryError, match="main failed"):
+        await run_beside(work("main", seen, 3, FactoryError("main failed")), work("other", seen, 9))
+    assert seen == ["other stopped by FactoryError: main failed"]
+
+    seen.clear()
+    both = asyncio.create_task(run_beside(work("main", seen, 10**9), work("other", seen, 10**9)))
+    await asyncio.sleep(0.001)
+    both.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await both
+    assert sorted(seen) == ["main", "other"]

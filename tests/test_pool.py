@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -13,11 +14,14 @@ from aiohttp import web
 from fake_endpoint import FakeEndpoint, answer
 from tiny_llama import make_adapter, make_tiny_llama
 
+from factory.budget import Budget
+from factory.engine import Engine
 from factory.errors import EndpointError, RecipeError, ServerError
-from factory.models import vllm_server
+from factory.models import shares, vllm_server
 from factory.models.pool import ModelPool
 from factory.models.remote_adapter import load_adapter
-from factory.recipe import Recipe
+from factory.recipe import BudgetSpec, Recipe
+from factory.store.store import Store
 from factory.types import Message, Request, Sampling
 
 FAKE = str(Path(__file__).with_name("fake_vllm.py"))
@@ -72,6 +76,12 @@ def pooled(monkeypatch, folder, tmp_path):
     return make
 
 
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store") as opened:
+        yield opened
+
+
 def servers_left() -> list[int]:
     """Fake servers that descend from this test and still run."""
     return [
@@ -85,8 +95,8 @@ async def pid_of(model) -> int:
     return int((await model.complete(request())).text.rpartition(" ")[2])
 
 
-async def history(pool, server) -> list[str]:
-    process = pool._processes[server]
+async def history(pool, server, replica=0) -> list[str]:
+    process = pool._servers[server].processes[replica]
     headers = {"Authorization": f"Bearer {process.api_key}"}
     session = aiohttp.ClientSession(headers=headers)
     async with session, session.get(f"{process.base_url}/history") as reply:
@@ -179,6 +189,141 @@ async def test_a_server_that_was_stopped_comes_back_with_its_adapters(pooled, de
         assert again[0] != first
         assert await history(pool, "one") == ["start", f"load {teacher.name}"]
         assert (await pool.model("teacher")) is teacher
+
+
+THREE = {"one": {**ONE["one"], "replicas": 3}}
+TAUGHT = {"teacher": {"server": "one", "adapter": "a"}}
+
+
+def environment_of(pool, replica, variable):
+    guard = psutil.Process(pool._servers["one"].processes[replica]._process.pid)
+    return guard.environ().get(variable)
+
+
+async def test_replicas_are_processes_with_the_same_adapters_and_the_same_identity(pooled):
+    async with pooled(ONE, TAUGHT) as pool:
+        alone = pool.model_id("teacher")
+    async with pooled(THREE, TAUGHT, while_training="stop") as pool:
+        teacher = await pool.model("teacher")
+        assert teacher.id == alone and await pool.model("teacher") is teacher
+        pids = [await pid_of(replica) for replica in teacher.replicas]
+        assert len(set(pids)) == 3 and len(servers_left()) == 3
+        name = teacher.replicas[0].name
+        for replica in range(3):
+            assert await history(pool, "one", replica) == ["start", f"load {name}"]
+        told = pool.describe(teacher)
+        assert told.count("http://127.0.0.1:") == told.count(".key") == 3
+        async with pool.device_free():
+            assert servers_left() == []
+        again = await asyncio.gather(*[pid_of(replica) for replica in teacher.replicas])
+        assert len({*pids, *again}) == 6
+        assert await history(pool, "one", 2) == ["start", f"load {name}"]
+
+
+async def test_replicas_share_the_cores_of_a_cpu(pooled, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(shares, "num_cores", lambda: 8)
+    async with pooled({"one": {**ONE["one"], "replicas": 2}}, TAUGHT) as pool:
+        await pool.model("teacher")
+        assert [environment_of(pool, replica, "OMP_NUM_THREADS") for replica in (0, 1)] == ["3", "3"]
+
+
+async def test_replicas_on_gpus_have_one_each_and_sleep_and_wake_together(pooled, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
+    async with pooled(THREE, TAUGHT, device="cuda") as pool:
+        teacher = await pool.model("teacher")
+        found = [environment_of(pool, replica, "CUDA_VISIBLE_DEVICES") for replica in range(3)]
+        assert found == ["4", "5", "7"]
+        pids = [await pid_of(replica) for replica in teacher.replicas]
+        async with pool.device_free():
+            assert [(await history(pool, "one", replica))[-1] for replica in range(3)] == ["/sleep"] * 3
+        assert [await pid_of(replica) for replica in teacher.replicas] == pids
+        assert [(await history(pool, "one", replica))[-1] for replica in range(3)] == ["/wake_up"] * 3
+
+
+async def test_more_replicas_than_gpus_are_refused(pooled, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    async with pooled(THREE, TAUGHT, device="cuda") as pool:
+        with pytest.raises(RecipeError, match=r"servers\.one\.replicas: 3 replicas need a GPU each.* 2"):
+            await pool.model("teacher")
+        assert servers_left() == []
+
+
+async def test_calls_of_a_replica_that_died_go_to_the_others_until_none_is_left(pooled, store):
+    told: list[str] = []
+    async with pooled(THREE, TAUGHT, told=told) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        await kill(teacher.replicas[1])
+        pids = set()
+        for number in range(60):
+            asked = [ask([Message("user", f"hello {number}")], ordinal=ordinal) for ordinal in range(6)]
+            pids |= {answer.text.rpartition(" ")[2] for answer in await asyncio.gather(*asked)}
+            if any("one-2' died" in text for text in told):
+                break
+            await asyncio.sleep(0.1)
+        assert sum("one-2' died" in text for text in told) == 1, told
+        assert len(pids) == 2 and not engine.counts.failed
+        assert (await pool.model("teacher")) is teacher
+        for replica in (0, 2):
+            await kill(teacher.replicas[replica])
+        with pytest.raises(ServerError, match="died"):
+            while True:
+                with suppress(EndpointError):
+                    await teacher.complete(request())
+                await asyncio.sleep(0.05)
+
+
+async def kill(model) -> None:
+    psutil.Process(await pid_of(model)).kill()
+
+
+async def test_one_replica_that_does_not_start_leaves_none(pooled, monkeypatch):
+    ports = []
+
+    def command(_spec, _model, _device, port):
+        ports.append(port)
+        return [sys.executable, FAKE, "--port", str(port), *(["--die", "no"] if len(ports) == 2 else [])]
+
+    async with pooled(THREE, TAUGHT) as pool:
+        monkeypatch.setattr(vllm_server, "build_command", command)
+        with pytest.raises(ServerError, match=r"'one-\d' did not start"):
+            await pool.model("teacher")
+        assert len(ports) == 3 and servers_left() == []
+
+
+FACTORY = """
+import asyncio, sys
+from pathlib import Path
+from factory.models import vllm_server
+from factory.models.vllm_replicas import VllmReplicas
+from factory.servers import VllmServer
+
+folder, logs, fake = sys.argv[1:]
+vllm_server.build_command = lambda _spec, _model, _device, port: [sys.executable, fake, "--port", str(port)]
+vllm_server.find_device = lambda *_: "cpu"
+
+async def main():
+    spec = VllmServer(model="one", replicas=3)
+    await VllmReplicas("one", spec, Path(folder), Path(logs), lambda text: None).start()
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_no_replica_outlives_a_factory_that_was_killed(folder, tmp_path):
+    words = [sys.executable, "-c", FACTORY, str(folder), str(tmp_path / "logs"), FAKE]
+    factory = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert factory.stdout is not None and factory.stdout.readline() == "ready\n"
+    started = psutil.Process(factory.pid).children(recursive=True)
+    assert len([process for process in started if FAKE in process.cmdline()[1:2]]) == 3
+    factory.kill()
+    factory.wait()
+    _, left = psutil.wait_procs(started, timeout=20)
+    assert left == []
 
 
 async def test_keep_keeps_the_gpu(pooled):
@@ -293,6 +438,22 @@ async def test_endpoints(pooled, folder, monkeypatch):
             async with pool.device_free():
                 assert (await teacher.complete(request())).text == "yes"
             assert "sesame" not in pool.describe(teacher) + teacher.id
+
+
+async def test_an_endpoint_at_several_addresses_loads_adapters_at_each(pooled, folder):
+    async with FakeEndpoint([answer("one")]) as first, FakeEndpoint([answer("two")]) as second:
+        server = {"kind": "endpoint", "base_url": first.base_url, "can_load_adapters": True}
+        more = {**server, "further_base_urls": [second.base_url]}
+        models = {"teacher": {"server": "one", "model": "fake"}}
+        async with pooled({"one": more}, models) as pool:
+            plain, trained = await pool.model("teacher"), await pool.model("teacher", folder / "a")
+            texts = [(await replica.complete(request())).text for replica in trained.replicas]
+            assert texts == ["one", "two"]
+            name = trained.replicas[0].model_name
+            assert first.adapters == second.adapters == {name: str(folder / "a")}
+            ids = [plain.id, trained.id]
+        async with pooled({"one": server}, models) as pool:
+            assert ids == [pool.model_id("teacher"), pool.model_id("teacher", folder / "a")]
 
 
 async def test_scripts(pooled):

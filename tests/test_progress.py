@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -50,6 +51,17 @@ def test_a_stage_that_fails_says_so_and_lets_the_error_through() -> None:
     with pytest.raises(ValueError, match="x"), Progress(stream).stage("refine", 3):
         raise ValueError("x")
     assert stream.getvalue().startswith("refine: stopped by ValueError, 0/3")
+
+
+def test_a_stage_that_another_error_stopped_says_which() -> None:
+    for message, shown in (
+        ("", "the user"),
+        ("stopped by TrainingError: no memory", "TrainingError: no memory"),
+    ):
+        stream = io.StringIO()
+        with pytest.raises(asyncio.CancelledError), Progress(stream).stage("train", 3):
+            raise asyncio.CancelledError(message)
+        assert stream.getvalue().startswith(f"train: stopped by {shown}, 0/3")
 
 
 def test_counting_is_right_from_many_threads() -> None:

@@ -161,6 +161,20 @@ def test_a_4bit_base_learns_eight_facts_and_keeps_its_weights(tmp_path, base):
         trainer(tmp_path, learning_rate=0.02).train(dataset, str(base), out, no_progress)
 
 
+@pytest.mark.train
+def test_noise_on_the_embeddings_changes_what_is_trained_and_not_what_is_saved(tmp_path, base):
+    dataset = facts_dataset(tmp_path)
+    plain, noisy = (
+        trainer(tmp_path, max_steps=3, neftune_noise_alpha=alpha).train(
+            dataset, str(base), tmp_path / f"alpha{alpha:.0f}", no_progress
+        )
+        for alpha in (0.0, 5.0)
+    )
+    assert plain.digest != noisy.digest and plain.loss != noisy.loss
+    saved = [(each.path / "adapter_model.safetensors").stat().st_size for each in (plain, noisy)]
+    assert saved[0] == saved[1]
+
+
 def answers(base, adapter):
     """What the base says to each question, with the adapter on it."""
     from peft import PeftModel

@@ -11,7 +11,8 @@ from factory.errors import RecipeError
 from factory.init import write_template
 from factory.layers import merge
 from factory.load import load_domain, load_recipe
-from factory.recipe import EndpointServer
+from factory.recipe import Recipe
+from factory.servers import EndpointServer
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/profiles/*.yaml"))
 RANKED = """
@@ -68,6 +69,33 @@ WRONG = {
     "endpoint_url": (
         "{servers: {main: {kind: endpoint, base_url: 'localhost:1'}}, models: {teacher: {model: m}}}",
         ["servers.main.base_url", "http"],
+    ),
+    "further_url": (
+        "{servers: {main: {kind: endpoint, base_url: 'http://a:1',"
+        " further_base_urls: ['http://b:1', 'c:1']}}, models: {teacher: {model: m}}}",
+        ["servers.main.further_base_urls[1]", "'c:1' is no http address"],
+    ),
+    "further_url_twice": (
+        "{servers: {main: {kind: endpoint, base_url: 'http://a:1', further_base_urls: ['http://a:1/']}},"
+        " models: {teacher: {model: m}}}",
+        ["servers.main.further_base_urls[0]", "stands there twice"],
+    ),
+    "no_replicas": (
+        "servers: {main: {kind: vllm, model: m, replicas: 0}}",
+        ["servers.main.replicas", "greater than or equal to 1"],
+    ),
+    "batch_elsewhere": (
+        "{servers: {main: {kind: endpoint, base_url: 'http://a:1', batch: true,"
+        " further_base_urls: ['http://b:1']}}, models: {teacher: {model: m}}}",
+        ["servers.main.further_base_urls", "comes back from the address", "batch: false"],
+    ),
+    "batch_replicas": (
+        "servers: {main: {kind: vllm, model: m, run_as: batch, replicas: 2}}",
+        ["servers.main.replicas", "`run_as: batch` one process", "replicas: 1"],
+    ),
+    "files_replicas": (
+        "servers: {main: {kind: vllm, model: m, run_as: files, replicas: 2}}",
+        ["servers.main.replicas", "`run_as: files` one process"],
     ),
     "no_teacher": (
         "{servers: {main: {kind: scripted}}, models: null}",
@@ -161,6 +189,26 @@ def test_digest_is_stable_and_changes_with_any_value(folder: Path) -> None:
     assert recipe.digest() != recipe.model_copy(update={"seed": 1}).digest()
 
 
+REPLICAS = {
+    "vllm": ({"kind": "vllm", "model": "m"}, {"replicas": 3}),
+    "endpoint": (
+        {"kind": "endpoint", "base_url": "http://a/v1"},
+        {"further_base_urls": ["http://b/v1"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REPLICAS)
+def test_more_replicas_are_the_same_run(folder: Path, kind: str) -> None:
+    server, more = REPLICAS[kind]
+    recipe, _ = load_recipe(folder, None)
+    found = recipe.model_dump() | {"models": {"teacher": {"server": "s", "model": "m"}}}
+    one, several = (
+        Recipe.model_validate({**found, "servers": {"s": part}}) for part in (server, server | more)
+    )
+    assert one.run_digest() == several.run_digest() and one.digest() != several.digest()
+
+
 def test_user_and_password_of_an_address_stay_out_of_whatever_is_stored() -> None:
     def endpoint(url: str) -> EndpointServer:
         return EndpointServer(kind="endpoint", base_url=url)
@@ -170,6 +218,10 @@ def test_user_and_password_of_an_address_stay_out_of_whatever_is_stored() -> Non
     assert server.model_dump(mode="json")["base_url"] == "https://***@host:8000/v1"
     for plain in ("http://127.0.0.1:8000/v1", "http://[::1]:80/v1", "https://host/@cf/v1", "http://host"):
         assert endpoint(plain).model_dump(mode="json")["base_url"] == plain
+    further = ["https://me:pass@host:8001/v1"]
+    server = EndpointServer(kind="endpoint", base_url="http://host", further_base_urls=further)
+    assert server.addresses == ["http://host", *further]
+    assert server.model_dump(mode="json")["further_base_urls"] == ["https://***@host:8001/v1"]
 
 
 def test_exponents_without_a_dot_are_numbers(folder: Path) -> None:

@@ -23,7 +23,8 @@ from strategy_kit import (
 
 from factory.errors import RecipeError
 from factory.forecast import forecast
-from factory.recipe import ModelSpec, SamplingSpec, ScriptedServer, StrategySpec
+from factory.recipe import ModelSpec, SamplingSpec, StrategySpec
+from factory.servers import ScriptedServer
 from factory.types import Completion, Parent, Source
 from generators.facts import SHARED
 from generators.grounded import GroundedOptions

@@ -18,9 +18,16 @@ from factory.errors import RecipeError, ServerError
 from factory.models import vllm_command, vllm_server
 from factory.models.client import EndpointModel
 from factory.models.folders import check_adapter_folder, check_model_folder, check_rank
-from factory.models.vllm_command import build_command, build_environment, find_device, find_model
+from factory.models.shares import find_gpus
+from factory.models.vllm_command import (
+    build_command,
+    build_environment,
+    find_device,
+    find_model,
+    share_of_machine,
+)
 from factory.models.vllm_server import VllmProcess
-from factory.recipe import VllmServer
+from factory.servers import VllmServer
 from factory.types import Message, Request, Sampling
 
 FAKE = str(Path(__file__).with_name("fake_vllm.py"))
@@ -166,6 +173,28 @@ def test_commands(tiny, tmp_path):
     assert "HF_HUB_OFFLINE" not in build_environment(spec, "cpu", is_folder=False, key="k")
 
 
+def test_gpus_are_dealt_out_evenly_and_one_process_keeps_what_it_has(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,GPU-2,3,4")
+    two, one = VllmServer(model="m", replicas=2), VllmServer(model="m")
+    found = [share_of_machine(two, "cuda", replica, "servers.a") for replica in (0, 1)]
+    assert found == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "GPU-2,3"}]
+    assert share_of_machine(one, "cuda", 0, "servers.a") == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,-1,1")  # CUDA reads no further than what it does not know
+    assert find_gpus() == ["0"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert share_of_machine(two, "cpu", 0, "servers.a") == {"OMP_NUM_THREADS": "5"}, "a user's own counts"
+
+
+def test_gpus_are_counted_by_the_driver(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_gpus() == []
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho '  MIG 1g (UUID: x)'\necho 'GPU 1: B'")
+    program.chmod(0o755)
+    assert find_gpus() == ["0", "1"]
+
+
 def test_hub_names_and_folders(tmp_path):
     assert find_model(tmp_path, "Qwen/Qwen3-4B") == ("Qwen/Qwen3-4B", False)
     assert find_model(tmp_path, "../../tiny/base")[1], "a path stays one where nothing is there"
@@ -253,7 +282,7 @@ REAL = """
 import asyncio, sys
 from pathlib import Path
 from factory.models.vllm_server import VllmProcess
-from factory.recipe import VllmServer
+from factory.servers import VllmServer
 
 async def main(folder):
     spec = VllmServer(model="m", max_model_len=512, max_lora_rank=32)

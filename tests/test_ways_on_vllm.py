@@ -26,7 +26,7 @@ SCHEMA = {
 QUESTIONS = [f"How many days does rule {number} give a worker to file a claim?" for number in range(12)]
 
 
-def recipe(run_as: str) -> Recipe:
+def recipe(run_as: str, replicas: int) -> Recipe:
     served = {"kind": "vllm", "model": str(TINY / "base"), "max_model_len": 512, "device": "cpu"}
     return Recipe.model_validate(
         {
@@ -34,7 +34,7 @@ def recipe(run_as: str) -> Recipe:
             "domain": {"title": "t"},
             "gold": {"dev": "dev.jsonl", "test": "test.jsonl"},
             "strategies": [{"name": "grounded"}],
-            "servers": {"main": {**served, "run_as": run_as}},
+            "servers": {"main": {**served, "run_as": run_as, "replicas": replicas}},
             "models": {
                 "student": {"server": "main"},
                 "teacher": {"server": "main", "adapter": str(TINY / "teacher")},
@@ -43,9 +43,9 @@ def recipe(run_as: str) -> Recipe:
     )
 
 
-async def ask_everything(folder: Path, run_as: str) -> dict[str, Completion]:
+async def ask_everything(folder: Path, run_as: str, replicas: int = 1) -> dict[str, Completion]:
     """Plain, constrained and seeded questions to base and adapter, through engine and pool."""
-    made = recipe(run_as)
+    made = recipe(run_as, replicas)
     with Store.open(folder / run_as) as store:
         pool = ModelPool(made, folder, folder / run_as, print)
         pool.batched.log = BatchLog(store, "run_1")
@@ -85,9 +85,9 @@ def served(tmp_path_factory) -> dict[str, Completion]:
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("run_as", ["batch", "in_process"])
-def test_real_answers_are_the_same_however_vllm_is_run(served, tmp_path, run_as):
-    found = asyncio.run(ask_everything(tmp_path, run_as))
+@pytest.mark.parametrize(("run_as", "replicas"), [("batch", 1), ("in_process", 1), ("in_process", 2)])
+def test_real_answers_are_the_same_however_vllm_is_run(served, tmp_path, run_as, replicas):
+    found = asyncio.run(ask_everything(tmp_path, run_as, replicas))
     assert essence(found) == essence(served)
     assert [each.call_id for each in found.values()] == [each.call_id for each in served.values()]
     with Store.open(tmp_path / run_as) as store:

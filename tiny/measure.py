@@ -27,8 +27,9 @@ STUDENT = {
     "alpha": 64.0,
     "learning_rate": 4e-3,
     "dropout": 0.2,
+    "neftune_noise_alpha": 5.0,
     "batch_size": 32,
-    "max_steps": 280,
+    "max_steps": 360,
     "lr_scheduler": "cosine",
     "max_length": 128,
 }
@@ -54,12 +55,15 @@ def read_context(model: Any, tok: Any, count: int) -> dict[str, float]:
     return {"fictional_edits_exact": sum(r == a for r, (_, a) in zip(replies, pairs, strict=True)) / count}
 
 
-def measure_teacher(models: Path = MODELS, per_rule: int = 12, temperature: float = 0.9) -> dict[str, float]:
+def measure_teacher(models: Path = MODELS, per_rule: int = 4, temperature: float = 0.65) -> dict[str, float]:
+    """What it asks in each manner of the recipe, and as `seeded`, at the temperature of the tiny profile."""
     model, tok = sampling.load(models / "base", models / "teacher")
-    known = [rule for rule in rules.read() for _ in range(per_rule)]
-    grounded = sampling.ask(
-        model, tok, [tasks.render("generators", "grounded", source=r) for r in known], temperature=temperature
-    )
+    known, out = [rule for rule in rules.read() for _ in range(per_rule)], {}
+    for manner, sentence in teacher.manners().items():
+        prompts = [tasks.render("generators", "grounded", source=rule, style=sentence) for rule in known]
+        replies = sampling.ask(model, tok, prompts, temperature=temperature)
+        pairs = [(d.get("question", ""), d.get("answer", "")) for d in (parse(r) or {} for r in replies)]
+        out |= {f"{manner}_{key}": value for key, value in describe(known, pairs).items()}
     rng = Random(5)
     seeds = [
         tasks.render("generators", "seeded_prompt", examples=[{"prompt": rng.choice(r.seeds)}]) for r in known
@@ -72,9 +76,7 @@ def measure_teacher(models: Path = MODELS, per_rule: int = 12, temperature: floa
         [tasks.render("generators", "seeded_answer", question=q) for q in questions],
         temperature=temperature,
     )
-    pairs = [(d.get("question", ""), d.get("answer", "")) for d in (parse(r) or {} for r in grounded)]
     seeded = [(q, (parse(r) or {}).get("answer", "")) for q, r in zip(questions, answered, strict=True)]
-    out = {f"grounded_{k}": v for k, v in describe(known, pairs).items()}
     return out | {f"seeded_{k}": v for k, v in describe(known, seeded).items()}
 
 

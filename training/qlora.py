@@ -39,9 +39,15 @@ class QLoRAOptions(Strict):
     rank: Rank = Field(32, description="Rank of the adapter, one that vLLM serves.")
     alpha: float = Field(32.0, gt=0, description="The adapter is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1)
+    neftune_noise_alpha: float = Field(
+        0.0,
+        ge=0,
+        description="Noise on the embeddings while training (NEFTune, arXiv 2310.05914); 5 is usual.",
+    )
     target: Literal["all-linear"] = Field("all-linear", description="Never the LM head.")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (arXiv 2312.03732).")
     learning_rate: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW, on the adapter's matrices.")
     lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_share: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises.")
     batch_size: int = Field(16, ge=1, description="Samples in memory at once.")

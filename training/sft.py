@@ -178,11 +178,13 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         gradient_accumulation_steps=options["gradient_accumulation"],
         learning_rate=options["learning_rate"],
         lr_scheduler_type="constant_with_warmup" if schedule == "constant" else schedule,
+        weight_decay=options["weight_decay"],
         warmup_steps=options["warmup_share"],  # below 1 it is a share of all steps
         max_length=options["max_length"] if options["packing"] else None,
         packing=options["packing"],
         train_sampling_strategy="random" if options["packing"] else "group_by_length",  # less padding
         gradient_checkpointing=options["gradient_checkpointing"],
+        neftune_noise_alpha=options["neftune_noise_alpha"] or None,
         bf16=on_gpu,
         use_cpu=not on_gpu,
         seed=prepared.job["seed"],

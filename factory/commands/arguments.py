@@ -31,4 +31,9 @@ class LogFormat(StrEnum):
 
 Log = Annotated[LogFormat, typer.Option("--log-format", help="Progress on stderr for people or programs.")]
 
+Metrics = Annotated[
+    int | None,
+    typer.Option("--metrics", min=1, max=65535, help="Port of 127.0.0.1 with figures for Prometheus."),
+]
+
 DEFAULT_WORKSPACE = Path("workspace")

@@ -196,10 +196,24 @@ def print_hints(workspace: Path) -> None:
     ).rows
     samples = samples or read(workspace, "SELECT sample_id FROM decisions WHERE final LIMIT 1").rows
     place = "" if workspace == DEFAULT_WORKSPACE else f" --workspace {shlex.quote(str(workspace))}"
+    name = _own_name()
     print_text("\nLook inside:")
-    print_text(f"  factory sql {QUERY}{place}")
-    print_text(f"  factory trace {samples[0][0] if samples else 'SAMPLE_ID'}{place}")
-    print_text(f"  factory report --html report.html{place}")
+    print_text(f"  {name} sql {QUERY}{place}")
+    print_text(f"  {name} trace {samples[0][0] if samples else 'SAMPLE_ID'}{place}")
+    print_text(f"  {name} report --html report.html{place}")
+
+
+def _own_name() -> str:
+    """How this command was called, so that the same words call it again."""
+    import shlex
+    import shutil
+    import sys
+
+    called = Path(sys.argv[0])
+    if called.name != "factory":
+        return f"{shlex.quote(sys.executable)} -m factory"
+    found = shutil.which("factory")
+    return "factory" if found and Path(found).resolve() == called.resolve() else shlex.quote(str(called))
 
 
 def _query_text(query: str) -> str:

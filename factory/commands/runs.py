@@ -13,6 +13,7 @@ from factory.commands.arguments import (
     AsJson,
     Log,
     LogFormat,
+    Metrics,
     Profile,
     RecipePath,
     Workspace,
@@ -83,6 +84,7 @@ def run(
         int | None,
         typer.Option("--accepted", min=1, help="Accepted samples of a round, as `loop.accepted` says."),
     ] = None,
+    metrics: Metrics = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
@@ -91,7 +93,7 @@ def run(
     from factory.commands.look import print_hints, print_report
 
     with _progress(json, log) as progress:
-        found = session.run(recipe, profile, workspace, progress, accepted)
+        found = session.run(recipe, profile, workspace, progress, accepted, metrics)
     print_report(workspace, json, short=True, run_id=found["run"]["id"])
     if not json:
         print_hints(workspace)
@@ -101,22 +103,24 @@ def generate(
     recipe: RecipePath,
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
+    metrics: Metrics = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
     """Generate the samples of the first round that lacks them."""
-    _run_until("generate", recipe, profile, workspace, json, log)
+    _run_until("generate", recipe, profile, workspace, json, log, metrics)
 
 
 def refine(
     recipe: RecipePath,
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
+    metrics: Metrics = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
     """Refine the first round that is not, and generate it if need be."""
-    _run_until("refine", recipe, profile, workspace, json, log)
+    _run_until("refine", recipe, profile, workspace, json, log, metrics)
 
 
 def train(
@@ -191,12 +195,18 @@ def serve(
 
 
 def _run_until(
-    stage: str, recipe: Path, profile: str | None, workspace: Path, json: bool, log: LogFormat
+    stage: str,
+    recipe: Path,
+    profile: str | None,
+    workspace: Path,
+    json: bool,
+    log: LogFormat,
+    metrics_port: int | None = None,
 ) -> None:
     from factory import session
 
     with _progress(json, log) as progress:
-        found = session.run_until(recipe, profile, workspace, progress, stage)
+        found = session.run_until(recipe, profile, workspace, progress, stage, metrics_port)
     _print(found, json)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 from factory.errors import ServerError
-from factory.models.api_key import read_key
 from factory.models.chat import ChatRequests
 from factory.models.identity import name_adapter
 from factory.models.vllm_command import BASE_NAME, find_model
-from factory.recipe import EndpointServer, ModelSpec, Recipe, Role, Server, VllmServer
+from factory.recipe import ModelSpec, Recipe, Role
+from factory.servers import EndpointServer, Server, VllmServer
 
 if TYPE_CHECKING:
     from factory.models.batch_log import BatchLog
@@ -33,10 +33,6 @@ class Pool(Protocol):
     def model_id(self, role: Role, adapter: Path | None = None) -> str: ...
 
     def turn(self, device: str, server: str) -> AbstractAsyncContextManager[None]: ...
-
-    async def load_remotely(
-        self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path, api_key: str | None
-    ) -> str: ...
 
 
 def is_batched(server: Server) -> TypeGuard[VllmServer | EndpointServer]:
@@ -91,12 +87,11 @@ class BatchedModels:
         self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path | None
     ) -> tuple[str, Carrier]:
         from factory.models.batch_endpoint import EndpointCarrier
+        from factory.models.endpoints import read_key, served_name
 
-        api_key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
-        name = spec.model or ""
-        if adapter is not None:
-            name = await self._pool.load_remotely(role, spec, server, adapter, api_key)
-        return name, EndpointCarrier(server.base_url, api_key)
+        key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
+        name = await served_name(role, spec, server, adapter, key)
+        return name, EndpointCarrier(server.base_url, key)
 
     def _on_files(
         self, role: Role, spec: ModelSpec, server: VllmServer, adapter: Path | None

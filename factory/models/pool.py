@@ -1,6 +1,6 @@
 """The models of a run by role: starts servers when they are needed, and shares what can be shared.
 
-Roles that name the same server share its process, each with its own adapter. Servers on a GPU take turns:
+Roles that name the same server share its processes, each with its own adapter. Servers on a GPU take turns:
 one is awake at a time, and none while a model trains. A model that was handed out stays good: it
 wakes its server again when it is asked. How a server is started or asked is not here.
 """
@@ -10,29 +10,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.address import without_password
 from factory.errors import RecipeError, ServerError
-from factory.models.api_key import read_key
 from factory.models.batched import BatchedModels, is_batched
 from factory.models.identity import describe_adapter, describe_folder, name_adapter
+from factory.models.replicated import replicated
 from factory.models.scripted import SCRIPTS, ScriptedModel
 from factory.models.served import ServedModel
 from factory.models.vllm_command import BASE_NAME, find_model
-from factory.recipe import EndpointServer, ModelSpec, Recipe, Role, ScriptedServer, VllmServer
+from factory.recipe import ModelSpec, Recipe, Role
+from factory.servers import EndpointServer, ScriptedServer, VllmServer
 from factory.types import digest
 
 if TYPE_CHECKING:
-    from factory.models.vllm_server import VllmProcess
+    from factory.models.vllm_replicas import VllmReplicas
     from factory.ports import Model
 
 
 class ModelPool:
     """Models by role, for one run. `folder` is what paths in the recipe are relative to.
 
-    `on_progress` gets a line of text now and then. `port` is where a server of ours listens; None: any.
+    `on_progress` gets a line of text now and then. `port` is where a server of ours listens, its further
+    replicas at the numbers after it; None: any.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class ModelPool:
         self._on_progress = on_progress
         self._port = port
         self._models: dict[str, Model] = {}
-        self._processes: dict[str, VllmProcess] = {}
+        self._servers: dict[str, VllmReplicas] = {}
         self._adapters: dict[str, dict[str, Path]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._awake: set[str] = set()
@@ -101,11 +104,12 @@ class ModelPool:
                 name = await self._load(spec.server, process, name, path)
         key = f"{model_id} {spec.timeout_seconds}"
         if key not in self._models:
-            self._models[key] = ServedModel(spec.server, name, model_id, spec.timeout_seconds, self.ready)
+            served = partial(ServedModel, spec.server, name, model_id, spec.timeout_seconds, self.ready)
+            self._models[key] = replicated([served(index) for index in range(server.replicas)])
         return self._models[key]
 
-    async def ready(self, server: str) -> VllmProcess:
-        """The server's process, started or woken where it was put aside; raises ServerError where it died."""
+    async def ready(self, server: str) -> VllmReplicas:
+        """The server, started or woken where it was put aside; raises ServerError where it died."""
         process = self._opened(server)
         if server in self._awake and process.is_running:
             return process
@@ -118,7 +122,7 @@ class ModelPool:
 
         Servers come back when their models are asked again.
         """
-        for name, process in list(self._processes.items()):
+        for name, process in list(self._servers.items()):
             async with self._lock(name):
                 if name in self._awake and process.is_running:
                     await self._put_aside(name, process)
@@ -133,16 +137,17 @@ class ModelPool:
 
     def describe(self, model: Model) -> str:
         """What answers where, for a person who wants to ask it too."""
+        model = getattr(model, "replicas", (model,))[0]
         if not isinstance(model, ServedModel):
             return model.id
-        process = self._processes[model.server]
+        process = self._servers[model.server]
         return f"model '{model.name}' of {process.describe()}"
 
     async def close(self) -> None:
         """Stops every server and closes every connection; calling it again does nothing."""
         self._closed = True
         models, self._models = list(self._models.values()), {}
-        processes, self._processes = list(self._processes.values()), {}
+        processes, self._servers = list(self._servers.values()), {}
         closing = [self.batched.close(), *(model.close() for model in models)]
         await asyncio.gather(*closing, return_exceptions=True)
         await asyncio.gather(*[process.stop() for process in processes], return_exceptions=True)
@@ -170,67 +175,42 @@ class ModelPool:
     async def _endpoint(
         self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path | None
     ) -> Model:
-        from factory.models.client import EndpointModel
+        from factory.models.endpoints import open_endpoint
 
         model_id = self.model_id(role, adapter)
         key = f"{model_id} {spec.timeout_seconds}"
         if key not in self._models:
-            api_key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
-            name = spec.model or ""
-            if adapter is not None:
-                name = await self.load_remotely(role, spec, server, adapter, api_key)
-            self._models[key] = EndpointModel(
-                server.base_url, name, model_id, api_key, spec.timeout_seconds, server.structured
-            )
+            self._models[key] = await open_endpoint(role, spec, server, model_id, adapter)
         return self._models[key]
 
-    async def load_remotely(
-        self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path, api_key: str | None
-    ) -> str:
-        """The name under which an endpoint serves an adapter from now on."""
-        from factory.models.remote_adapter import load_adapter
-
-        where = f"servers.{spec.server}"
-        if not server.can_load_adapters:
-            raise RecipeError(
-                f"the endpoint cannot load the adapter {adapter}",
-                where=where,
-                hint="set `can_load_adapters` where it is a vLLM that may, or serve the adapter there",
-            )
-        name = name_adapter(role, adapter)
-        await load_adapter(server.base_url, api_key, name, adapter, where)
-        return name
-
-    def _process(self, name: str, server: VllmServer) -> VllmProcess:
+    def _process(self, name: str, server: VllmServer) -> VllmReplicas:
         if self._closed:
             raise ServerError("the models of this run are closed", where=f"servers.{name}")
-        if name not in self._processes:
-            from factory.models.in_process import VllmInProcess
-            from factory.models.vllm_server import VllmProcess
+        if name not in self._servers:
+            from factory.models.vllm_replicas import VllmReplicas
 
-            kind = VllmInProcess if server.run_as == "in_process" else VllmProcess
-            log = self._workspace / "logs" / f"{name}.log"
-            self._processes[name] = kind(name, server, self._folder, log, self._on_progress)
-        return self._processes[name]
+            logs = self._workspace / "logs"
+            self._servers[name] = VllmReplicas(name, server, self._folder, logs, self._on_progress)
+        return self._servers[name]
 
-    def _opened(self, server: str) -> VllmProcess:
-        if server not in self._processes:
+    def _opened(self, server: str) -> VllmReplicas:
+        if server not in self._servers:
             raise ServerError("the models of this run are closed", where=f"servers.{server}")
-        return self._processes[server]
+        return self._servers[server]
 
     def _lock(self, server: str) -> asyncio.Lock:
         """One for each server on a CPU, one for all that share the GPU."""
-        device = self._processes[server].device
+        device = self._servers[server].device
         return self._locks.setdefault(device if device == "cuda" else f"cpu {server}", asyncio.Lock())
 
-    async def _awaken(self, name: str) -> VllmProcess:
+    async def _awaken(self, name: str) -> VllmReplicas:
         """The server running and awake, with all its adapters; on a GPU the others are put aside first."""
         process = self._opened(name)
         if process.has_died:
             process.raise_if_dead()
         if name in self._awake:
             return process
-        others = [other for other in self._processes.values() if other is not process]
+        others = [other for other in self._servers.values() if other is not process]
         await self._put_to_sleep(process.device)
         if process.is_asleep:
             await process.wake()
@@ -241,12 +221,12 @@ class ModelPool:
 
     async def _put_to_sleep(self, device: str) -> None:
         """Every server on the GPU, where that is the device that is wanted."""
-        for process in self._processes.values():
+        for process in self._servers.values():
             if device == process.device == "cuda" and process.name in self._awake:
                 self._awake.discard(process.name)
                 await process.sleep()
 
-    async def _start(self, name: str, process: VllmProcess, sleeping: list[VllmProcess]) -> None:
+    async def _start(self, name: str, process: VllmReplicas, sleeping: list[VllmReplicas]) -> None:
         """Starts a server and loads the adapters that it had; if need be, stops those that sleep."""
         try:
             await process.start(self._port)
@@ -259,7 +239,7 @@ class ModelPool:
         for adapter, path in self._adapters.get(name, {}).items():
             await process.load_adapter(adapter, path)
 
-    async def _load(self, server: str, process: VllmProcess, name: str, path: Path) -> str:
+    async def _load(self, server: str, process: VllmReplicas, name: str, path: Path) -> str:
         """The name under which the adapter is served; the same content is loaded once, whatever the role."""
         loaded = self._adapters.setdefault(server, {})
         content = name.rpartition("-")[2]
@@ -270,7 +250,7 @@ class ModelPool:
         loaded[name] = path
         return name
 
-    async def _put_aside(self, name: str, process: VllmProcess) -> None:
+    async def _put_aside(self, name: str, process: VllmReplicas) -> None:
         """Sleep, stop or nothing, for the time of a training."""
         wanted = self._recipe.loop.while_training
         if wanted == "auto":

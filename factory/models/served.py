@@ -13,18 +13,22 @@ from factory.types import Completion, Request
 
 if TYPE_CHECKING:
     from factory.models.client import EndpointModel
+    from factory.models.vllm_replicas import VllmReplicas
     from factory.models.vllm_server import VllmProcess
 
-Ready = Callable[[str], Awaitable["VllmProcess"]]
+Ready = Callable[[str], Awaitable["VllmReplicas"]]
 
 
 class ServedModel:
-    """A model on a server of ours; asking it brings the server back where it was put aside."""
+    """A model on one replica of a server of ours; asking it brings the server back where it was put aside."""
 
-    def __init__(self, server: str, name: str, model_id: str, timeout_seconds: float, ready: Ready) -> None:
+    def __init__(
+        self, server: str, name: str, model_id: str, timeout_seconds: float, ready: Ready, replica: int = 0
+    ) -> None:
         self.server = server
         self.name = name
         self._ready = ready
+        self._replica = replica
         self._id = model_id
         self._timeout_seconds = timeout_seconds
         self._endpoint: EndpointModel | None = None
@@ -34,13 +38,13 @@ class ServedModel:
         return self._id
 
     async def complete(self, request: Request) -> Completion:
-        """One answer; raises EndpointError, or ServerError where the server has died."""
-        process = await self._ready(self.server)
-        endpoint = await self._connect(process)
+        """One answer; raises EndpointError, or ServerError where all replicas of the server have died."""
+        server = await self._ready(self.server)
+        endpoint = await self._connect(server.processes[self._replica])
         try:
             return await endpoint.complete(request)
         except EndpointError:
-            process.raise_if_dead()
+            server.raise_if_dead()
             raise
 
     async def close(self) -> None:

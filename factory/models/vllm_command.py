@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from factory.errors import RecipeError
-from factory.recipe import VllmServer
+from factory.models.shares import gpus_of, num_threads
+from factory.servers import VllmServer
 
 Device = Literal["cpu", "cuda"]
 
@@ -156,13 +157,19 @@ def build_environment(spec: VllmServer, device: Device, *, is_folder: bool, key:
     environment |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override the size in the command
     environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() - 1)))
     return environment
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def share_of_machine(spec: VllmServer, device: Device, replica: int, where: str) -> dict[str, str]:
+    """What more a replica's environment says: its threads, or the GPUs that are its own, if it has company.
+
+    Raises RecipeError where there are fewer GPUs than replicas.
+    """
+    if device == "cpu":
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(num_threads(spec.replicas))}
+    if spec.replicas == 1:
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus_of(replica, spec.replicas, where))}
 
 
 def find_cache_bytes(spec: VllmServer, model: str) -> int:

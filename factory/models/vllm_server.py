@@ -1,8 +1,8 @@
-"""A vLLM server of ours on loopback: started behind a guard, waited for, given adapters, stopped.
+"""A vLLM process of ours on loopback: started behind a guard, waited for, given adapters, stopped.
 
 The guard (`factory.models.guard`) ends the server with the factory, however that ends. The log is a file
-in the workspace; when the server dies, its end is told. How vLLM is called is in `vllm_command`; which
-server runs when is the pool's concern.
+in the workspace; when the server dies, its end is told (`vllm_log`). How vLLM is called is in `vllm_command`;
+which server runs when is the pool's concern.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -23,8 +22,15 @@ from typing import TYPE_CHECKING, Any, Final
 from factory.errors import ServerError
 from factory.models.folders import adapter_body, check_adapter_folder, check_model_folder, check_rank
 from factory.models.guard import PASSED_ON
-from factory.models.vllm_command import build_command, build_environment, find_device, find_model
-from factory.recipe import VllmServer
+from factory.models.vllm_command import (
+    build_command,
+    build_environment,
+    find_device,
+    find_model,
+    share_of_machine,
+)
+from factory.models.vllm_log import TAIL_LINES, find_cause, last_progress, read_tail
+from factory.servers import VllmServer
 
 if TYPE_CHECKING:
     import aiohttp
@@ -33,24 +39,29 @@ if TYPE_CHECKING:
 
 __all__ = ["VllmProcess", "check_adapter_folder", "check_model_folder", "check_rank"]
 
-TAIL_LINES: Final = 15
-TAIL_BYTES: Final = 1 << 17
 POLL_SECONDS: Final = 0.25
 TELL_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 15.0
 REQUEST_SECONDS: Final = 120.0
-# "(EngineCore pid=71) INFO 11-23 18:38:02 [core.py:133] text", as vLLM writes its log.
-PREFIX = re.compile(r"^(\([^)]*pid=\d+\) )?((INFO|WARNING|ERROR|DEBUG) [\d:. -]+\[[^\]]*\] ?)?")
-CAUSE = re.compile(r"^[\w.]*(Error|Exception): (?!Engine core initialization failed)")
 
 
 class VllmProcess:
-    """One server. `folder` is what the recipe's paths are relative to, `where` its key for messages."""
+    """One process. `folder` is what the recipe's paths are relative to, `where` its key for messages.
+
+    `replica` tells those of one server apart, from 0 on.
+    """
 
     def __init__(
-        self, name: str, spec: VllmServer, folder: Path, log: Path, on_progress: Callable[[str], None]
+        self,
+        name: str,
+        spec: VllmServer,
+        folder: Path,
+        log: Path,
+        on_progress: Callable[[str], None],
+        replica: int = 0,
     ) -> None:
-        self.name = name
+        self.name = replica_name(name, spec, replica)
+        self.replica = replica
         self.spec = spec
         self.log = log
         self.where = f"servers.{name}"
@@ -84,10 +95,10 @@ class VllmProcess:
         if self.is_folder:
             check_model_folder(Path(self.model), f"{self.where}.model")
         await self.stop()  # a start or a sleep that failed may have left something
+        share = share_of_machine(self.spec, self.device, self.replica, self.where)
         command = self._command(port)
-        environment = build_environment(self.spec, self.device, is_folder=self.is_folder, key=self.api_key)
         try:
-            self._launch(command, environment)
+            self._launch(command, self._environment() | share)
             await self._connect()
             await self._wait_until_ready()
         except BaseException:
@@ -103,15 +114,18 @@ class VllmProcess:
 
     async def run(self, command: list[str]) -> None:
         """Runs another program of vLLM's to its end; raises ServerError where that is no good one."""
-        environment = build_environment(self.spec, self.device, is_folder=self.is_folder, key="")
+        share = share_of_machine(self.spec, self.device, self.replica, self.where)
         try:
-            self._launch(command, environment)
+            self._launch(command, self._environment() | share)
             while self.is_running:  # noqa: ASYNC110 (it is another process)
                 await asyncio.sleep(POLL_SECONDS)
             if self._process is not None and self._process.returncode:
                 raise self._failure("did not get through its batch")
         finally:
             await self.stop()
+
+    def _environment(self) -> dict[str, str]:
+        return build_environment(self.spec, self.device, is_folder=self.is_folder, key=self.api_key)
 
     def _launch(self, command: list[str], environment: dict[str, str]) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +158,7 @@ class VllmProcess:
                 raise self._failure(f"was not ready after {seconds:.0f} s")
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
-                self._on_progress(f"server '{self.name}': {seconds:.0f} s, {self._last_line()}")
+                self._on_progress(f"server '{self.name}': {seconds:.0f} s, {last_progress(self.log)}")
             await asyncio.sleep(POLL_SECONDS)
         await self.list_models()
         self._on_progress(f"server '{self.name}': ready after {time.monotonic() - began:.0f} s")
@@ -244,38 +258,18 @@ class VllmProcess:
             raise ServerError(f"{path} failed: {error or type(error).__name__}", where=self.where) from error
 
     def _failure(self, what: str) -> ServerError:
-        lines = self._tail()
-        cause = next(filter(CAUSE.match, lines), (lines or ["its log is empty"])[-1])
+        lines = read_tail(self.log)
         return ServerError(
-            f"the vLLM server '{self.name}' {what}: {cause}",
+            f"the vLLM server '{self.name}' {what}: {find_cause(lines)}",
             where=self.where,
             hint=f"the whole log is in {self.log}",
             log_tail=lines[-TAIL_LINES:],
         )
 
-    def _last_line(self) -> str:
-        """What vLLM said last about its progress; its imports take a while and say nothing."""
-        told = [line for line in self._read_log() if " INFO " in line[:60]]
-        return PREFIX.sub("", told[-1])[:100] if told else "importing vLLM"
 
-    def _tail(self) -> list[str]:
-        """The log's last lines without the prefixes, repetitions and rulers that hide what they say."""
-        lines: list[str] = []
-        for line in self._read_log():
-            text = PREFIX.sub("", line)
-            if text.strip(" ^~") and (not lines or text != lines[-1]):
-                lines.append(text)
-        return lines
-
-    def _read_log(self) -> list[str]:
-        """The end of the log file; of lines that were drawn over, what was drawn last."""
-        with contextlib.suppress(OSError), self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
-            return [
-                line.rstrip().rpartition("\r")[2]
-                for line in log.read().decode("utf-8", "replace").split("\n")
-            ]
-        return []
+def replica_name(name: str, spec: VllmServer, replica: int) -> str:
+    """What messages and log files call a process: the server's name, numbered where it has several."""
+    return name if spec.replicas == 1 else f"{name}-{replica + 1}"
 
 
 def find_free_port() -> int:

@@ -1,0 +1,118 @@
+"""The processes of one vLLM server of the recipe: started, given adapters, put aside and stopped as one.
+
+One replica, mostly; with several each has its own GPUs, or its share of the cores. One that dies is told
+once and stays away until the server is started again: as long as another runs, calls go there. What a single
+process does is `vllm_server`'s, or `in_process`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any
+
+from factory.errors import ServerError
+from factory.models.in_process import VllmInProcess
+from factory.models.vllm_server import VllmProcess, replica_name
+from factory.servers import VllmServer
+
+
+class VllmReplicas:
+    """One server. `folder` is what the recipe's paths are relative to; logs go into the folder `logs`."""
+
+    def __init__(
+        self, name: str, spec: VllmServer, folder: Path, logs: Path, on_progress: Callable[[str], None]
+    ) -> None:
+        self.name = name
+        kind = VllmInProcess if spec.run_as == "in_process" else VllmProcess
+        self.processes: list[VllmProcess] = [
+            kind(name, spec, folder, logs / f"{replica_name(name, spec, index)}.log", on_progress, index)
+            for index in range(spec.replicas)
+        ]
+        self.device = self.processes[0].device
+        self._on_progress = on_progress
+        self._told: set[int] = set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any process is there, asleep or not."""
+        return any(process.is_running for process in self.processes)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether all of them ended by themselves; those that were stopped have not."""
+        return all(process.has_died for process in self.processes)
+
+    @property
+    def is_asleep(self) -> bool:
+        return any(process.is_asleep for process in self.processes)
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.processes[0].can_sleep
+
+    async def start(self, port: int | None = None) -> None:
+        """All ready to answer when it returns, else none is left; raises RecipeError or ServerError.
+
+        `port` is where the first listens; each further one has the next number.
+        """
+        self._told.clear()
+        ports = [None if port is None else port + index for index in range(len(self.processes))]
+        try:
+            await _all(process.start(at) for process, at in zip(self.processes, ports, strict=True))
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Serves the LoRA adapter in `path` as model `name` at every replica that runs."""
+        await _all(_load(process, name, path) for process in self._running())
+
+    async def sleep(self) -> None:
+        """Moves the weights of all to main memory once the calls in flight are done; only on a GPU."""
+        await _all(process.sleep() for process in self._running())
+
+    async def wake(self) -> None:
+        """Undoes sleep."""
+        await _all(process.wake() for process in self._running() if process.is_asleep)
+
+    async def stop(self) -> None:
+        """Ends every process and everything it started; calling it again does nothing."""
+        await asyncio.gather(*[process.stop() for process in self.processes])
+
+    def raise_if_dead(self) -> None:
+        """Raises ServerError where none runs; says of one that died beside others what became of it."""
+        if not self.is_running:
+            self.processes[0].raise_if_dead()
+        for index, process in enumerate(self.processes):
+            if process.has_died and index not in self._told:
+                self._told.add(index)
+                try:
+                    process.raise_if_dead()
+                except ServerError as error:
+                    self._on_progress(f"{error}; its calls go to the other replicas")
+
+    def describe(self) -> str:
+        """What serves where, for a person."""
+        return "; ".join(process.describe() for process in self._running())
+
+    def _running(self) -> list[VllmProcess]:
+        return [process for process in self.processes if process.is_running]
+
+
+async def _load(process: VllmProcess, name: str, path: Path) -> None:
+    """Loads an adapter, unless an attempt that failed at another replica left it here."""
+    if name not in await process.list_models():
+        await process.load_adapter(name, path)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Side by side; where one fails the others are stopped and waited for, and its error is raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
