@@ -14,7 +14,7 @@ from factory.consistency import steps
 from factory.domain import Domain
 from factory.forecast import forecast
 from factory.load import load
-from factory.models.folders import check_adapter_folder, check_model_folder
+from factory.models.folders import check_adapter_folder, check_model_folder, find_model
 from factory.recipe import EndpointServer, Recipe, Role, ScriptedServer
 from factory.registry import create
 from factory.types import CheckedDraft, GoldItem, Seed, Source
@@ -76,10 +76,10 @@ def _model(recipe: Recipe, folder: Path, role: Role) -> dict[str, Any]:
 
 def _check_model(folder: Path, model: str, key: str) -> str:
     """Says where a model's weights are; raises RecipeError for a folder without them."""
-    path = (folder / Path(model).expanduser()).resolve()
-    if not path.exists() and not model.startswith((".", "/", "~")) and model.count("/") <= 1:
+    path, is_folder = find_model(folder, model)
+    if not is_folder:
         return "will be downloaded from the hub when the server starts: not checked here"
-    check_model_folder(path, key)
+    check_model_folder(Path(path), key)
     return "on disk"
 
 

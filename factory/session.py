@@ -20,6 +20,7 @@ from factory.bench import Bench, material_of_strategies
 from factory.domain import content_of
 from factory.errors import InputError, RecipeError
 from factory.load import load
+from factory.models.folders import find_model
 from factory.progress import Progress
 from factory.types import Json, Split, digest
 
@@ -145,8 +146,8 @@ def train_refiner(
     with tempfile.TemporaryDirectory() as folder, progress.stage("train refiner", 1, "steps") as bar:
         dataset = Path(folder) / "refiner.jsonl"
         write_jsonl(refiner_examples(domain), dataset)
-        base = (domain.folder / spec.base).resolve()
-        adapter = trainer.train(dataset, str(base) if base.exists() else spec.base, directory, bar.update)
+        base, _ = find_model(domain.folder, spec.base)
+        adapter = trainer.train(dataset, base, directory, bar.update)
     return {
         "adapter": str(adapter.path),
         "digest": adapter.digest,

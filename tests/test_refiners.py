@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edited import with_answer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +55,7 @@ def make(question: str, answer: str, number: int = 0, **attributes: str) -> Samp
 
 
 def rewrite(sample: Sample, answer: str) -> Sample:
-    return sample.with_answer(answer, [Parent("call_r", "call")], "edit")
+    return with_answer(sample, answer, [Parent("call_r", "call")])
 
 
 async def no_model(messages: Sequence[Message], **options: Any) -> Completion:

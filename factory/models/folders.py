@@ -1,4 +1,4 @@
-"""What must be true of a model's or an adapter's folder before vLLM is started on it.
+"""Where a recipe's models lie, and what must be true of such a folder before vLLM is started on it.
 
 A server needs half a minute to find out what these few files say at once: weights that are missing,
 a rank or a kind of adapter that vLLM 0.32 does not serve (vllm/lora/peft_helper.py). Reads JSON and lists
@@ -34,6 +34,17 @@ def check_rank(max_lora_rank: int, where: str = "") -> None:
     if max_lora_rank not in SERVED_RANKS:
         ranks = ", ".join(map(str, SERVED_RANKS))
         raise RecipeError(f"vLLM cannot serve rank {max_lora_rank}", where=where, hint=f"one of {ranks}")
+
+
+def find_model(folder: Path, model: str) -> tuple[str, bool]:
+    """(what loads as this model, whether that is a local folder); a hub name stands for itself.
+
+    `folder` is what a recipe's paths are relative to. A name that nothing on disk bears is a hub name if it
+    looks like one.
+    """
+    path = (folder / Path(model).expanduser()).resolve()
+    is_hub_name = not path.exists() and not model.startswith((".", "/", "~")) and model.count("/") <= 1
+    return (model, False) if is_hub_name else (str(path), True)
 
 
 def check_model_folder(path: Path, where: str = "") -> None:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from factory.address import without_password
 from factory.errors import RecipeError, ServerError
+from factory.models.folders import find_model
 from factory.models.identity import describe_adapter, describe_folder, name_adapter
 from factory.models.scripted import SCRIPTS, ScriptedModel
 from factory.models.served import ServedModel
-from factory.models.vllm_command import BASE_NAME, find_model
+from factory.models.vllm_command import BASE_NAME
 from factory.recipe import EndpointServer, ModelSpec, Recipe, Role, ScriptedServer, VllmServer
 from factory.types import digest
 
