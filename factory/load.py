@@ -6,7 +6,8 @@ model, opens no connection and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -28,8 +29,15 @@ def load(path: Path, profile: str | None = None) -> Domain:
     Raises RecipeError.
     """
     recipe, folder = load_recipe(path, profile)
-    try:
+    with placed(path, profile):
         return load_domain(recipe, folder)
+
+
+@contextmanager
+def placed(path: Path, profile: str | None = None) -> Iterator[None]:
+    """Makes an Inconsistency that is raised within a RecipeError with the file and line of its key."""
+    try:
+        yield
     except Inconsistency as error:
         raise _placed(error, _layers(path, profile)) from error
 

@@ -19,6 +19,7 @@ from factory.commands.arguments import (
 )
 
 if TYPE_CHECKING:
+    from factory.needs import Stage
     from factory.progress import Progress
 
 TINY = "recipes/georgia_workers_comp --profile tiny"
@@ -191,7 +192,7 @@ def serve(
 
 
 def _run_until(
-    stage: str, recipe: Path, profile: str | None, workspace: Path, json: bool, log: LogFormat
+    stage: Stage, recipe: Path, profile: str | None, workspace: Path, json: bool, log: LogFormat
 ) -> None:
     from factory import session
 
