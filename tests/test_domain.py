@@ -175,6 +175,14 @@ LINES = {
         json.dumps(GOOD | {"question": "A DVD came back ten days after it was due; what do we owe?"}),
         ["dev.jsonl:4 question", "dev.jsonl:3"],
     ),
+    "nearly_in_seeds": (
+        json.dumps(GOOD | {"question": "please How long may I keep a book?"}),
+        ["dev.jsonl:4 question", "nearly", "seeds.jsonl:1", "nowhere else"],
+    ),
+    "nearly_in_drafts": (
+        json.dumps(GOOD | {"question": "And so, how many days is the loan period?"}),
+        ["dev.jsonl:4 question", "nearly", "refiner.jsonl:1"],
+    ),
     "unknown_slice": (
         json.dumps(GOOD | {"slice": "feees"}),
         ["dev.jsonl:4 slice", "'feees'", "no source or seed", "borrowing, fees"],
