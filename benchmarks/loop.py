@@ -21,6 +21,7 @@ from typing import Any
 
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
+from factory.significance import mcnemar
 
 CHECKS = ["form", "exact", "near", "contamination", "round_trip", "citation"]
 TEST = """
@@ -37,8 +38,6 @@ PAIRS = """
 
 async def run_seed(recipe: Path, profile: str, seed: int) -> dict[str, Any]:
     """Accuracy and dataset size of each arm, and the exact McNemar p-value of the last round against raw."""
-    from scipy.stats import binomtest
-
     from factory.loop import run_loop
 
     domain = open_domain(recipe, profile)
@@ -52,15 +51,13 @@ async def run_seed(recipe: Path, profile: str, seed: int) -> dict[str, Any]:
             ids = {row["arm"]: row["id"] for row in rows}
             last = ids[f"round {domain.recipe.loop.rounds}"]
             pair = bench.store.select(PAIRS, (last, ids["raw"]))[0]
-    num_pairs = pair["better"] + pair["worse"]
-    p_value = float(binomtest(pair["better"], num_pairs).pvalue) if num_pairs else 1.0
     arms = {row["arm"]: row["mean"] for row in rows}
     sizes = {row["arm"]: row["num_samples"] for row in rows}
     return {
         "seed": seed,
         "arms": arms,
         "samples": sizes,
-        "p": p_value,
+        "p": mcnemar(pair["better"], pair["worse"]),
         "seconds": time.perf_counter() - start,
     }
 

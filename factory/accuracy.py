@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any, Literal, Protocol
 
-Z_95 = 1.959963984540054
+from factory.significance import mcnemar, wilson
+
 Kind = Literal["base", "control", "round"]
 
 # A call counts in the first round that rests on it.
@@ -80,27 +80,6 @@ class Paired:
     num_worse: int
     gain: float
     p_value: float
-
-
-def wilson(mean: float, num_items: int) -> tuple[float, float]:
-    """95 % score interval of a share of `num_items` (Wilson 1927); (0, 1) where there are none.
-
-    For scores between 0 and 1 that are not binary it is wider than need be, never narrower.
-    """
-    if num_items == 0:
-        return 0.0, 1.0
-    spread = Z_95**2 / num_items
-    centre = (mean + spread / 2) / (1 + spread)
-    half = Z_95 / (1 + spread) * sqrt(mean * (1 - mean) / num_items + spread / (4 * num_items))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def mcnemar(num_better: int, num_worse: int) -> float:
-    """Two-sided p-value of the exact test on the pairs that differ (McNemar 1947); 1 where none does."""
-    from scipy.stats import binomtest
-
-    num_pairs = num_better + num_worse
-    return float(binomtest(num_better, num_pairs, 0.5).pvalue) if num_pairs else 1.0
 
 
 def read_results(store: Selects, run_id: str, control_ids: Sequence[str]) -> tuple[ModelResult, ...]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import factory
 from factory.domain import Domain
 from factory.errors import RecipeError
+from factory.models.folders import find_model
 from factory.ports import Ask, Evaluator, Generator, Refiner, Trainer
 from factory.progress import STOPPED
 from factory.registry import create, create_with_inner
@@ -190,10 +191,8 @@ class Bench:
     def trainer(self, role: str = "student") -> tuple[Trainer, str]:
         """The trainer of a role and the base it starts from: a folder if there is one, else a hub name."""
         spec = self.recipe.training[role]  # type: ignore[index]
-        folder = (self.domain.folder / spec.base).resolve()
-        return create("trainers", spec, self.domain, f"training.{role}"), str(
-            folder if folder.exists() else spec.base
-        )
+        base, _ = find_model(self.domain.folder, spec.base)
+        return create("trainers", spec, self.domain, f"training.{role}"), base
 
     def evaluator(self) -> Evaluator:
         evaluator: Any = create("evaluators", self.recipe.evaluation, self.domain, "evaluation")

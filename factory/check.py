@@ -13,22 +13,24 @@ from factory.address import without_password
 from factory.consistency import steps
 from factory.domain import Domain
 from factory.forecast import forecast
-from factory.load import load
-from factory.models.folders import check_adapter_folder, check_model_folder
+from factory.load import load, placed
+from factory.models.folders import find_model
+from factory.needs import check_needs, needs_of_all
 from factory.recipe import Recipe, Role
 from factory.registry import create
 from factory.servers import EndpointServer, ScriptedServer
 from factory.types import CheckedDraft, GoldItem, Seed, Source
 from factory.waves import ASSUMED_YIELD
 
+HUB = "will be downloaded from the hub when the server starts: not checked here"
+
 
 def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
     """Loads and validates all; returns the summary as plain data. Raises RecipeError."""
     domain = load(path, profile)
-    recipe, folder = domain.recipe, domain.folder
-    models = [_model(recipe, folder, role) for role in recipe.models]
-    for role, training in recipe.training.items():
-        _check_model(folder, training.base, f"training.{role}.base")
+    recipe = domain.recipe
+    with placed(path, profile):
+        check_needs(domain, needs_of_all(recipe))
     for group, loc, spec in steps(recipe):
         create(group, spec, domain, ".".join(map(str, loc)))
     return {
@@ -39,7 +41,7 @@ def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
         "refiners": [spec.name for spec in recipe.refiners],
         "training": {role: f"{spec.name} from {spec.base}" for role, spec in recipe.training.items()},
         "slices": _slices(domain),
-        "models": models,
+        "models": [_model(recipe, domain.folder, role) for role in recipe.models],
         "assumed_yield": ASSUMED_YIELD if recipe.loop.accepted else None,
         "plan": forecast(domain),
     }
@@ -71,19 +73,9 @@ def _model(recipe: Recipe, folder: Path, role: Role) -> dict[str, Any]:
         how = "in batches " if server.batch else ""
         addresses = ", ".join(map(without_password, server.addresses))
         return {**row, "found": f"{how}at {addresses}: not asked here"}
-    found = _check_model(folder, server.model, f"servers.{spec.server}.model")
-    if spec.adapter is not None:
-        check_adapter_folder(folder / spec.adapter, server.max_lora_rank, f"models.{role}.adapter")
+    _, is_folder = find_model(folder, server.model)
+    found = "on disk" if is_folder else HUB
     return {**row, "model": spec.model or server.model, "found": found}
-
-
-def _check_model(folder: Path, model: str, key: str) -> str:
-    """Says where a model's weights are; raises RecipeError for a folder without them."""
-    path = (folder / Path(model).expanduser()).resolve()
-    if not path.exists() and not model.startswith((".", "/", "~")) and model.count("/") <= 1:
-        return "will be downloaded from the hub when the server starts: not checked here"
-    check_model_folder(path, key)
-    return "on disk"
 
 
 def print_summary(summary: dict[str, Any]) -> None:

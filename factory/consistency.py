@@ -62,6 +62,18 @@ def _check_models(recipe: Recipe) -> None:
         if isinstance(server, EndpointServer) and not model.model:
             hint = f"the endpoint '{model.server}' must be told which of its models to use"
             raise Inconsistency(("models", role, "model"), "'model' is missing", hint)
+        if model.adapter is not None:
+            _check_loads_adapters(recipe, role, "adapter")
+
+
+def _check_loads_adapters(recipe: Recipe, role: Role, key: str) -> None:
+    name = recipe.models[role].server
+    server = recipe.servers[name]
+    if isinstance(server, EndpointServer) and not server.can_load_adapters:
+        hint = (
+            f"set servers.{name}.can_load_adapters where it is a vLLM that may, or use a server of kind vllm"
+        )
+        raise Inconsistency(("models", role, key), f"the endpoint '{name}' loads no adapters", hint)
 
 
 def _check_servers(recipe: Recipe) -> None:
@@ -177,6 +189,8 @@ def _check_training(recipe: Recipe) -> None:
         if model is None:
             hint = f"add `models.{role}`, which says who serves it"
             raise Inconsistency(("training", role), f"there is no model '{role}'", hint)
+        if role == "student":
+            _check_loads_adapters(recipe, role, "server")
         server = recipe.servers[model.server]
         rank = getattr(options_of("trainers", spec), "rank", None)
         if isinstance(server, VllmServer) and rank is not None and rank > server.max_lora_rank:

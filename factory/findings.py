@@ -25,6 +25,7 @@ from factory.funnel import (
     read_steps,
     read_yields,
 )
+from factory.store.queries import state_of
 from factory.types import Json, digest
 
 
@@ -177,7 +178,7 @@ def _run(store: Selects, row: Mapping[str, Any]) -> Run:
     )
     state = "no stage yet"
     if last:
-        state = f"round {last[0]['round']}, {last[0]['stage']}: {last[0]['status']}"
+        state = f"round {last[0]['round']}, {last[0]['stage']}: {state_of(store, last[0]['status'])}"
         state += f" ({last[0]['error']})" if last[0]["error"] else ""
     title = (row["config"] or {}).get("domain", {}).get("title", row["recipe"])
     started_at = datetime.fromtimestamp(row["started"], UTC).isoformat(" ", "seconds")

@@ -1,7 +1,7 @@
 """Reads the JSONL files of a domain: seed prompts, dev and test items, checked drafts.
 
 A line is one JSON object with known keys. Each error names file and line. A question must not stand
-in dev or test and anywhere else, since a score on what was trained on says nothing.
+in dev or test and anywhere else, nor nearly so, since a score on what was trained on says nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, ValidationError
 from factory.errors import RecipeError
 from factory.explain import did_you_mean, dotted, explain
 from factory.layers import read_text
+from factory.overlap import Texts
 from factory.recipe import Strict
 from factory.types import CheckedDraft, GoldItem, Seed
 
@@ -143,16 +144,27 @@ def _parse(kind: type[Line], text: str, place: str) -> Line:
 def check_apart(
     held_out: Iterable[tuple[str, list[Placed[GoldLine]]]], seen: Iterable[tuple[str, str]]
 ) -> None:
-    """Raises RecipeError where a question of dev or test stands twice, or in `seen`: (place, question)."""
-    places = {normalise(question): place for place, question in seen}
-    for split, items in held_out:
-        for item in items:
-            question = normalise(item.line.question)
-            if question in places:
-                what = f"this question is also at {places[question]}"
-                hint = f"an item of {split} must stand nowhere else"
-                raise RecipeError(what, where=f"{item.place} question", hint=hint)
-            places[question] = item.place
+    """Raises RecipeError where a question of dev or test stands twice, or in `seen`: (place, question).
+
+    What the refiner `contamination` takes for a repetition counts as one in `seen`.
+    """
+    learned = list(seen)
+    items = [(split, item) for split, split_items in held_out for item in split_items]
+    places = {normalise(question): place for place, question in learned}
+    for split, item in items:
+        question = normalise(item.line.question)
+        if question in places:
+            raise _twice(split, item.place, f"this question is also at {places[question]}")
+        places[question] = item.place
+    tested = Texts(item.line.question for _, item in items)
+    for place, question in learned:
+        if found := tested.find(question):
+            split, item = items[found[0]]
+            raise _twice(split, item.place, f"nearly this question is also at {place}")
+
+
+def _twice(split: str, place: str, what: str) -> RecipeError:
+    return RecipeError(what, where=f"{place} question", hint=f"an item of {split} must stand nowhere else")
 
 
 def normalise(question: str) -> str:

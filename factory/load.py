@@ -6,7 +6,9 @@ model, opens no connection and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,6 +20,7 @@ from factory.explain import explain
 from factory.gold import DraftLine, GoldLine, Line, Placed, SeedLine, check_apart, read_lines
 from factory.layers import Layer, locate, merge, read_layer
 from factory.recipe import Recipe
+from factory.registry import create
 from factory.sources import read_sources
 
 
@@ -28,8 +31,15 @@ def load(path: Path, profile: str | None = None) -> Domain:
     Raises RecipeError.
     """
     recipe, folder = load_recipe(path, profile)
-    try:
+    with placed(path, profile):
         return load_domain(recipe, folder)
+
+
+@contextmanager
+def placed(path: Path, profile: str | None = None) -> Iterator[None]:
+    """Makes an Inconsistency that is raised within a RecipeError with the file and line of its key."""
+    try:
+        yield
     except Inconsistency as error:
         raise _placed(error, _layers(path, profile)) from error
 
@@ -66,7 +76,7 @@ def load_domain(recipe: Recipe, folder: Path) -> Domain:
     trained_on = [(item.place, item.line.question) for item in drafts]
     trained_on += [(item.place, item.line.prompt) for item in seeds]
     check_apart([("dev", dev), ("test", test)], trained_on)
-    return Domain(
+    domain = Domain(
         recipe,
         folder,
         sources,
@@ -75,6 +85,26 @@ def load_domain(recipe: Recipe, folder: Path) -> Domain:
         tuple(item.line.value() for item in test),
         tuple(item.line.value() for item in drafts),
     )
+    _check_slices(domain, [*dev, *test])
+    return domain
+
+
+def _check_slices(domain: Domain, held_out: Sequence[Placed[GoldLine]]) -> None:
+    """Raises RecipeError for the first item in a slice of which nothing makes samples."""
+    known = {source.slice for source in domain.sources} | {seed.slice for seed in domain.seeds}
+    if all(item.line.slice in known for item in held_out):
+        return
+    # Some strategies take every slice of the domain, and its gold is not to vouch for itself.
+    learned = replace(domain, dev=(), test=()) if known else domain
+    for index, spec in enumerate(domain.recipe.strategies):
+        known |= set(create("generators", spec, learned, f"strategies[{index}]").slices)
+    for item in held_out:
+        if item.line.slice not in known:
+            what = (
+                f"no source or seed is in the slice '{item.line.slice}', and no strategy makes samples of it"
+            )
+            hint = f"the slices are: {', '.join(sorted(known))}"
+            raise RecipeError(what, where=f"{item.place} slice", hint=hint)
 
 
 def profiles(folder: Path) -> list[str]:

@@ -231,7 +231,7 @@ class Recipe(Strict):
     loop: LoopSpec = Field(LoopSpec(), description="Rounds and their sizes.")
     guard: GuardSpec = Field(GuardSpec(), description="What stops a round before it trains.")
     budget: BudgetSpec = Field(BudgetSpec(), description="What the whole run may cost.")
-    seed: int = Field(0, description="Random seed of sampling and training.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Random seed of sampling and training.")
 
     def digest(self) -> str:
         """Twenty hexadecimal digits that change with any value of the recipe."""

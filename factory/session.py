@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from factory.bench import Bench, material_of_strategies
 from factory.domain import content_of
 from factory.errors import InputError, RecipeError
-from factory.load import load
+from factory.load import load, placed
+from factory.models.folders import find_model
+from factory.needs import Needs, Stage, check_needs, needs_until
 from factory.progress import Progress
 from factory.types import Json, Split, digest
 
@@ -30,9 +32,15 @@ if TYPE_CHECKING:
     from factory.servers import Server
 
 
-def open_domain(recipe_path: Path, profile: str | None) -> Domain:
-    """A recipe with its material, validated."""
-    return load(recipe_path, profile)
+def open_domain(
+    recipe_path: Path, profile: str | None, needs: Callable[[Recipe], Needs] | None = None
+) -> Domain:
+    """A recipe with its material, validated, and with the models that the work `needs` looked for."""
+    domain = load(recipe_path, profile)
+    if needs is not None:
+        with placed(recipe_path, profile):
+            check_needs(domain, needs(domain.recipe))
+    return domain
 
 
 def name_run(domain: Domain, pool: ModelPool) -> str:
@@ -102,7 +110,7 @@ def run(
     from factory.loop import run_loop
     from factory.report import collect
 
-    domain = open_domain(recipe_path, profile)
+    domain = open_domain(recipe_path, profile, lambda recipe: needs_until(recipe, "evaluate"))
     if accepted is not None:
         domain = _resized(domain, {"samples_per_round": None, "accepted": accepted})
 
@@ -119,13 +127,13 @@ def run_until(
     profile: str | None,
     workspace: Path,
     progress: Progress,
-    stage: str,
+    stage: Stage,
     metrics_port: int | None = None,
 ) -> dict[str, Any]:
     """`factory generate|refine|train|evaluate`: the first unfinished round up to and including `stage`."""
     from factory.loop import evaluate, run_round
 
-    domain = open_domain(recipe_path, profile)
+    domain = open_domain(recipe_path, profile, lambda recipe: needs_until(recipe, stage))
     if stage in {"train", "evaluate"} and "student" not in domain.recipe.training:
         raise InputError("no student is trained here", where="training.student", hint="add it to the profile")
     last = "promote" if stage == "evaluate" else stage  # what comes of an evaluation belongs to it
@@ -152,18 +160,14 @@ def train_refiner(
     from factory.examples import refiner_examples, write_jsonl
     from factory.registry import create
 
-    domain = open_domain(recipe_path, profile)
-    spec = domain.recipe.training.get("refiner")
-    if spec is None:
-        raise InputError(
-            "no training for the refiner", where="training.refiner", hint="add it to the profile"
-        )
+    domain = open_domain(recipe_path, profile, lambda _: Needs(trained=("refiner",)))
+    spec = domain.recipe.training["refiner"]
     trainer = create("trainers", spec, domain, "training.refiner")
     with tempfile.TemporaryDirectory() as folder, progress.stage("train refiner", 1, "steps") as bar:
         dataset = Path(folder) / "refiner.jsonl"
         write_jsonl(refiner_examples(domain), dataset)
-        base = (domain.folder / spec.base).resolve()
-        adapter = trainer.train(dataset, str(base) if base.exists() else spec.base, directory, bar.update)
+        base, _ = find_model(domain.folder, spec.base)
+        adapter = trainer.train(dataset, base, directory, bar.update)
     return {
         "adapter": str(adapter.path),
         "digest": adapter.digest,
@@ -177,7 +181,7 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
     from factory.conversation import shown_turn
     from factory.making import generate_and_refine
 
-    domain = open_domain(recipe_path, profile)
+    domain = open_domain(recipe_path, profile, lambda recipe: needs_until(recipe, "refine"))
     loop = domain.recipe.loop.model_copy(
         update={"samples_per_round": count, "accepted": None, "controls": {}}
     )
@@ -215,7 +219,7 @@ def evaluate_model(
     from factory.evaluations import means
     from factory.loop import promoted_adapter
 
-    domain = open_domain(recipe_path, profile)
+    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
     folder = None if model == "base" else Path(model).resolve()
 
     async def work() -> dict[str, Any]:
@@ -239,7 +243,7 @@ def serve(
     """`factory serve`: the promoted student on loopback until Ctrl-C."""
     from factory.loop import promoted_adapter
 
-    domain = open_domain(recipe_path, profile)
+    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
     _refuse_to_serve(domain.recipe)
 
     async def work() -> dict[str, Any]:

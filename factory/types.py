@@ -149,12 +149,6 @@ class Sample:
         """The attributes that stay true when the answer is changed."""
         return {name: value for name, value in self.attributes.items() if name not in FINDINGS}
 
-    def with_answer(self, answer: str, parents: Sequence[Parent], operation: str) -> Sample:
-        """The child that differs in its last assistant message and descends from this sample."""
-        last = max(i for i, m in enumerate(self.messages) if m.role == "assistant")
-        messages = [Message("assistant", answer) if i == last else m for i, m in enumerate(self.messages)]
-        return Sample.create(messages, [Parent(self.id, "rewrite_of"), *parents], operation, self.lasting)
-
 
 @dataclass(frozen=True, slots=True)
 class Score:

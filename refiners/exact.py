@@ -16,7 +16,7 @@ from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
 from factory.types import Decision, Parent, Sample
-from refiners.words import words
+from factory.words import words
 
 
 class ExactOptions(Strict):

@@ -23,8 +23,8 @@ from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
 from factory.types import Decision, Sample
+from factory.words import jaccard, words
 from refiners.source import KnownSources
-from refiners.words import jaccard, words
 
 NUM_PERMUTATIONS = 120  # divides into many numbers of bands
 MIN_RECALL = 0.995  # of the candidate search, at the threshold

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edited import with_answer
+
 from factory.store.rows import decision_rows, sample_rows, seed_row, source_row
 from factory.store.store import Store
 from factory.types import Decision, Message, Parent, Sample, Score, Seed, Source
@@ -50,7 +52,7 @@ def example() -> Example:
     attributes = {"slice": "notice", "strategy": "grounded"}
     parents = [Parent(source.id, "source"), Parent(seed.id, "seed"), Parent("call_1", "call")]
     good = Sample.create([question, wrong], parents, "grounded", attributes)
-    better = good.with_answer("Within 30 days.", [Parent("call_3", "call")], "edit")
+    better = with_answer(good, "Within 30 days.", [Parent("call_3", "call")])
     garbled = Message("assistant", "\x1b[2J[red]oops\u202e")
     bad = Sample.create(
         [question, garbled], [Parent(source.id, "source"), Parent("call_2", "call")], "grounded", attributes

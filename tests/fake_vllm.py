@@ -43,10 +43,6 @@ def serve(port: int, ready: bool) -> None:
         history.append(f"load {body['lora_name']}")
         return web.Response(text="Success")
 
-    async def unload(request):
-        del adapters[(await request.json())["lora_name"]]
-        return web.Response(text="Success")
-
     async def note(request):
         history.append(request.path)
         return web.json_response({})
@@ -63,7 +59,6 @@ def serve(port: int, ready: bool) -> None:
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/history", lambda _: web.json_response(history))
     app.router.add_post("/v1/load_lora_adapter", load)
-    app.router.add_post("/v1/unload_lora_adapter", unload)
     app.router.add_post("/v1/chat/completions", complete)
     app.router.add_post("/sleep", note)
     app.router.add_post("/wake_up", note)

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from edited import with_answer
+
 from factory.store.rows import sample_rows, source_row
 from factory.store.store import Store
 from factory.types import Message, Parent, Sample, Source
@@ -117,7 +119,7 @@ def _refine(store: Store, sample: Sample, number: int, index: int) -> None:
     _decide(store, RUN, number, sample.id, 1, "keep", "ok")
     if index < 8:
         call = _call(store, f"edit-{number}-{index}", RUN, number, "refine", "refiner")
-        child = sample.with_answer(f"30 days {number} {index}", [Parent(call, "call")], "edit")
+        child = with_answer(sample, f"30 days {number} {index}", [Parent(call, "call")])
         _store_sample(store, child, number)
         _decide(
             store, RUN, number, sample.id, 2, "rewrite", "wrong_quantity", final=True, rewrite_id=child.id

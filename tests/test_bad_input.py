@@ -163,6 +163,90 @@ def test_an_adapter_that_is_none_or_of_a_rank_too_high(
     assert "rank 32" in refused(profile(folder, text), capsys)
 
 
+VLLM = "{kind: vllm, model: org/hub, max_lora_rank: 32}"
+TRAINED = f"servers: {{student: {VLLM}}}\nmodels: {{student: {{server: student%s}}}}\n"
+TRAINED += "training: {student: {base: %s}}\n"
+KEYED = "servers: {main: {kind: endpoint, base_url: 'http://127.0.0.1:9/v1', api_key_env: NO_SUCH_KEY}}\n"
+KEYED += "models: {teacher: {server: main, model: m}}\n"
+REFINED = f"servers: {{mine: {VLLM}}}\nmodels: {{refiner: {{server: mine, adapter: ./none}}}}\n"
+REFINED += "refiners: [{name: edit}]\n"
+WORK = {"run": [], "generate": [], "refine": [], "train": [], "evaluate": [], "preview": ["--count", "1"]}
+
+
+def not_ready(folder: Path, text: str, command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command says about a model that is not there, before it opens a workspace."""
+    (folder / "profiles" / "p.yaml").write_text(text)
+    words = [command, str(folder), "--profile", "p", *WORK.get(command, [])]
+    workspace = folder / "w"
+    line = refused(words if command in ("preview", "check") else [*words, "-w", str(workspace)], capsys)
+    assert not workspace.exists()
+    return line
+
+
+@pytest.mark.parametrize("command", ["check", "run", "train", "evaluate"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TRAINED % ("", "./nomodel"), ["p.yaml:3 training.student.base", "no model directory", "nomodel"]),
+        (TRAINED % ("", "empty"), ["p.yaml:3 training.student.base", "without weights", "empty"]),
+    ],
+)
+def test_a_training_base_is_looked_for_before_anything_is_asked(
+    folder: Path, command: str, text: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir()
+    (folder / "empty" / "config.json").write_text("{}")
+    (folder / "empty" / "consolidated.00.pth").write_bytes(b"x")  # vLLM would serve it
+    line = not_ready(folder, text, command, capsys)
+    assert [word for word in (*words, "recipe's folder") if word not in line] == [], line
+
+
+@pytest.mark.parametrize("command", ["check", "run", "evaluate", "serve"])
+def test_the_students_folders_are_looked_for_before_anything_is_asked(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = not_ready(folder, TRAINED % (", adapter: ./none", "org/hub"), command, capsys)
+    assert "p.yaml:2 models.student.adapter: there is no adapter directory" in line
+    (folder / "none").mkdir()
+    (folder / "none" / "adapter_model.safetensors").write_bytes(b"x")
+    (folder / "none" / "adapter_config.json").write_text(json.dumps({"r": 64}))
+    line = not_ready(folder, TRAINED % (", adapter: ./none", "org/hub"), command, capsys)
+    assert "p.yaml:2 models.student.adapter: the adapter's rank 64" in line
+    text = (TRAINED % ("", "org/hub")).replace("org/hub,", "./none,")
+    line = not_ready(folder, text, command, capsys)
+    assert "p.yaml:1 servers.student.model: model directory without config.json" in line
+
+
+@pytest.mark.parametrize("command", ["check", *WORK])
+def test_the_teacher_is_looked_for_by_every_command_that_asks_it(
+    folder: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = not_ready(folder, KEYED, command, capsys)
+    assert "p.yaml:1 servers.main.api_key_env" in line
+    assert "the environment variable NO_SUCH_KEY is not set" in line
+    text = "servers: {main: {kind: scripted, script: ekko}}\n"
+    assert "p.yaml:1 servers.main.script: there is no script 'ekko'" in not_ready(
+        folder, text, command, capsys
+    )
+
+
+def test_what_a_command_does_not_need_may_be_missing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refiner can be trained before it is there, and samples can be generated before that."""
+    assert "models.refiner.adapter" in not_ready(folder, REFINED, "refine", capsys)
+    assert cli.main(["generate", str(folder), "-p", "p", "-w", str(tmp_path / "w")]) == 0
+    assert "models.refiner.adapter" in refused(
+        ["run", str(folder), "-p", "p", "-w", str(tmp_path / "w")], capsys
+    )
+    text = REFINED + "loop: {samples_per_round: null, accepted: 4}"  # refines what it generates
+    assert "models.refiner.adapter" in not_ready(folder, text, "generate", capsys)
+    text = REFINED + "training: {refiner: {base: ./nomodel}}"
+    (folder / "profiles" / "p.yaml").write_text(text)
+    line = refused(["train", str(folder), "-p", "p", "--role", "refiner", "-o", str(tmp_path / "o")], capsys)
+    assert "p.yaml:4 training.refiner.base" in line
+
+
 def test_a_workspace_that_another_run_holds(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from edited import with_answer
 from test_refiners import CLAIM, NOTICE, Replies, create, make, make_domain, no_model, one, op, reasons, said
 
 from factory.errors import EndpointError
@@ -133,8 +134,8 @@ async def test_the_same_answer_to_a_question_in_other_words_is_no_duplicate() ->
     first = make("How long have I got?", LONG_ANSWER)
     second, third = reworded(first, "What is the term?"), reworded(first, "By when must it be done?")
     assert await reasons(refiner, [first, second, third]) == ["ok", "ok", "ok"]
-    edited = first.with_answer(LONG_ANSWER + " !", [], "edit")
-    second_edited = second.with_answer(LONG_ANSWER + " .", [], "edit")
+    edited = with_answer(first, LONG_ANSWER + " !")
+    second_edited = with_answer(second, LONG_ANSWER + " .")
     assert await reasons(refiner, [edited, second_edited]) == ["ok", "ok"]
     stranger = make("What may be the term?", LONG_ANSWER, 7)
     assert await reasons(refiner, [stranger]) == ["near_duplicate"]
@@ -143,7 +144,7 @@ async def test_the_same_answer_to_a_question_in_other_words_is_no_duplicate() ->
 async def test_paraphrases_are_known_again_when_a_run_goes_on() -> None:
     first = make("How long have I got?", LONG_ANSWER)
     refiner = create("near")
-    refiner.open([first, first.with_answer(LONG_ANSWER + " !", [], "edit")])
+    refiner.open([first, with_answer(first, LONG_ANSWER + " !")])
     assert await reasons(refiner, [reworded(first, "What is the term?")]) == ["ok"]
 
 

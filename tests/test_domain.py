@@ -175,6 +175,18 @@ LINES = {
         json.dumps(GOOD | {"question": "A DVD came back ten days after it was due; what do we owe?"}),
         ["dev.jsonl:4 question", "dev.jsonl:3"],
     ),
+    "nearly_in_seeds": (
+        json.dumps(GOOD | {"question": "please How long may I keep a book?"}),
+        ["dev.jsonl:4 question", "nearly", "seeds.jsonl:1", "nowhere else"],
+    ),
+    "nearly_in_drafts": (
+        json.dumps(GOOD | {"question": "And so, how many days is the loan period?"}),
+        ["dev.jsonl:4 question", "nearly", "refiner.jsonl:1"],
+    ),
+    "unknown_slice": (
+        json.dumps(GOOD | {"slice": "feees"}),
+        ["dev.jsonl:4 slice", "'feees'", "no source or seed", "borrowing, fees"],
+    ),
     "deep": ("[" * 100_000, ["dev.jsonl:4", "not JSON"]),
 }
 
@@ -187,6 +199,33 @@ def test_a_bad_line_is_told_with_file_and_line(folder: Path, name: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load(folder)
     assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+
+
+def test_a_slice_may_be_a_strategys_own(folder: Path) -> None:
+    """A seed, a topic or a row names a slice as well as a section does; magpie takes those that are there."""
+    with (folder / "gold" / "test.jsonl").open("a") as file:
+        file.write(json.dumps(GOOD | {"slice": "rooms"}) + "\n")
+    recipe = folder / "recipe.yaml"
+    own = recipe.read_text().replace("{name: seeded, weight: 1}", "{name: taxonomy, topics: [Rooms, Fees]}")
+    magpie = own.replace("{name: taxonomy, topics: [Rooms, Fees]}", "{name: magpie}")
+    recipe.write_text(own)
+    assert load(folder).test[-1].slice == "rooms"
+    recipe.write_text(magpie)
+    with pytest.raises(RecipeError, match=r"test.jsonl:4 slice: .*'rooms'"):
+        load(folder)
+    (folder / "seeds.jsonl").write_text(json.dumps({"id": "r", "prompt": "Which room?", "slice": "rooms"}))
+    assert load(folder).test[-1].slice == "rooms"
+
+
+def test_a_domain_of_neither_sources_nor_seeds_has_the_slices_of_its_gold(folder: Path) -> None:
+    (folder / "profiles" / "alone.yaml").write_text(
+        "{sources: {paths: []}, seeds: null, gold: {refiner: null}, strategies: [{name: magpie}]}"
+    )
+    for name in ("dev", "test"):
+        path = folder / "gold" / f"{name}.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(json.dumps({**line, "source": None}) for line in lines))
+    assert load_domain(*load_recipe(folder, "alone")).slices == ("borrowing", "fees")
 
 
 def test_files_that_are_missing_empty_or_not_utf8_are_told(folder: Path) -> None:

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from factory.errors import FactoryError
 from factory.types import Evaluation, ItemResult
-from training.gate import bootstrap_low, compare, mcnemar, wilson
+from training.gate import bootstrap_low, compare
 
 scores = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
 
@@ -33,29 +32,6 @@ def evaluation(values, *, slices=None, clusters=None, keys=None):
 def gate(old, new, **groups):
     old, new = evaluation(old, **groups), evaluation(new, **groups)
     return compare(old, new, max_slice_drop=0.1, min_items=20, seed=7)
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_scipys(counts):
-    successes, num = counts
-    expected = binomtest(successes, num).proportion_ci(method="wilson")
-    assert wilson(successes / num, num) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-def test_wilson_of_known_values_and_of_nothing():
-    assert wilson(0.9, 100) == pytest.approx(
-        (0.8256, 0.9448), abs=1e-4
-    )  # 81/263 and 15/148 stand in Newcombe 1998
-    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert wilson(0.0, 0) == (0.0, 1.0)
-
-
-def test_mcnemar_of_known_values():
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(5, 5) == 1.0
-    assert mcnemar(6, 0) == pytest.approx(2 * 0.5**6)
-    assert mcnemar(9, 1) == mcnemar(1, 9) == pytest.approx(22 / 1024)
 
 
 def test_the_bootstrap_finds_the_exact_bound_where_it_is_known():

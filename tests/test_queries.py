@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from factory.errors import InputError, WorkspaceError
+from factory.findings import collect
 from factory.printable import printable, printable_line
 from factory.store import confined, remote
 from factory.store.queries import Reader, check_select, read, render, status, trace
@@ -234,12 +239,40 @@ def test_status_tells_stage_accepted_and_spend(tmp_path):
             through = status(reader)
     with Reader(tmp_path) as reader:
         outside = status(reader)
-    assert inside == through == outside
-    first, second = outside
+    assert inside == through == (replace(outside[0], state="started"), outside[1])
+    first, second = inside
     assert (first.run_id, first.round, first.stage, first.state) == ("run_a", 1, "refine", "started")
     assert first.accepted == ((1, 1),) and first.since is not None and first.since >= first.started_at
     assert (first.num_calls, first.num_failed, first.tokens, first.dollars) == (4, 1, 55, 2.0)
     assert (second.control, second.stage, second.accepted, second.num_calls) == ("raw", None, (), 0)
+
+
+def test_a_run_that_was_killed_is_cut_off(tmp_path):
+    script = (
+        "import sys, pathlib; from example_store import fill; from factory.store.store import Store\n"
+        "with Store.open(pathlib.Path(sys.argv[1])) as store:\n"
+        "    fill(store); store.flush(); print('open', flush=True); sys.stdin.read()"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    try:
+        assert holder.stdout.readline() == b"open\n"
+        with Reader(tmp_path) as reader:
+            assert [run.state for run in status(reader)] == ["started"]
+            assert collect(reader).run.state == "round 1, refine: started"
+    finally:
+        holder.kill()
+        holder.communicate()
+    with Reader(tmp_path) as reader:
+        assert [run.state for run in status(reader)] == ["cut off"]
+        assert collect(reader).run.state == "round 1, refine: cut off"
+    with Store.open(tmp_path) as store:
+        store.append(
+            "stages", [{"run_id": "run_a", "round": 1, "stage": "refine", "status": "done", "detail": {}}]
+        )
+    with Reader(tmp_path) as reader:
+        assert [run.state for run in status(reader)] == ["done"]
 
 
 def test_trace_of_a_sample_shows_where_it_came_from_and_went(tmp_path):

@@ -20,6 +20,7 @@ servers: {main: {kind: vllm, model: m, max_lora_rank: 16}}
 models: {student: {server: main}}
 training: {student: {base: m, rank: 32}}
 """
+ENDPOINT = "servers: {main: {kind: endpoint, base_url: 'http://127.0.0.1:1/v1'}}\n"
 # What is laid over the template, and the words that the one line of error must hold.
 WRONG = {
     "top_level_typo": ("sedds: x.jsonl", ["profiles/bad.yaml:1 sedds", "unknown key 'sedds'", "'seeds'"]),
@@ -113,6 +114,17 @@ WRONG = {
     ),
     "control_name": ("loop: {controls: {Raw Data: []}}", ["loop.controls.Raw Data", "lower-case"]),
     "control_untrained": ("loop: {controls: {raw: []}}", ["loop.controls", "training.student"]),
+    "student_on_an_endpoint": (
+        ENDPOINT + "models: {teacher: {model: m}, student: {server: main, model: m}}\n"
+        "training: {student: {base: org/m}}",
+        ["bad.yaml:2 models.student.server", "'main' loads no adapters", "can_load_adapters"],
+    ),
+    "adapter_on_an_endpoint": (
+        ENDPOINT + "models: {teacher: {model: m, adapter: mine}}",
+        ["bad.yaml:2 models.teacher.adapter", "'main' loads no adapters", "can_load_adapters"],
+    ),
+    "seed_below_zero": ("seed: -1", ["bad.yaml:1 seed", "greater than or equal to 0", "found -1"]),
+    "seed_too_large": ("seed: 4294967296", ["bad.yaml:1 seed", "less than 4294967296"]),
     "no_seeds": ("seeds: null", ["strategies[1].name", "no seeds", "set `seeds`"]),
     "no_sources": ("sources: {paths: []}", ["strategies[0].name", "no sources"]),
     "key_twice": ("seed: 1\nname: a\nseed: 2", ["bad.yaml:3", "'seed' stands here twice"]),
@@ -222,6 +234,13 @@ def test_user_and_password_of_an_address_stay_out_of_whatever_is_stored() -> Non
     server = EndpointServer(kind="endpoint", base_url="http://host", further_base_urls=further)
     assert server.addresses == ["http://host", *further]
     assert server.model_dump(mode="json")["further_base_urls"] == ["https://***@host:8001/v1"]
+
+
+def test_what_loads_adapters_may_serve_a_student(folder: Path) -> None:
+    text = ENDPOINT.replace("}}", ", can_load_adapters: true}}")
+    text += "models: {teacher: {model: m}, student: {server: main, model: m}}\n"
+    load_over(folder, text + "training: {student: {base: org/m}}")
+    load_over(folder, "seed: 4294967295")
 
 
 def test_exponents_without_a_dot_are_numbers(folder: Path) -> None:

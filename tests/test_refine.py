@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from edited import with_answer
 from pydantic import BaseModel
 
 from factory.errors import EndpointError, FactoryError
@@ -43,7 +44,7 @@ class Rules:
             return Decision(sample.id, self.name, "keep", "ok")
         if not answer:
             return Decision(sample.id, self.name, "drop", "bad")
-        child = sample.with_answer(answer, parents, "edit")
+        child = with_answer(sample, answer, parents)
         return Decision(sample.id, self.name, "rewrite", "better", child)
 
     @property

@@ -4,24 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edited import with_answer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.domain import Domain
 from factory.edits import EDIT_SCHEMA, target
 from factory.errors import EndpointError, FactoryError
+from factory.overlap import Texts, overlap
 from factory.ports import Ask
 from factory.recipe import Recipe
 from factory.registry import find, names
 from factory.types import CheckedDraft, Completion, Decision, GoldItem, Message, Parent, Sample, Source
+from factory.words import jaccard, words
 from refiners.citation import Citation
-from refiners.contamination import Contamination, overlap
+from refiners.contamination import Contamination
 from refiners.edit import Edit
 from refiners.exact import Exact
 from refiners.form import Form
 from refiners.near import Near, num_bands
 from refiners.review import slug
-from refiners.words import jaccard, words
 
 NOTICE = Source.create(
     "34-9-80", "handbook.md", "§ 34-9-80", "Notice", "Notice of the accident is due within 30 days.", "notice"
@@ -54,7 +56,7 @@ def make(question: str, answer: str, number: int = 0, **attributes: str) -> Samp
 
 
 def rewrite(sample: Sample, answer: str) -> Sample:
-    return sample.with_answer(answer, [Parent("call_r", "call")], "edit")
+    return with_answer(sample, answer, [Parent("call_r", "call")])
 
 
 async def no_model(messages: Sequence[Message], **options: Any) -> Completion:
@@ -294,13 +296,16 @@ async def test_long_answers_are_compared_too() -> None:
     assert (decision.evidence["item"], decision.evidence["measure"]) == ("test-1", "equal")
 
 
-@given(st.lists(st.sampled_from("abcdef"), max_size=20), st.lists(st.sampled_from("abcdef"), max_size=20))
-def test_the_index_misses_nothing_that_comparing_finds(left: list[str], right: list[str]) -> None:
-    item = GoldItem("dev-1", " ".join(right), "x", "notice")
-    refiner = create("contamination", make_domain(dev=(item,)))
-    found = refiner._questions.find(" ".join(left))
-    assert (found is not None) == (overlap(tuple(left), tuple(right)) is not None)
-    assert overlap(tuple(left), tuple(right)) == overlap(tuple(right), tuple(left))
+TEXTS = st.lists(st.sampled_from("abcdef"), max_size=20)
+
+
+@given(TEXTS, st.lists(TEXTS, max_size=4))
+def test_the_index_misses_nothing_that_comparing_finds(left: list[str], others: list[list[str]]) -> None:
+    found = Texts(" ".join(right) for right in others).find(" ".join(left))
+    hits = [overlap(tuple(left), tuple(right)) for right in others]
+    assert (found is not None) == any(hits)
+    assert found is None or hits[found[0]] == found[1]
+    assert hits == [overlap(tuple(right), tuple(left)) for right in others]
 
 
 # citation

@@ -5,13 +5,9 @@ from dataclasses import asdict
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
-from scipy.stats import binomtest
 from synthetic_run import NUM_ITEMS, RIGHT, RUN, fill
 
-from factory.accuracy import mcnemar, wilson
 from factory.errors import InputError
 from factory.grids import describe_spend, grid_results, grid_spend
 from factory.report import collect, final_table, render_html, render_terminal, shorten
@@ -290,20 +286,3 @@ def test_many_slices_still_fit(tmp_path):
         text = print_plain(final_table(collect(store)))
     assert "16 more slices" in text
     assert max(len(line) for line in text.splitlines()) <= 100
-
-
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_symmetric_and_the_sign_test(num_better, num_worse):
-    value = mcnemar(num_better, num_worse)
-    assert value == pytest.approx(mcnemar(num_worse, num_better))
-    assert 0 < value <= 1
-    if num_better == 0 and num_worse:
-        assert value == pytest.approx(min(1.0, 2 * 0.5**num_worse))
-
-
-@given(st.integers(1, 300), st.data())
-def test_wilson_agrees_with_scipy(num_items, data):
-    num_right = data.draw(st.integers(0, num_items))
-    expected = binomtest(num_right, num_items).proportion_ci(0.95, "wilson")
-    low, high = wilson(num_right / num_items, num_items)
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)

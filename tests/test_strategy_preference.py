@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
+from edited import with_answer
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -165,9 +166,9 @@ def test_supervised_training_takes_the_chosen_answer_and_an_edit_keeps_the_pair(
     messages = [Message("user", "Q"), Message("assistant", "good")]
     sample = Sample.create(messages, [], "preference", {"rejected": "bad"})
     assert list(student_examples([sample])) == [{"messages": [turn._asdict() for turn in messages]}]
-    edited = sample.with_answer("better", [], "edit")
+    edited = with_answer(sample, "better")
     assert pair_of(edited.messages, edited.attributes)["chosen"][0]["content"] == "better"
-    spoilt = sample.with_answer("bad", [], "edit")
+    spoilt = with_answer(sample, "bad")
     assert pair_of(spoilt.messages, spoilt.attributes) is None
     assert pair_of(messages, {}) is None and pair_of(messages, {"rejected": "x", "tools": "[]"}) is None
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from edited import with_answer
 from strategy_kit import (
     Teacher,
     answer,
@@ -166,7 +167,7 @@ async def test_the_refiner_drops_what_does_not_execute(folder):
 
 def test_another_answer_does_not_take_over_what_was_found_about_the_first():
     sample = Sample.create([Message("assistant", "SELECT 1")], [], "x", {"error": "No.", "slice": "shop"})
-    assert sample.with_answer("SELECT 2", [], "edit").attributes == {"slice": "shop"}
+    assert with_answer(sample, "SELECT 2").attributes == {"slice": "shop"}
     assert sample.attributes["error"] == "No."
 
 

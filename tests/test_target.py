@@ -258,7 +258,8 @@ def test_kill_9_and_the_same_command_asks_nothing_again_and_comes_to_the_target(
     assert ask(tmp_path / "w", "SELECT num_samples AS n FROM datasets") == [{"n": 40}]
 
 
-def test_check_forecasts_from_an_assumed_yield_and_says_so(folder, tmp_path, capsys):
+def test_check_forecasts_from_an_assumed_yield_and_says_so(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(scripted.SCRIPTS, "mine", scripted.echo)
     write(folder, 100, strategies=[{"name": "grounded"}], loop={"rounds": 3})
     assert main(["check", str(folder), "-p", "target", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from edited import with_answer
 from hypothesis import given
 from hypothesis import strategies as st
 from strategy_kit import domain_of
@@ -150,7 +151,7 @@ async def test_form_drops_calls_that_an_edit_has_broken():
         "tool_calls",
         {"tools": TOOLS},
     )
-    broken = good.with_answer(calls(("get_weather", {"town": "Rome"})), [], "edit")
+    broken = with_answer(good, calls(("get_weather", {"town": "Rome"})))
     kept, dropped = await form.refine([good, broken], None)
     assert kept.reason == "ok"
     assert (dropped.action, dropped.reason) == ("drop", "invalid_arguments")

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from factory.errors import RecipeError, TrainingError
+from factory.models.folders import find_model
 from factory.types import Adapter, digest
 
 
@@ -19,9 +20,10 @@ def resolve_base(folder: Path, base: str) -> tuple[str, str]:
     Of large weights only size, beginning and end are hashed. Raises RecipeError where a folder has no
     weights.
     """
-    path = (folder / base).resolve()
-    if not path.exists() and not base.startswith((".", "/", "~")) and base.count("/") <= 1:
+    found, is_folder = find_model(folder, base)
+    if not is_folder:
         return base, base
+    path = Path(found)
     weights = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     if not (path / "config.json").is_file() or not weights:
         raise RecipeError("not a model folder: no config.json or no weights", where=str(path))

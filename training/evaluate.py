@@ -18,6 +18,7 @@ from factory.errors import EndpointError, RecipeError
 from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask, OnProgress
 from factory.recipe import Strict
+from factory.significance import wilson
 from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Message, Split
 from training import metrics
 
@@ -85,7 +86,7 @@ class Answers:
 
     def compare(self, old: Evaluation, new: Evaluation) -> Comparison:
         """The gate's verdict on `new` in place of `old`; raises FactoryError where their items differ."""
-        from training import gate  # scipy takes a while
+        from training import gate  # numpy takes a while
 
         return gate.compare(
             old,
@@ -114,8 +115,6 @@ class Answers:
         )
 
     def _evaluation(self, model_id: str, split: Split, results: Sequence[ItemResult]) -> Evaluation:
-        from training.gate import wilson
-
         mean = sum(result.score for result in results) / len(results) if results else 0.0
         low, high = wilson(mean, len(results))
         return Evaluation(model_id, split, self.options.metric, mean, low, high, tuple(results))

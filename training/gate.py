@@ -1,4 +1,4 @@
-"""The statistics of promotion: intervals, a paired test, a bootstrap, and the rule made of them.
+"""The statistics of promotion: a bootstrap over clusters, and the rule made of it.
 
 Two evaluations of the same items are compared item by item. Items that ask about one source are a
 cluster: they are resampled together, since a model that knows the source gets them all. Pure
@@ -9,42 +9,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import sqrt
 
 import numpy as np
-from scipy.stats import binomtest
 
 from factory.errors import FactoryError
+from factory.significance import mcnemar
 from factory.types import Comparison, Evaluation
 
-Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 NUM_RESAMPLES = 10_000
 CHUNK = 4_000_000  # counts drawn at once in the bootstrap, to bound memory
 MIN_ITEMS_LOST = 2
-
-
-def wilson(mean: float, num_items: int) -> tuple[float, float]:
-    """The 95 % interval of a share `mean` of `num_items`, within [0, 1]; (0, 1) of no items.
-
-    Wilson's score interval (Wilson 1927, JASA 22), recommended for small samples by Brown, Cai and
-    DasGupta 2001, Statistical Science 16. Takes items as independent.
-    """
-    if num_items == 0:
-        return 0.0, 1.0
-    scale = 1 + Z_95**2 / num_items
-    centre = (mean + Z_95**2 / (2 * num_items)) / scale
-    half = Z_95 / scale * sqrt(mean * (1 - mean) / num_items + Z_95**2 / (4 * num_items**2))
-    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
-
-
-def mcnemar(num_better: int, num_worse: int) -> float:
-    """Two-sided p-value of the exact McNemar test: items that changed are as likely to get better as worse.
-
-    McNemar 1947, Psychometrika 12, in its binomial form. 1.0 where nothing changed.
-    """
-    if num_better + num_worse == 0:
-        return 1.0
-    return float(binomtest(num_better, num_better + num_worse, 0.5).pvalue)
 
 
 def bootstrap_low(differences: Sequence[float], clusters: Sequence[str], seed: int) -> float:

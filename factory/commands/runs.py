@@ -20,6 +20,7 @@ from factory.commands.arguments import (
 )
 
 if TYPE_CHECKING:
+    from factory.needs import Stage
     from factory.progress import Progress
 
 TINY = "recipes/georgia_workers_comp --profile tiny"
@@ -195,7 +196,7 @@ def serve(
 
 
 def _run_until(
-    stage: str,
+    stage: Stage,
     recipe: Path,
     profile: str | None,
     workspace: Path,

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 from factory.errors import ServerError
+from factory.models.api_key import read_key
 from factory.models.chat import ChatRequests
+from factory.models.folders import find_model
 from factory.models.identity import name_adapter
-from factory.models.vllm_command import BASE_NAME, find_model
+from factory.models.vllm_command import BASE_NAME
 from factory.recipe import ModelSpec, Recipe, Role
 from factory.servers import EndpointServer, Server, VllmServer
 
@@ -87,7 +89,7 @@ class BatchedModels:
         self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path | None
     ) -> tuple[str, Carrier]:
         from factory.models.batch_endpoint import EndpointCarrier
-        from factory.models.endpoints import read_key, served_name
+        from factory.models.endpoints import served_name
 
         key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
         name = await served_name(role, spec, server, adapter, key)

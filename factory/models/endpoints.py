@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from factory.errors import RecipeError
+from factory.models.api_key import read_key
 from factory.models.client import EndpointModel
 from factory.models.identity import name_adapter
 from factory.models.replicated import replicated
@@ -47,15 +47,3 @@ async def served_name(
     for address in server.addresses:
         await load_adapter(address, key, name, adapter, where)
     return name
-
-
-def read_key(variable: str | None, where: str) -> str | None:
-    """The value of an environment variable that holds a key; raises RecipeError where it is not set."""
-    if variable is None:
-        return None
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise RecipeError(
-            f"the environment variable {variable} is not set", where=where, hint="export it first"
-        )
-    return value

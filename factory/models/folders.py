@@ -1,4 +1,4 @@
-"""What must be true of a model's or an adapter's folder before vLLM is started on it.
+"""Where a recipe's models lie, and what must be true of such a folder before vLLM is started on it.
 
 A server needs half a minute to find out what these few files say at once: weights that are missing,
 a rank or a kind of adapter that vLLM 0.32 does not serve (vllm/lora/peft_helper.py). Reads JSON and lists
@@ -8,6 +8,7 @@ names; opens no weights.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ from factory.errors import RecipeError
 
 HINT: Final = "paths start at the recipe's folder"
 
-WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth")
+SERVED_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth")
+TRAINABLE_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
 # Initialisations that leave the base alone; the others subtract from it, which vLLM cannot undo.
 PLAIN_INITS: Final = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 REFUSED_FLAGS: Final = {
@@ -36,12 +38,23 @@ def check_rank(max_lora_rank: int, where: str = "") -> None:
         raise RecipeError(f"vLLM cannot serve rank {max_lora_rank}", where=where, hint=f"one of {ranks}")
 
 
-def check_model_folder(path: Path, where: str = "") -> None:
-    """Raises RecipeError unless the folder holds a config.json and weights."""
+def find_model(folder: Path, model: str) -> tuple[str, bool]:
+    """(what loads as this model, whether that is a local folder); a hub name stands for itself.
+
+    `folder` is what a recipe's paths are relative to. A name that nothing on disk bears is a hub name if it
+    looks like one.
+    """
+    path = (folder / Path(model).expanduser()).resolve()
+    is_hub_name = not path.exists() and not model.startswith((".", "/", "~")) and model.count("/") <= 1
+    return (model, False) if is_hub_name else (str(path), True)
+
+
+def check_model_folder(path: Path, where: str = "", weights: Sequence[str] = SERVED_WEIGHTS) -> None:
+    """Raises RecipeError unless the folder holds a config.json and weights, in files of such names."""
     if not path.is_dir():
         raise RecipeError(f"there is no model directory {path}", where=where, hint=HINT)
     _read_json(path / "config.json", "model directory", where)
-    found = [file for pattern in WEIGHTS for file in path.glob(pattern)]
+    found = [file for pattern in weights for file in path.glob(pattern)]
     if not any(file.stat().st_size for file in found):
         raise RecipeError(f"model directory without weights: {path}", where=where, hint=HINT)
 
@@ -97,7 +110,7 @@ def _read_json(path: Path, what: str, where: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{what} without {path.name}: {path.parent}", where=where) from None
+        raise RecipeError(f"{what} without {path.name}: {path.parent}", where=where, hint=HINT) from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} cannot be read: {error}", where=where) from None
     if not isinstance(values, dict):

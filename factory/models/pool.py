@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from factory.address import without_password
 from factory.errors import RecipeError, ServerError
 from factory.models.batched import BatchedModels, is_batched
+from factory.models.folders import find_model
 from factory.models.identity import describe_adapter, describe_folder, name_adapter
 from factory.models.replicated import replicated
-from factory.models.scripted import SCRIPTS, ScriptedModel
+from factory.models.scripted import SCRIPTS, ScriptedModel, check_script
 from factory.models.served import ServedModel
-from factory.models.vllm_command import BASE_NAME, find_model
+from factory.models.vllm_command import BASE_NAME
 from factory.recipe import ModelSpec, Recipe, Role
 from factory.servers import EndpointServer, ScriptedServer, VllmServer
 from factory.types import digest
@@ -164,9 +165,7 @@ class ModelPool:
         return (self._folder / Path(spec.adapter).expanduser()).resolve() if spec.adapter else None
 
     def _scripted(self, spec: ModelSpec, server: ScriptedServer) -> Model:
-        if server.script not in SCRIPTS:
-            where, known = f"servers.{spec.server}.script", ", ".join(SCRIPTS)
-            raise RecipeError(f"there is no script '{server.script}'", where=where, hint=f"known: {known}")
+        check_script(server.script, f"servers.{spec.server}.script")
         if server.script not in self._models:
             self._on_progress(f"DRY RUN: '{spec.server}' is scripted, no model is asked")
             self._models[server.script] = ScriptedModel(SCRIPTS[server.script], server.script)

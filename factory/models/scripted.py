@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+from factory.errors import RecipeError
 from factory.types import Completion, Json, Request, digest
 
 Script = Callable[[Request], str | Completion | Exception]
@@ -132,3 +133,9 @@ def _snippet(words: list[str], start: int) -> str:
 
 
 SCRIPTS: dict[str, Script] = {"echo": echo}
+
+
+def check_script(name: str, where: str = "") -> None:
+    """Raises RecipeError for a script that does not exist."""
+    if name not in SCRIPTS:
+        raise RecipeError(f"there is no script '{name}'", where=where, hint=f"known: {', '.join(SCRIPTS)}")

@@ -75,13 +75,6 @@ def has_gpu() -> bool:
     return listed.stdout.startswith(b"GPU")
 
 
-def find_model(folder: Path, model: str) -> tuple[str, bool]:
-    """(what vLLM is given as model, whether that is a local folder); a hub name stands for itself."""
-    path = (folder / Path(model).expanduser()).resolve()
-    is_hub_name = not path.exists() and not model.startswith((".", "/", "~")) and model.count("/") <= 1
-    return (model, False) if is_hub_name else (str(path), True)
-
-
 def build_command(spec: VllmServer, model: str, device: Device, port: int) -> list[str]:
     """The words that start vLLM's OpenAI server on loopback."""
     words = {

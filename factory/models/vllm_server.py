@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from factory.errors import ServerError
-from factory.models.folders import adapter_body, check_adapter_folder, check_model_folder, check_rank
-from factory.models.guard import PASSED_ON
-from factory.models.vllm_command import (
-    build_command,
-    build_environment,
-    find_device,
+from factory.models.folders import (
+    adapter_body,
+    check_adapter_folder,
+    check_model_folder,
+    check_rank,
     find_model,
-    share_of_machine,
 )
+from factory.models.guard import PASSED_ON
+from factory.models.vllm_command import build_command, build_environment, find_device, share_of_machine
 from factory.models.vllm_log import TAIL_LINES, find_cause, last_progress, read_tail
 from factory.servers import VllmServer
 
@@ -187,10 +187,6 @@ class VllmProcess:
         await self._post("/v1/load_lora_adapter", adapter_body(name, path))
         if name not in await self.list_models():
             raise self._failure(f"does not list the adapter '{name}' that it loaded")
-
-    async def unload_adapter(self, name: str) -> None:
-        """Stops serving `name`; raises ServerError where it is not served."""
-        await self._post("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def list_models(self) -> list[str]:
         """Names that it serves: 'base' and those of adapters."""

@@ -30,6 +30,7 @@ __all__ = [
     "check_select",
     "read",
     "render",
+    "state_of",
     "status",
     "trace",
 ]
@@ -43,6 +44,11 @@ class Reader:
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace.resolve()
         self._connection: duckdb.DuckDBPyConnection | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no run holds the workspace; known once something was asked."""
+        return self._connection is not None
 
     def table(self, sql: str, params: Sequence[Any] = ()) -> Table:
         """The answer to one SELECT.
@@ -100,7 +106,7 @@ class RunStatus:
     started_at: datetime
     round: int | None
     stage: str | None
-    state: str | None  # of the stage: started, done, failed
+    state: str | None  # of the stage: started, done, failed, cut off
     since: datetime | None
     accepted: tuple[tuple[int, int], ...]  # round, number of samples
     num_calls: int
@@ -132,6 +138,12 @@ ACCEPTED = """
     WHERE final AND action = 'keep' GROUP BY run_id, round ORDER BY run_id, round"""
 
 
+def state_of(store: Selects, status: str | None) -> str | None:
+    """What to say of a stage by its newest event: what began is cut off where no run holds the workspace."""
+    is_idle = isinstance(store, Reader) and store.is_idle
+    return "cut off" if status == "started" and is_idle else status
+
+
 def status(store: Selects) -> tuple[RunStatus, ...]:
     """Every run of the workspace, the oldest first."""
     accepted: dict[str, list[tuple[int, int]]] = {}
@@ -145,7 +157,7 @@ def status(store: Selects) -> tuple[RunStatus, ...]:
             datetime.fromtimestamp(row["started"], UTC),
             row["round"],
             row["stage"],
-            row["status"],
+            state_of(store, row["status"]),
             None if row["since"] is None else datetime.fromtimestamp(row["since"], UTC),
             tuple(accepted.get(row["id"], ())),
             int(row["num_calls"]),
