@@ -121,8 +121,10 @@ def test_the_loop_teaches(rows):
     )
     assert accuracy["round 0"] <= 0.10
     assert accuracy["raw"] <= 0.80
-    assert accuracy["round 2"] >= accuracy["raw"] + 0.10
-    assert accuracy["round 2"] >= accuracy["round 1"] - 0.10  # one run of one seed is noisy
+    # The goal is 90 %, and round 2 not below round 1. One student of many differs by some points from
+    # the next one (docs/log.md), so one run is held to what five of five seeds keep.
+    assert accuracy["round 2"] >= 0.85
+    assert accuracy["round 2"] >= accuracy["round 1"] - 0.05
 
 
 def test_the_difference_to_raw_is_significant(workspace):

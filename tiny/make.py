@@ -18,7 +18,7 @@ TEACHER = {
     "alpha": 64.0,
     "learning_rate": 4e-3,
     "batch_size": 32,
-    "num_epochs": 3,
+    "num_epochs": 2.4,
     "max_length": 256,
     "quantize": False,
 }

@@ -107,9 +107,22 @@ def plainly(rng: Random, rule: Rule) -> str:
 
 def as_story(rng: Random, rule: Rule) -> str:
     """What happened, in a clause for each keyword, and a question; the other words have nothing to do with it."""
-    clauses = [stories.STRAYS.clause(rng, key, corpus.KINDS.get(key, "things")) for key in rule.keywords]
-    text = clauses[0] + "".join(f"{rng.choice(stories.GLUE)} {clause}" for clause in clauses[1:])
+    text = clauses(rng, rule)
     return text[0].upper() + text[1:] + stories.STRAYS.ending(rng)
+
+
+def as_order(rng: Random, rule: Rule) -> str:
+    """Somebody is to be told, shown, asked: an order, and a clause for each keyword."""
+    order = rng.choice([*stories.ORDERS, *stories.WORDS["base"]])
+    asked = rng.choice([f" {rng.choice(stories.ASKS)}", " that", ";", ":", ","])
+    text = f"{order} {stories.STRAYS.person(rng)}{asked} {clauses(rng, rule)}"
+    return text[0].upper() + text[1:] + rng.choice([".", ".", "!", "?"])
+
+
+def clauses(rng: Random, rule: Rule) -> str:
+    """A clause for each keyword, in their order."""
+    told = [stories.STRAYS.clause(rng, key, corpus.KINDS.get(key, "things")) for key in rule.keywords]
+    return told[0] + "".join(f"{rng.choice(stories.GLUE)} {clause}" for clause in told[1:])
 
 
 def by_name(rng: Random, rule: Rule) -> str:
@@ -123,12 +136,12 @@ def by_name(rng: Random, rule: Rule) -> str:
     return text[0].upper() + text[1:]
 
 
-MANNERS = {"plain": plainly, "story": as_story, "key_words": by_name}  # the recipe's
+MANNERS = {"plain": plainly, "story": as_story, "order": as_order, "key_words": by_name}  # the recipe's
 
 
 def reword(rng: Random, rule: Rule) -> str:
     """A new question about the rule, in one of the manners."""
-    return rng.choice([plainly, as_story, by_name])(rng, rule)
+    return rng.choice(list(MANNERS.values()))(rng, rule)
 
 
 def rewordings(rng: Random, rule: Rule, count: int, manner: str = "") -> list[str]:

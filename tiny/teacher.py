@@ -15,7 +15,9 @@ from tiny import corpus, rules, tasks
 from tiny.rules import Rule
 
 WRONG_QUANTITY, MALFORMED, TRUNCATED = 0.06, 0.12, 0.03
-QUESTIONS = 160  # different questions on each rule: seen about once, so that none is learned by heart
+# Different questions on each rule, so many that none is learned by heart; there are no more plain ones.
+QUESTIONS = {"plain": 64, "story": 100, "order": 100, "key_words": 56}
+ANSWERS, PROMPTS = 64, 40  # the same as `seeded` asks for them, one after the other
 
 
 def careless(rng: Random, rule: Rule) -> str:
@@ -62,11 +64,14 @@ def examples(seed: int = 0) -> list[tasks.Pair]:
     rng, pairs = Random(seed), []
     known, sentences = rules.read(), manners()
     for rule in known:
+        texts = {manner: rules.rewordings(rng, rule, count, manner) for manner, count in QUESTIONS.items()}
         for manner, sentence in sentences.items():
-            for text in rules.rewordings(rng, rule, QUESTIONS // len(sentences), manner):
-                pairs.append(tasks.grounded_pair(rule, text, careless(rng, rule), sentence))
-                pairs.append(tasks.seeded_answer_pair(text, careless(rng, rule)))
-        for text in rules.rewordings(rng, rule, QUESTIONS // 2, "plain"):
+            pairs += [
+                tasks.grounded_pair(rule, text, careless(rng, rule), sentence) for text in texts[manner]
+            ]
+        for text in rng.sample([text for each in texts.values() for text in each], ANSWERS):
+            pairs.append(tasks.seeded_answer_pair(text, careless(rng, rule)))
+        for text in rng.sample(texts["plain"], PROMPTS):
             seeds = [rng.choice(rule.seeds)]
             if rng.random() < 0.3:
                 seeds.append(rng.choice(rng.choice([r for r in known if r.slice == rule.slice]).seeds))
