@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -108,11 +109,18 @@ def _tell(error: Exception, as_json: bool) -> int:
     return code
 
 
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Does what Ctrl-C does: while an event loop runs, it takes that one at a safe place."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):  # started in the background of a shell, where Ctrl-C is ignored
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)
+
+
 def _behave_in_a_process() -> None:
     """A plea to end is an interrupt, so that servers are stopped; odd characters never break printing."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # Raised again as an interrupt, since only that one is taken by the event loop at a safe place.
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(number, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
