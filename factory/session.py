@@ -85,8 +85,9 @@ async def open_bench(
         workspace = store.workspace  # absolute
         pool = ModelPool(domain.recipe, domain.folder, workspace, progress.note, port)
         run_id = name_run(domain, pool)
-        pool.batched.log = BatchLog(store, run_id)
-        held = hold_calls(domain.recipe, pool.batched.log.open_calls())
+        pool.batched.log = log = BatchLog(store, run_id)
+        pool.batched.refuse_if_turned_off(log)
+        held = hold_calls(domain.recipe, log.open_calls())
         budget = Budget.from_store(store, run_id, domain.recipe.budget, held)
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
         with serve_metrics(metrics_port, engine, progress):
