@@ -6,11 +6,13 @@ given up leaves a row too. How calls are made is the engine's.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from factory.errors import BudgetExceeded, InputError
 from factory.ports import Model
 from factory.recipe import ModelSpec
 from factory.slots import Slots
@@ -45,6 +47,14 @@ class Call:
     def latency_ms(self) -> float:
         """Milliseconds since the request was made, waiting included."""
         return 1000 * (time.monotonic() - self.began)
+
+    def goes_on(self, error: BaseException) -> bool:
+        """Whether an attempt that ended by `error` was only left: it is in a batch that goes on without us.
+
+        It counts where its answer is collected. Attempts that failed before it count now.
+        """
+        left = isinstance(error, asyncio.CancelledError | InputError | BudgetExceeded)
+        return left and getattr(self.purpose.replicas[0], "calls_outlive", False)
 
 
 def answered_row(call: Call, run_id: str, answer: Completion, dollars: float) -> dict[str, Json]:

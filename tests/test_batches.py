@@ -14,7 +14,7 @@ from fake_endpoint import Status, answer
 
 from factory.budget import Budget, Spend, hold_calls
 from factory.engine import Engine
-from factory.errors import EndpointError, FactoryError
+from factory.errors import BudgetExceeded, EndpointError, FactoryError
 from factory.models.batch_endpoint import EndpointCarrier
 from factory.models.batch_files import LeftCarrier
 from factory.models.batch_lines import request_line
@@ -411,6 +411,31 @@ async def test_the_budget_holds_over_a_restart(tmp_path):
             assert await ask_all(ask, TEXTS[:8]) == CAPITALS[:8]
             assert engine.budget.held == engine.budget.reserved == Spend()
             assert engine.budget.spent.calls == 10
+    assert len(endpoint.bodies) == 10
+
+
+async def test_attempts_that_failed_count_although_the_last_one_is_out(tmp_path):
+    """Left while retries are in a batch: the failures before them were paid."""
+    num, spec = 0, BudgetSpec(calls=10)
+
+    def reply(body):
+        nonlocal num
+        num += 1
+        return "server_error" if num <= 5 else say_last(body)
+
+    async with FakeBatches(reply, num_free=1) as endpoint:
+        async with opened(tmp_path, endpoint.base_url, spec) as (store, _, ask):
+            work = asyncio.create_task(ask_all(ask, TEXTS[:5]))
+            await until(lambda: statuses(store)["submitted"] == 2)
+            await leave_quietly(work)
+            rows = store.select("SELECT status, error, attempts FROM calls")
+            assert rows == [{"status": "failed", "error": "cancelled", "attempts": 1}] * 5
+        endpoint.num_free = 99
+        async with opened(tmp_path, endpoint.base_url, spec) as (_, engine, ask):
+            assert (engine.budget.spent.calls, engine.budget.held.calls) == (5, 5)
+            found = await ask_all(ask, [*TEXTS[:5], *[f"other {number}" for number in range(5)]])
+            assert found[:5] == CAPITALS[:5]
+            assert all(isinstance(each, BudgetExceeded) for each in found[5:])
     assert len(endpoint.bodies) == 10
 
 
