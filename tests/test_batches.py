@@ -15,6 +15,7 @@ from fake_endpoint import Status, answer
 from factory.budget import Budget, Spend, hold_calls
 from factory.engine import Engine
 from factory.errors import BudgetExceeded, EndpointError, FactoryError
+from factory.failures import REQUEST_FAULTS
 from factory.models.batch_endpoint import EndpointCarrier
 from factory.models.batch_files import LeftCarrier
 from factory.models.batch_lines import request_line
@@ -237,6 +238,29 @@ async def test_a_batch_that_was_made_just_before_we_died_is_found(tmp_path):
     assert endpoint.sizes() == [1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("status", [401, 403, 400, 302])
+async def test_a_batch_that_cannot_be_looked_for_is_not_made_again(tmp_path, status):
+    """kill -9 before our record of it, and a restart with a wrong key: only no list at all means none."""
+    async with FakeBatches() as endpoint:
+        with Store.open(tmp_path) as store:
+            request = Request(recipe_id(tmp_path, endpoint), (Message("user", "x"),), None, Sampling())
+            log = BatchLog(store, "run_1")
+            batch = log.prepare("batch_of_before", request.model_id, {request.id: line_of(request)})
+            carrier = EndpointCarrier(endpoint.base_url, None)
+            await carrier.submit(batch, perhaps_sent=False)
+            await carrier.close()
+        endpoint.refuse = lambda _method, _path: status
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            (error,) = await ask_all(ask, ["x"])
+            assert f"answered {status}" in str(error)
+            assert error.kind not in REQUEST_FAULTS
+            assert statuses(store)["lost"] == 0
+        endpoint.refuse = lambda _method, _path: None
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, ["x"]) == ["X"]
+    assert endpoint.sizes() == [1]
+
+
 def recipe_id(folder: Path, endpoint: FakeBatches) -> str:
     return ModelPool(recipe(endpoint.base_url), folder, folder, print).model_id("teacher")
 
@@ -299,7 +323,7 @@ async def test_retries_are_bounded_and_what_was_called_off_stays_off(tmp_path):
 @pytest.mark.parametrize(
     ("status", "code", "kind", "num_batches"),
     [
-        ("failed", "invalid_json_line", "refused", 1),
+        ("failed", "invalid_json_line", "batch_failed", 1),
         ("failed", "token_limit_exceeded", "rate_limited", 3),
     ],
 )
@@ -329,11 +353,49 @@ async def test_a_batch_that_the_endpoint_forgot_is_told_before_it_is_paid_again(
         async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
             (error,) = await ask_all(ask, ["x"])
             assert "cannot be collected" in str(error)
+            assert error.kind not in REQUEST_FAULTS, "no request is at fault"
             assert statuses(store)["lost"] == 1
         assert endpoint.sizes() == [1]
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
             assert await ask_all(ask, ["x"]) == ["X"]
     assert endpoint.sizes() == [1, 1]
+
+
+def refuse_states(endpoint: FakeBatches, status: int, num: int) -> None:
+    """The next `num` questions about a batch are refused, as a proxy may do."""
+    left = num
+
+    def refuse(method: str, path: str) -> int | None:
+        nonlocal left
+        left -= (asked := path.startswith("/v1/batches/"))
+        return status if asked and left >= 0 else None
+
+    endpoint.refuse = refuse
+
+
+@pytest.mark.parametrize("status", [404, 302, 400, 405, 410])
+async def test_a_question_that_is_refused_now_and_then_loses_no_batch(tmp_path, status):
+    async with FakeBatches() as endpoint:
+        refuse_states(endpoint, status, 3)
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+            assert statuses(store)["lost"] == 0
+    assert endpoint.sizes() == [12]
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 405])
+async def test_a_batch_that_nobody_can_ask_about_is_kept(tmp_path, status):
+    async with FakeBatches() as endpoint:
+        refuse_states(endpoint, status, 99)
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            (error,) = await ask_all(ask, ["x"])
+            assert f"answered {status}" in str(error)
+            assert error.kind not in REQUEST_FAULTS
+            assert statuses(store)["lost"] == 0
+        endpoint.refuse = lambda _method, _path: None
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, ["x"]) == ["X"]
+    assert endpoint.sizes() == [1]
 
 
 async def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
@@ -390,7 +452,7 @@ async def test_an_endpoint_without_batches_is_told(tmp_path):
         endpoint.refuse = lambda _method, _path: 404
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
             (error,) = await ask_all(ask, ["x"])
-    assert error.kind == "refused"
+    assert error.kind == "batch_failed"
     assert "Batch API" in str(error)
 
 

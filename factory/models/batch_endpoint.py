@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -27,6 +28,9 @@ from factory.models.failure import failure_from_status, one_line
 NAME: Final = "dataset_factory_batch"  # key of the metadata
 MAX_TRIES: Final = 8  # to hand a batch over, in some minutes
 MAX_SILENT: Final = 60  # failures in a row to ask about a batch, up to a minute apart
+MAX_REFUSED: Final = 10  # refusals in a row, over some minutes: one alone may be a proxy's
+GONE: Final = {404, 410}
+NO_LIST: Final = {404, 405}
 PAGE: Final = 100  # batches of a list
 MAX_PAGES: Final = 100
 ENDED: Final = {"completed", "expired", "cancelled", "failed"}
@@ -47,18 +51,21 @@ class EndpointCarrier:
         return without_password(self._base_url)
 
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
-        """The id of the batch at the endpoint; raises EndpointError."""
+        """The id of the batch at the endpoint; raises EndpointError, BatchLost where it takes none."""
         file_id, wait_seconds, num_tries = "", self.first_wait_seconds, 0
         while True:
             num_tries += 1
+            looks = perhaps_sent
             try:
-                if perhaps_sent and (found := await self._find(batch)):
+                if looks and (found := await self._find(batch)):
                     return found
-                perhaps_sent = False
+                looks = perhaps_sent = False
                 file_id = file_id or await self._upload(batch)
                 perhaps_sent = True  # from here on, silence may mean that it was made
                 return await self._create(batch, file_id)
             except EndpointError as error:
+                if not looks and not error.retryable:
+                    raise _lost_by(error, error.what, error.hint) from error
                 if num_tries == MAX_TRIES or not error.retryable:
                     raise
                 asked = min(error.retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
@@ -70,18 +77,23 @@ class EndpointCarrier:
         if batch.answers.is_file():
             return
         wait_seconds, num_silent = self.first_wait_seconds, 0
+        refused: list[EndpointError] = []  # in a row
         while True:
             try:
                 state = await self._json("GET", f"batches/{quote(batch.remote_id or '', safe='')}")
                 if state.get("status") in ENDED:
                     return await self._fetch(batch, state)
                 num_silent = 0
+                refused.clear()
+            except BatchLost:
+                raise
             except EndpointError as error:
                 num_silent += 1
-                if error.kind == "refused" and not isinstance(error, BatchLost):
-                    raise self._gone(batch, error) from error
-                if isinstance(error, BatchLost) or not error.retryable or num_silent > MAX_SILENT:
+                refused = [] if error.retryable else [*refused, error]
+                if error.kind == "unauthorized" or num_silent > MAX_SILENT:
                     raise
+                if len(refused) == MAX_REFUSED:
+                    raise _refused(batch, refused) from error
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(1.5 * wait_seconds, self.longest_wait_seconds)
 
@@ -97,7 +109,7 @@ class EndpointCarrier:
             try:
                 page = await self._json("GET", path)
             except EndpointError as error:
-                if error.kind == "refused":  # it keeps no list
+                if error.status in NO_LIST:
                     return None
                 raise
             rows = [row for row in page.get("data") or [] if isinstance(row, dict)]
@@ -137,13 +149,6 @@ class EndpointCarrier:
             file.flush()
             os.fsync(file.fileno())
         move(part, batch.answers)
-
-    def _gone(self, batch: Batch, error: EndpointError) -> BatchLost:
-        """The endpoint knows nothing of the batch, or of its files. It was paid for, so a person should see
-        this before its calls are asked again, which the next run does."""
-        what = f"batch {batch.remote_id} cannot be collected: {error.what}"
-        hint = "was another key used before? The same command sends these calls again"
-        return BatchLost(one_line(what), kind="refused", retryable=False, where=self.where, hint=hint)
 
     def _lost(self, state: dict[str, Any]) -> BatchLost:
         """Why a batch gave nothing; a full queue has room later, what a person called off stays off."""
@@ -213,6 +218,23 @@ class EndpointCarrier:
     def _hide(self, text: str) -> str:
         text = text.replace(self._base_url, self.where)
         return text.replace(self._key, "***") if self._key else text
+
+
+def _refused(batch: Batch, refused: Sequence[EndpointError]) -> EndpointError:
+    """BatchLost where the endpoint knows nothing of the batch, or of its files, else that nobody can tell.
+
+    It was paid for, so a person should see this before its calls are asked again, which the next run does.
+    """
+    last = refused[-1]
+    what = one_line(f"batch {batch.remote_id} cannot be collected: {last.what}")
+    if all(error.status in GONE for error in refused):
+        return _lost_by(last, what, "was another key used before? The same command sends these calls again")
+    hint = "the batch is kept: the same command asks for it again"
+    return EndpointError(what, kind=last.kind, retryable=False, where=last.where, hint=hint)
+
+
+def _lost_by(error: EndpointError, what: str, hint: str) -> BatchLost:
+    return BatchLost(what, kind=error.kind, retryable=False, where=error.where, hint=hint)
 
 
 def move(part: Path, whole: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 from factory.errors import EndpointError
+from factory.failures import REQUEST_FAULTS
 from factory.models.batch_lines import Result, read_results, request_line, unanswered
 from factory.models.batch_log import Batch, BatchLog
 from factory.models.chat import ChatRequests
@@ -38,7 +39,9 @@ class Carrier(Protocol):
 
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
         """Hands a batch over; returns what it is called there. `perhaps_sent`: an earlier attempt may have
-        got through, which must not be paid twice. Raises EndpointError."""
+        got through, which must not be paid twice.
+
+        Raises BatchLost where it was refused, and EndpointError where nobody can tell now."""
         ...
 
     async def collect(self, batch: Batch) -> None:
@@ -176,7 +179,9 @@ class BatchModel:
             self._on_progress(f"{told}; after a Ctrl-C the same command goes on with them")
             await self._carrier.collect(batch)
         except EndpointError as error:
-            if isinstance(error, BatchLost) or (not error.retryable and batch.remote_id is None):
+            if error.kind in REQUEST_FAULTS:  # no request of it is at fault
+                error.kind = "batch_failed"
+            if isinstance(error, BatchLost):
                 self._lose(trip, batch, error)
             raise
         self._read(trip, batch)
