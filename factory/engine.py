@@ -206,6 +206,7 @@ class Engine:
                 self.budget.release(reservation)
                 call.num_attempts -= call.goes_on(error)
                 if isinstance(error, EndpointError):
+                    call.blame_replica(error)
                     slot.failed, slot.overloaded = error.retryable, is_overload(error)
                     slot.retry_after_seconds = error.retry_after_seconds
                 raise
