@@ -447,6 +447,27 @@ async def test_a_key_that_is_refused_is_told_without_it(tmp_path):
     assert endpoint.sizes() == []
 
 
+@pytest.mark.parametrize("code", [None, "odd"])
+async def test_a_key_in_a_line_of_the_answers_is_hidden(tmp_path, code):
+    said = {"message": "x" * 270 + " sk-secret-and-long may not use this model", "code": code}
+    line = {"response": None, "error": said} if code else {"response": {"status_code": 400, "body": said}}
+
+    def reply(_body):
+        return json.dumps({"custom_id": request.id, **line}).encode()
+
+    request = Request("m", (Message("user", "x"),), None, Sampling())
+    async with FakeBatches(reply) as endpoint:
+        with Store.open(tmp_path) as store:
+            carrier = EndpointCarrier(endpoint.base_url, "sk-secret-and-long")
+            log = BatchLog(store, "run_1")
+            model = BatchModel("m", ChatRequests("big"), carrier, log, 10, print)
+            with pytest.raises(EndpointError) as caught:
+                await model.complete(request)
+            await model.close()
+    assert "*** may" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 async def test_an_endpoint_without_batches_is_told(tmp_path):
     async with FakeBatches() as endpoint:
         endpoint.refuse = lambda _method, _path: 404

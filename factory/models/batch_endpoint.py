@@ -50,6 +50,11 @@ class EndpointCarrier:
     def where(self) -> str:
         return without_password(self._base_url)
 
+    def hide(self, text: str) -> str:
+        """The text without the key, and without a password in the address."""
+        text = text.replace(self._base_url, self.where)
+        return text.replace(self._key, "***") if self._key else text
+
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
         """The id of the batch at the endpoint; raises EndpointError, BatchLost where it takes none."""
         file_id, wait_seconds, num_tries = "", self.first_wait_seconds, 0
@@ -154,7 +159,7 @@ class EndpointCarrier:
         """Why a batch gave nothing; a full queue has room later, what a person called off stays off."""
         status = str(state.get("status"))
         told = [each for each in (state.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
-        why = "; ".join(self._hide(str(each.get("message") or each.get("code"))) for each in told[:3])
+        why = "; ".join(self.hide(str(each.get("message") or each.get("code"))) for each in told[:3])
         full = any(each.get("code") == "token_limit_exceeded" for each in told)
         kind = "rate_limited" if full else "timeout" if status == "expired" else "refused"
         return BatchLost(
@@ -195,7 +200,7 @@ class EndpointCarrier:
 
     def _check(self, reply: Reply) -> None:
         if not 200 <= reply.status < 300:
-            message = self._hide(server_message(reply.content))
+            message = self.hide(server_message(reply.content))
             error = failure_from_status(reply.status, reply.headers, message, self.where)
             if reply.status in {404, 405}:
                 error.hint = "`batch: true` is for endpoints with OpenAI's Batch API"
@@ -213,11 +218,7 @@ class EndpointCarrier:
 
     def _failure(self, what: str, kind: str) -> EndpointError:
         retryable = kind != "refused"
-        return EndpointError(one_line(self._hide(what)), kind=kind, retryable=retryable, where=self.where)
-
-    def _hide(self, text: str) -> str:
-        text = text.replace(self._base_url, self.where)
-        return text.replace(self._key, "***") if self._key else text
+        return EndpointError(one_line(self.hide(what)), kind=kind, retryable=retryable, where=self.where)
 
 
 def _refused(batch: Batch, refused: Sequence[EndpointError]) -> EndpointError:

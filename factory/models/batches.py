@@ -37,6 +37,10 @@ class Carrier(Protocol):
     @property
     def where(self) -> str: ...
 
+    def hide(self, text: str) -> str:
+        """What an endpoint says, without the key that it may quote."""
+        ...
+
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
         """Hands a batch over; returns what it is called there. `perhaps_sent`: an earlier attempt may have
         got through, which must not be paid twice.
@@ -205,7 +209,7 @@ class BatchModel:
 
     def _read(self, trip: _Trip, batch: Batch) -> None:
         with batch.answers.open("rb") as lines:
-            trip.results = read_results(lines, self._where)
+            trip.results = read_results(lines, self._where, self._carrier.hide)
         answered = {call for call, result in trip.results.items() if isinstance(result, Completion)}
         trip.failed = set(batch.call_ids) - answered
         self._log.record(batch, "collected", {"answered": len(batch.call_ids) - len(trip.failed)})
