@@ -14,7 +14,7 @@ from fake_endpoint import Status, answer
 
 from factory.budget import Budget, Spend, hold_calls
 from factory.engine import Engine
-from factory.errors import BudgetExceeded, EndpointError, FactoryError
+from factory.errors import BudgetExceeded, EndpointError, FactoryError, WorkspaceError
 from factory.failures import REQUEST_FAULTS
 from factory.models.batch_endpoint import EndpointCarrier
 from factory.models.batch_files import LeftCarrier
@@ -22,6 +22,7 @@ from factory.models.batch_lines import request_line
 from factory.models.batch_log import BatchLog
 from factory.models.batches import BatchModel
 from factory.models.chat import ChatRequests
+from factory.models.connection import Connection
 from factory.models.pool import ModelPool
 from factory.recipe import BudgetSpec, Recipe
 from factory.store.store import Store
@@ -209,6 +210,29 @@ async def test_what_was_collected_is_not_lost_with_the_endpoint(tmp_path):
 async def leave_quietly(work) -> None:
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_a_full_disk_is_told_at_once_and_the_batch_is_kept(tmp_path, monkeypatch):
+    async with FakeBatches() as endpoint:
+        endpoint.reply = lambda _: answer("x" * 3_000_000)
+        async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
+            with monkeypatch.context() as full:
+                full.setattr(Connection, "download", download_to_full_disk)
+                (error,) = await asyncio.wait_for(ask_all(ask, ["x"]), 10)
+            assert isinstance(error, WorkspaceError)
+            assert "No space left" in str(error)
+            assert str(tmp_path) in str(error)
+            assert statuses(store) == {"prepared": 1, "submitted": 1}
+            assert store.select("SELECT id FROM calls") == []
+        async with opened(tmp_path, endpoint.base_url) as (_, engine, ask):
+            await ask_all(ask, ["x"])
+            assert engine.budget.spent.calls == 1
+    assert endpoint.sizes() == [1]
+
+
+async def download_to_full_disk(self, path, _file, *, download=Connection.download):
+    with open("/dev/full", "wb") as file:  # noqa: ASYNC230, PTH123
+        return await download(self, path, file)
 
 
 async def test_a_batch_whose_creation_was_not_answered_is_found_not_made_again(tmp_path):

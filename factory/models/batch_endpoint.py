@@ -8,6 +8,7 @@ output and the error file come down one after the other into the file of answers
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from factory.models.batches import BatchLost
 from factory.models.chat import server_message
 from factory.models.connection import Connection, Reply
 from factory.models.failure import failure_from_status, one_line
+from factory.store.database import unwritable
 
 NAME: Final = "dataset_factory_batch"  # key of the metadata
 MAX_TRIES: Final = 8  # to hand a batch over, in some minutes
@@ -33,6 +35,7 @@ GONE: Final = {404, 410}
 NO_LIST: Final = {404, 405}
 PAGE: Final = 100  # batches of a list
 MAX_PAGES: Final = 100
+OF_DISK: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 ENDED: Final = {"completed", "expired", "cancelled", "failed"}
 
 
@@ -140,20 +143,24 @@ class EndpointCarrier:
         return self._id(await self._json("POST", "batches", json.dumps(body).encode()))
 
     async def _fetch(self, batch: Batch, state: dict[str, Any]) -> None:
-        """The results of a batch that has ended; raises BatchLost where it has none."""
+        """The results of a batch that has ended; raises BatchLost where it has none, WorkspaceError where the
+        disk takes no more."""
         files = [state[key] for key in ("output_file_id", "error_file_id") if state.get(key)]
         if not files:
             raise self._lost(state)
         part = batch.answers.with_suffix(".part")
-        with part.open("wb") as file:
-            for file_id in files:
-                path = f"files/{quote(str(file_id), safe='')}/content"
-                reply = await self._sent(self._connected().download(path, file))
-                self._check(reply)
-                file.write(b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        move(part, batch.answers)
+        try:
+            with part.open("wb") as file:
+                for file_id in files:
+                    path = f"files/{quote(str(file_id), safe='')}/content"
+                    reply = await self._sent(self._connected().download(path, file))
+                    self._check(reply)
+                    file.write(b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            move(part, batch.answers)
+        except OSError as error:
+            raise unwritable(part, error) from error
 
     def _lost(self, state: dict[str, Any]) -> BatchLost:
         """Why a batch gave nothing; a full queue has room later, what a person called off stays off."""
@@ -192,6 +199,8 @@ class EndpointCarrier:
         try:
             reply: Reply = await sending
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if getattr(error, "errno", None) in OF_DISK:
+                raise
             kind = "timeout" if isinstance(error, TimeoutError) else "unreachable"
             raise self._failure(str(error) or type(error).__name__, kind) from None
         except ValueError as error:
