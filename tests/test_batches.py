@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import shlex
 from collections import Counter
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -24,7 +26,10 @@ from factory.models.batches import BatchModel
 from factory.models.chat import ChatRequests
 from factory.models.connection import Connection
 from factory.models.pool import ModelPool
+from factory.models.vllm_command import engine_words
+from factory.progress import Progress
 from factory.recipe import BudgetSpec, Recipe
+from factory.servers import VllmServer
 from factory.store.store import Store
 from factory.types import Completion, Message, Parent, Request, Sample, Sampling, Task
 
@@ -604,7 +609,7 @@ async def test_files_that_are_left_are_read_when_they_are_whole(tmp_path, monkey
 
     async def leave_it(store, _work):
         await until(lambda: statuses(store)["submitted"] == 1)
-        await until(lambda: any("vllm run-batch" in line for line in told))
+        await until(lambda: any("command.sh" in line for line in told))
         return []
 
     async def bring_it(store, work):
@@ -632,8 +637,32 @@ async def test_files_that_are_left_are_read_when_they_are_whole(tmp_path, monkey
     assert await go(bring_it) == CAPITALS[:3]
 
 
+async def test_what_to_run_elsewhere_is_written_whole_and_told(tmp_path):
+    """The server's own words, however long they are; a line of progress is cut at 400 characters."""
+    out, model = io.StringIO(), "/srv/" + "a long name/" * 30 + "it's"
+    keys = {"max_lora_rank": 16, "dtype": "float16", "quantization": "fp8", "extra_args": ["--seed", "7"]}
+    spec = VllmServer(model="m", **keys)
+    carrier = LeftCarrier(
+        spec, model, ("student-1", Path("/adapters/1")), "servers.far", Progress(out, bars=False).note
+    )
+    with Store.open(tmp_path) as store:
+        batch = BatchLog(store, "run_1").prepare("batch_1", "m", {"a": b"{}\n"})
+        waiting = asyncio.create_task(carrier.collect(batch))
+        await until(lambda: "command.sh" in out.getvalue())
+        await leave(waiting)
+    script = Path(out.getvalue().split()[-1])
+    assert script == batch.folder / "command.sh"
+    last = script.read_text().splitlines()[-1]  # noqa: ASYNC240
+    command = ["exec", "python3", "-m", "vllm.entrypoints.openai.run_batch", "-i", "requests.jsonl"]
+    command += ["-o", "answers.jsonl", "--lora-modules", "student-1=/adapters/1"]
+    assert shlex.split(last) == [*command, *engine_words(spec, model, "cuda")]
+    assert {"--max-lora-rank", "16", "--quantization", "fp8", "float16", "--seed", model} <= set(
+        shlex.split(last)
+    )
+
+
 async def test_a_file_that_lacks_lines_counts_once_it_does_not_grow(tmp_path):
-    carrier = LeftCarrier("m", None, "servers.far", print)
+    carrier = LeftCarrier(VllmServer(model="m"), "m", None, "servers.far", print)
     with Store.open(tmp_path) as store:
         batch = BatchLog(store, "run_1").prepare("batch_1", "m", {"a": b"{}\n", "b": b"{}\n"})
         batch.answers.write_bytes(b"{}\n")

@@ -128,7 +128,7 @@ class BatchedModels:
             loaded = (name, adapter)
         if server.run_as == "files":
             model, _ = find_model(self._folder, server.model)
-            return name, LeftCarrier(model, loaded, where, self._on_progress)
+            return name, LeftCarrier(server, model, loaded, where, self._on_progress)
 
         def process_of(log: Path) -> VllmProcess:
             return VllmProcess(spec.server, server, self._folder, log, self._on_progress)
