@@ -111,7 +111,7 @@ class BatchedModels:
         from factory.models.endpoints import served_name
 
         key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
-        name = await served_name(role, spec, server, adapter, key)
+        name = await served_name(role, spec, server, adapter, key, self._on_progress)
         return name, EndpointCarrier(server.base_url, key)
 
     def _on_files(
