@@ -6,15 +6,20 @@ given up leaves a row too. How calls are made is the engine's.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+from factory.errors import BudgetExceeded, EndpointError, InputError
 from factory.ports import Model
 from factory.recipe import ModelSpec
 from factory.slots import Slots
 from factory.types import Completion, Json, Request
+
+OF_REPLICA: Final = {401, 403, 404}  # statuses that need not be about the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class Call:
     purpose: Purpose
     num_attempts: int = 0
     replica: int | None = None  # where the latest attempt went
+    refused_at: set[int] = field(default_factory=set)  # replicas that know no such key, or no such model
     error: str = "cancelled"
     began: float = field(default_factory=time.monotonic)
     sent_at: float = math.inf  # of the latest attempt, on the same clock
@@ -45,6 +51,24 @@ class Call:
     def latency_ms(self) -> float:
         """Milliseconds since the request was made, waiting included."""
         return 1000 * (time.monotonic() - self.began)
+
+    def blame_replica(self, error: EndpointError) -> None:
+        """Makes a refusal that another replica may not share a failure of the replica alone.
+
+        One may have another key, or have come back without the adapter. What all refuse stays refused.
+        """
+        if error.status in OF_REPLICA and self.replica is not None:
+            self.refused_at.add(self.replica)
+            if len(self.refused_at) < len(self.purpose.replicas):
+                error.kind, error.retryable = "server_error", True
+
+    def goes_on(self, error: BaseException) -> bool:
+        """Whether an attempt that ended by `error` was only left: it is in a batch that goes on without us.
+
+        It counts where its answer is collected. Attempts that failed before it count now.
+        """
+        left = isinstance(error, asyncio.CancelledError | InputError | BudgetExceeded)
+        return left and getattr(self.purpose.replicas[0], "calls_outlive", False)
 
 
 def answered_row(call: Call, run_id: str, answer: Completion, dollars: float) -> dict[str, Json]:

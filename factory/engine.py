@@ -167,7 +167,7 @@ class Engine:
         try:
             answer, dollars = await self._retry(call)
         except BaseException as error:
-            if call.num_attempts and not _goes_on(call, error):
+            if call.num_attempts:
                 if not isinstance(error, FactoryError):
                     call.error = "cancelled" if isinstance(error, asyncio.CancelledError) else "defect"
                 self._counts.failed[call.error] += 1
@@ -204,7 +204,9 @@ class Engine:
                 answer = await self._complete(call.purpose.replicas[slot.replica], request)
             except BaseException as error:
                 self.budget.release(reservation)
+                call.num_attempts -= call.goes_on(error)
                 if isinstance(error, EndpointError):
+                    call.blame_replica(error)
                     slot.failed, slot.overloaded = error.retryable, is_overload(error)
                     slot.retry_after_seconds = error.retry_after_seconds
                 raise
@@ -274,13 +276,6 @@ class Engine:
                     yield refused
             finally:
                 await _stop(pending)
-
-
-def _goes_on(call: Call, error: BaseException) -> bool:
-    """Whether the call was only left: it is in a batch that goes on without us, and its answer is collected
-    later."""
-    left = isinstance(error, asyncio.CancelledError | BudgetExceeded)
-    return left and getattr(call.purpose.replicas[0], "calls_outlive", False)
 
 
 async def _make(generator: Generator, task: Task, ask: Ask) -> Outcome:

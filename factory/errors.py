@@ -46,7 +46,8 @@ class EndpointError(FactoryError):
     """An endpoint did not answer usefully after all retries.
 
     `kind` is one of: unreachable, timeout, unauthorized, refused, rate_limited, server_error,
-    malformed. It is what `calls.error` holds and what reports count by.
+    malformed, batch_failed (a whole batch, by no request's own fault). It is what `calls.error` holds and
+    what reports count by. `status` is that of HTTP, where there was one.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class EndpointError(FactoryError):
         kind: str,
         retry_after_seconds: float | None = None,
         retryable: bool = True,
+        status: int | None = None,
         where: str = "",
         hint: str = "",
     ) -> None:
         super().__init__(what, where=where, hint=hint)
         self.kind = kind
+        self.status = status
         self.retry_after_seconds = retry_after_seconds
         self.retryable = retryable
 

@@ -54,6 +54,11 @@ def needs_until(recipe: Recipe, last: Stage) -> Needs:
     return Needs(tuple(asked), ("student",))
 
 
+def needs_of_base(recipe: Recipe) -> Needs:
+    """What the evaluation of the base needs, with which every stage of a later round begins."""
+    return Needs(("student",) if "student" in recipe.training else ())
+
+
 def check_needs(domain: Domain, needs: Needs) -> None:
     """Raises Inconsistency with the key of the first model that cannot be had."""
     for role in needs.asked:

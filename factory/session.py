@@ -21,7 +21,7 @@ from factory.domain import content_of
 from factory.errors import InputError, RecipeError
 from factory.load import load, placed
 from factory.models.folders import find_model
-from factory.needs import Needs, Stage, check_needs, needs_until
+from factory.needs import Needs, Stage, check_needs, needs_of_base, needs_until
 from factory.progress import Progress
 from factory.types import Json, Split, digest
 
@@ -85,8 +85,9 @@ async def open_bench(
         workspace = store.workspace  # absolute
         pool = ModelPool(domain.recipe, domain.folder, workspace, progress.note, port)
         run_id = name_run(domain, pool)
-        pool.batched.log = BatchLog(store, run_id)
-        held = hold_calls(domain.recipe, pool.batched.log.open_calls())
+        pool.batched.log = log = BatchLog(store, run_id)
+        pool.batched.refuse_if_turned_off(log)
+        held = hold_calls(domain.recipe, log.open_calls())
         budget = Budget.from_store(store, run_id, domain.recipe.budget, held)
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
         with serve_metrics(metrics_port, engine, progress):
@@ -146,6 +147,9 @@ def run_until(
             if number is None:
                 return {"run": bench.run_id, "stage": stage, "round": None, "detail": "every round is done"}
             if stage == "evaluate" or number > 1:
+                if bench.done(0, "evaluate") is None:
+                    with placed(recipe_path, profile):
+                        check_needs(domain, needs_of_base(bench.recipe))
                 await evaluate(bench, 0, None)
             await run_round(bench, number, until=stage)
             return {"run": bench.run_id, "stage": stage, "round": number, "detail": bench.done(number, stage)}

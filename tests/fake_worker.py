@@ -4,7 +4,7 @@
 
 A message 'die' ends it, 'hang' is never answered, 'status 400 words' is refused, 'slow' waits a little;
 anything else is answered by model, message and process. /history tells what it was asked and what was
-taken back.
+taken back, /hang nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ async def answer(path: str, body: Any) -> tuple[int, str]:
         history.append(path)
     if path == "/history":
         return 200, json.dumps(history)
+    if path == "/hang":
+        await asyncio.sleep(600)
     if path == "/v1/load_lora_adapter":
         adapters.append(body["lora_name"])
         return 200, '"Success"'

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import shlex
 from collections import Counter
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -14,15 +16,20 @@ from fake_endpoint import Status, answer
 
 from factory.budget import Budget, Spend, hold_calls
 from factory.engine import Engine
-from factory.errors import EndpointError, FactoryError
+from factory.errors import BudgetExceeded, EndpointError, FactoryError, WorkspaceError
+from factory.failures import REQUEST_FAULTS
 from factory.models.batch_endpoint import EndpointCarrier
 from factory.models.batch_files import LeftCarrier
 from factory.models.batch_lines import request_line
 from factory.models.batch_log import BatchLog
 from factory.models.batches import BatchModel
 from factory.models.chat import ChatRequests
+from factory.models.connection import Connection
 from factory.models.pool import ModelPool
+from factory.models.vllm_command import engine_words
+from factory.progress import Progress
 from factory.recipe import BudgetSpec, Recipe
+from factory.servers import VllmServer
 from factory.store.store import Store
 from factory.types import Completion, Message, Parent, Request, Sample, Sampling, Task
 
@@ -210,6 +217,29 @@ async def leave_quietly(work) -> None:
     await asyncio.gather(work, return_exceptions=True)
 
 
+async def test_a_full_disk_is_told_at_once_and_the_batch_is_kept(tmp_path, monkeypatch):
+    async with FakeBatches() as endpoint:
+        endpoint.reply = lambda _: answer("x" * 3_000_000)
+        async with opened(tmp_path, endpoint.base_url) as (store, engine, ask):
+            with monkeypatch.context() as full:
+                full.setattr(Connection, "download", download_to_full_disk)
+                (error,) = await asyncio.wait_for(ask_all(ask, ["x"]), 10)
+            assert isinstance(error, WorkspaceError)
+            assert "No space left" in str(error)
+            assert str(tmp_path) in str(error)
+            assert statuses(store) == {"prepared": 1, "submitted": 1}
+            assert store.select("SELECT id FROM calls") == []
+        async with opened(tmp_path, endpoint.base_url) as (_, engine, ask):
+            await ask_all(ask, ["x"])
+            assert engine.budget.spent.calls == 1
+    assert endpoint.sizes() == [1]
+
+
+async def download_to_full_disk(self, path, _file, *, download=Connection.download):
+    with open("/dev/full", "wb") as file:  # noqa: ASYNC230, PTH123
+        return await download(self, path, file)
+
+
 async def test_a_batch_whose_creation_was_not_answered_is_found_not_made_again(tmp_path):
     async with FakeBatches() as endpoint:
         endpoint.forget_create = True
@@ -235,6 +265,29 @@ async def test_a_batch_that_was_made_just_before_we_died_is_found(tmp_path):
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
             assert await ask_all(ask, ["x"]) == ["X"]
     assert endpoint.sizes() == [1, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("status", [401, 403, 400, 302])
+async def test_a_batch_that_cannot_be_looked_for_is_not_made_again(tmp_path, status):
+    """kill -9 before our record of it, and a restart with a wrong key: only no list at all means none."""
+    async with FakeBatches() as endpoint:
+        with Store.open(tmp_path) as store:
+            request = Request(recipe_id(tmp_path, endpoint), (Message("user", "x"),), None, Sampling())
+            log = BatchLog(store, "run_1")
+            batch = log.prepare("batch_of_before", request.model_id, {request.id: line_of(request)})
+            carrier = EndpointCarrier(endpoint.base_url, None)
+            await carrier.submit(batch, perhaps_sent=False)
+            await carrier.close()
+        endpoint.refuse = lambda _method, _path: status
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            (error,) = await ask_all(ask, ["x"])
+            assert f"answered {status}" in str(error)
+            assert error.kind not in REQUEST_FAULTS
+            assert statuses(store)["lost"] == 0
+        endpoint.refuse = lambda _method, _path: None
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, ["x"]) == ["X"]
+    assert endpoint.sizes() == [1]
 
 
 def recipe_id(folder: Path, endpoint: FakeBatches) -> str:
@@ -299,7 +352,7 @@ async def test_retries_are_bounded_and_what_was_called_off_stays_off(tmp_path):
 @pytest.mark.parametrize(
     ("status", "code", "kind", "num_batches"),
     [
-        ("failed", "invalid_json_line", "refused", 1),
+        ("failed", "invalid_json_line", "batch_failed", 1),
         ("failed", "token_limit_exceeded", "rate_limited", 3),
     ],
 )
@@ -329,11 +382,49 @@ async def test_a_batch_that_the_endpoint_forgot_is_told_before_it_is_paid_again(
         async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
             (error,) = await ask_all(ask, ["x"])
             assert "cannot be collected" in str(error)
+            assert error.kind not in REQUEST_FAULTS, "no request is at fault"
             assert statuses(store)["lost"] == 1
         assert endpoint.sizes() == [1]
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
             assert await ask_all(ask, ["x"]) == ["X"]
     assert endpoint.sizes() == [1, 1]
+
+
+def refuse_states(endpoint: FakeBatches, status: int, num: int) -> None:
+    """The next `num` questions about a batch are refused, as a proxy may do."""
+    left = num
+
+    def refuse(method: str, path: str) -> int | None:
+        nonlocal left
+        left -= (asked := path.startswith("/v1/batches/"))
+        return status if asked and left >= 0 else None
+
+    endpoint.refuse = refuse
+
+
+@pytest.mark.parametrize("status", [404, 302, 400, 405, 410])
+async def test_a_question_that_is_refused_now_and_then_loses_no_batch(tmp_path, status):
+    async with FakeBatches() as endpoint:
+        refuse_states(endpoint, status, 3)
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+            assert statuses(store)["lost"] == 0
+    assert endpoint.sizes() == [12]
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 405])
+async def test_a_batch_that_nobody_can_ask_about_is_kept(tmp_path, status):
+    async with FakeBatches() as endpoint:
+        refuse_states(endpoint, status, 99)
+        async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+            (error,) = await ask_all(ask, ["x"])
+            assert f"answered {status}" in str(error)
+            assert error.kind not in REQUEST_FAULTS
+            assert statuses(store)["lost"] == 0
+        endpoint.refuse = lambda _method, _path: None
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, ["x"]) == ["X"]
+    assert endpoint.sizes() == [1]
 
 
 async def test_an_expired_batch_gives_what_it_has_and_the_rest_is_asked_again(tmp_path):
@@ -385,12 +476,33 @@ async def test_a_key_that_is_refused_is_told_without_it(tmp_path):
     assert endpoint.sizes() == []
 
 
+@pytest.mark.parametrize("code", [None, "odd"])
+async def test_a_key_in_a_line_of_the_answers_is_hidden(tmp_path, code):
+    said = {"message": "x" * 270 + " sk-secret-and-long may not use this model", "code": code}
+    line = {"response": None, "error": said} if code else {"response": {"status_code": 400, "body": said}}
+
+    def reply(_body):
+        return json.dumps({"custom_id": request.id, **line}).encode()
+
+    request = Request("m", (Message("user", "x"),), None, Sampling())
+    async with FakeBatches(reply) as endpoint:
+        with Store.open(tmp_path) as store:
+            carrier = EndpointCarrier(endpoint.base_url, "sk-secret-and-long")
+            log = BatchLog(store, "run_1")
+            model = BatchModel("m", ChatRequests("big"), carrier, log, 10, print)
+            with pytest.raises(EndpointError) as caught:
+                await model.complete(request)
+            await model.close()
+    assert "*** may" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 async def test_an_endpoint_without_batches_is_told(tmp_path):
     async with FakeBatches() as endpoint:
         endpoint.refuse = lambda _method, _path: 404
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
             (error,) = await ask_all(ask, ["x"])
-    assert error.kind == "refused"
+    assert error.kind == "batch_failed"
     assert "Batch API" in str(error)
 
 
@@ -411,6 +523,31 @@ async def test_the_budget_holds_over_a_restart(tmp_path):
             assert await ask_all(ask, TEXTS[:8]) == CAPITALS[:8]
             assert engine.budget.held == engine.budget.reserved == Spend()
             assert engine.budget.spent.calls == 10
+    assert len(endpoint.bodies) == 10
+
+
+async def test_attempts_that_failed_count_although_the_last_one_is_out(tmp_path):
+    """Left while retries are in a batch: the failures before them were paid."""
+    num, spec = 0, BudgetSpec(calls=10)
+
+    def reply(body):
+        nonlocal num
+        num += 1
+        return "server_error" if num <= 5 else say_last(body)
+
+    async with FakeBatches(reply, num_free=1) as endpoint:
+        async with opened(tmp_path, endpoint.base_url, spec) as (store, _, ask):
+            work = asyncio.create_task(ask_all(ask, TEXTS[:5]))
+            await until(lambda: statuses(store)["submitted"] == 2)
+            await leave_quietly(work)
+            rows = store.select("SELECT status, error, attempts FROM calls")
+            assert rows == [{"status": "failed", "error": "cancelled", "attempts": 1}] * 5
+        endpoint.num_free = 99
+        async with opened(tmp_path, endpoint.base_url, spec) as (_, engine, ask):
+            assert (engine.budget.spent.calls, engine.budget.held.calls) == (5, 5)
+            found = await ask_all(ask, [*TEXTS[:5], *[f"other {number}" for number in range(5)]])
+            assert found[:5] == CAPITALS[:5]
+            assert all(isinstance(each, BudgetExceeded) for each in found[5:])
     assert len(endpoint.bodies) == 10
 
 
@@ -472,7 +609,7 @@ async def test_files_that_are_left_are_read_when_they_are_whole(tmp_path, monkey
 
     async def leave_it(store, _work):
         await until(lambda: statuses(store)["submitted"] == 1)
-        await until(lambda: any("vllm run-batch" in line for line in told))
+        await until(lambda: any("command.sh" in line for line in told))
         return []
 
     async def bring_it(store, work):
@@ -500,8 +637,32 @@ async def test_files_that_are_left_are_read_when_they_are_whole(tmp_path, monkey
     assert await go(bring_it) == CAPITALS[:3]
 
 
+async def test_what_to_run_elsewhere_is_written_whole_and_told(tmp_path):
+    """The server's own words, however long they are; a line of progress is cut at 400 characters."""
+    out, model = io.StringIO(), "/srv/" + "a long name/" * 30 + "it's"
+    keys = {"max_lora_rank": 16, "dtype": "float16", "quantization": "fp8", "extra_args": ["--seed", "7"]}
+    spec = VllmServer(model="m", **keys)
+    carrier = LeftCarrier(
+        spec, model, ("student-1", Path("/adapters/1")), "servers.far", Progress(out, bars=False).note
+    )
+    with Store.open(tmp_path) as store:
+        batch = BatchLog(store, "run_1").prepare("batch_1", "m", {"a": b"{}\n"})
+        waiting = asyncio.create_task(carrier.collect(batch))
+        await until(lambda: "command.sh" in out.getvalue())
+        await leave(waiting)
+    script = Path(out.getvalue().split()[-1])
+    assert script == batch.folder / "command.sh"
+    last = script.read_text().splitlines()[-1]  # noqa: ASYNC240
+    command = ["exec", "python3", "-m", "vllm.entrypoints.openai.run_batch", "-i", "requests.jsonl"]
+    command += ["-o", "answers.jsonl", "--lora-modules", "student-1=/adapters/1"]
+    assert shlex.split(last) == [*command, *engine_words(spec, model, "cuda")]
+    assert {"--max-lora-rank", "16", "--quantization", "fp8", "float16", "--seed", model} <= set(
+        shlex.split(last)
+    )
+
+
 async def test_a_file_that_lacks_lines_counts_once_it_does_not_grow(tmp_path):
-    carrier = LeftCarrier("m", None, "servers.far", print)
+    carrier = LeftCarrier(VllmServer(model="m"), "m", None, "servers.far", print)
     with Store.open(tmp_path) as store:
         batch = BatchLog(store, "run_1").prepare("batch_1", "m", {"a": b"{}\n", "b": b"{}\n"})
         batch.answers.write_bytes(b"{}\n")

@@ -11,9 +11,15 @@ import pytest
 import yaml
 from fake_batches import FakeBatches
 from fake_endpoint import FakeEndpoint, Status, answer
+from tiny_llama import make_adapter
 
 from factory import session
+from factory.errors import RecipeError
 from factory.init import write_template
+from factory.models.batch_lines import request_line
+from factory.models.batch_log import BatchLog
+from factory.models.chat import ChatRequests
+from factory.models.pool import ModelPool
 from factory.models.scripted import echo
 from factory.progress import Progress
 from factory.store.store import Store
@@ -101,3 +107,45 @@ async def test_kill_9_while_a_batch_is_out(tmp_path, num_out):
         rows = store.select("SELECT status, count(*) AS n, sum(attempts) AS m FROM calls GROUP BY ALL")
         assert rows == [{"status": "ok", "n": len(asked), "m": len(asked)}]
         assert store.select("SELECT * FROM batches WHERE status = 'lost'") == []
+
+
+def left_batch(domain, workspace: Path, adapter: Path | None = None) -> Path:
+    """A batch with one call to the teacher, or to a student that the run trained; its folder."""
+    with Store.open(workspace) as store:
+        pool = ModelPool(domain.recipe, domain.folder, workspace, print)
+        log = BatchLog(store, session.name_run(domain, pool))
+        model_id = pool.model_id("student" if adapter else "teacher", adapter)
+        if adapter:
+            row = {"id": model_id, "role": "student", "name": "s", "base": "b", "run_id": log._run_id}
+            store.append("models", [row])
+        request = Request(model_id, (Message("user", "x"),), None, Sampling())
+        line = request_line(request.id, ChatRequests("m").encode(request))
+        return log.prepare("batch_1", model_id, {request.id: line}).folder
+
+
+@pytest.mark.parametrize("trained", [False, True])
+async def test_batches_are_not_turned_off_while_one_is_out(tmp_path, trained):
+    """Its calls would be asked one by one, and paid twice."""
+    write_template(tmp_path / "domain")
+    make_adapter(tmp_path / "adapter")
+    far = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "can_load_adapters": True}
+    student = {"server": "far", "model": "small"}
+    models = {"teacher": {"server": "main" if trained else "far", "model": "big"}, "student": student}
+    profile = tmp_path / "domain" / "profiles" / "far.yaml"
+
+    async def open_with(**keys) -> None:
+        servers = {"far": {**far, **keys}, "main": {"kind": "scripted"}}
+        profile.write_text(yaml.safe_dump({"servers": servers, "models": models}))
+        async with session.open_bench(
+            session.open_domain(tmp_path / "domain", "far"), tmp_path / "w", Progress(bars=False)
+        ):
+            pass
+
+    await open_with(batch=True)
+    domain = session.open_domain(tmp_path / "domain", "far")
+    folder = left_batch(domain, tmp_path / "w", tmp_path / "adapter" if trained else None)
+    await open_with(batch=True)
+    with pytest.raises(RecipeError, match=r"servers\.far\.batch: batch_1 is out"):
+        await open_with(batch=False)
+    (folder / "requests.jsonl").unlink()
+    await open_with(batch=False)

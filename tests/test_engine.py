@@ -13,6 +13,7 @@ from factory import concurrency
 from factory.budget import Budget, Spend
 from factory.engine import Engine
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, ServerError, WorkspaceError
+from factory.models.failure import failure_from_status
 from factory.models.scripted import ScriptedModel
 from factory.recipe import BudgetSpec, ModelSpec, Price, SamplingSpec
 from factory.store.store import Store
@@ -579,6 +580,28 @@ async def test_retry_after_of_one_replica_does_not_hold_up_another(store):
     model = Several(full, Script(seconds=0.001))
     results = await asyncio.wait_for(run(engine_on(store), model, 200), 10)
     assert all(isinstance(samples, list) for _, samples in results)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_replica_that_refuses_is_left_where_others_answer(store, status):
+    """Such as a vLLM that was started again without its adapter, or that has another key."""
+    odd = Script(lambda request, number: failure_from_status(status, {}, "not here", "odd"))
+    engine = engine_on(store)
+    results = await run(engine, Several(odd, Script(seconds=0.005)), 400)
+    assert all(isinstance(samples, list) for _, samples in results) and len(results) == 400
+    assert len(odd.requests) <= 16 and not engine.counts.failed
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, "unauthorized"), (404, "refused"), (400, "refused")])
+async def test_what_all_replicas_refuse_is_refused(store, status, kind):
+    def reply(request, number):
+        return failure_from_status(status, {}, "not here", "odd")
+
+    model = Several(Script(reply), Script(reply))
+    with pytest.raises(EndpointError, match=f"answered {status}: not here") as caught:
+        await engine_on(store).ask("teacher", model, SPEC, "generate", 1)(HELLO)
+    assert caught.value.kind == kind
+    assert [len(replica.requests) for replica in model.replicas] == ([1, 0] if status == 400 else [1, 1])
 
 
 async def test_answers_are_found_again_whatever_the_number_of_replicas(store):

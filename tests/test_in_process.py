@@ -20,6 +20,7 @@ from factory.errors import EndpointError, RecipeError, ServerError
 from factory.init import write_template
 from factory.models import in_process, vllm_server
 from factory.models.pool import ModelPool
+from factory.models.vllm_worker import Worker, encode
 from factory.progress import Progress
 from factory.recipe import BudgetSpec, Recipe
 from factory.store.store import Store
@@ -134,6 +135,41 @@ async def test_what_nobody_waits_for_is_taken_back(pooled):
             await task
         await student.complete(request("x"))
         assert (await history(pool)).count("taken back") == 2
+
+
+class Nowhere:
+    """A writer whose lines nobody reads."""
+
+    def write(self, _line: bytes) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
+async def test_what_is_taken_back_before_it_began_is_forgotten():
+    asked: list[str] = []
+
+    async def answered(path, _body):
+        asked.append(path)
+        return 200, "null"
+
+    reader, worker = asyncio.StreamReader(), Worker(answered, Nowhere())
+    for number in range(1, 101):
+        reader.feed_data(encode(number, "/x", b"{}") + encode(number, None, b"null"))
+    reader.feed_data(encode(101, "/y", b"{}"))
+    serving = asyncio.create_task(worker.serve(reader))
+    await asyncio.sleep(0.1)
+    assert worker._tasks == {}
+    assert asked == ["/y"]
+    reader.feed_eof()
+    await serving
+
+
+async def test_a_process_that_hangs_is_told(pooled, monkeypatch):
+    async with pooled() as pool:
+        await pool.model("student")
+        monkeypatch.setattr(in_process, "REQUEST_SECONDS", 0.2)
+        with pytest.raises(ServerError, match=r"servers\.one: /hang failed: TimeoutError"):
+            await asyncio.wait_for(pool._servers["one"].processes[0]._request("POST", "/hang"), 5)
 
 
 async def test_a_process_that_died_is_an_error_of_the_run(pooled):

@@ -456,6 +456,39 @@ async def test_an_endpoint_at_several_addresses_loads_adapters_at_each(pooled, f
             assert ids == [pool.model_id("teacher"), pool.model_id("teacher", folder / "a")]
 
 
+async def test_an_address_that_is_down_does_not_stop_the_others(pooled, folder):
+    """The adapter is loaded where somebody answers; where nobody does, the call fails."""
+    down, told = "http://127.0.0.1:9/v1", []
+    models = {"teacher": {"server": "one", "model": "fake"}}
+    async with FakeEndpoint([answer("one")]) as endpoint:
+        server = {"kind": "endpoint", "base_url": down, "can_load_adapters": True}
+        more = {**server, "further_base_urls": [endpoint.base_url]}
+        async with pooled({"one": more}, models, told=told) as pool:
+            trained = await pool.model("teacher", folder / "a")
+            assert (await trained.replicas[1].complete(request())).text == "one"
+            assert endpoint.adapters == {trained.replicas[1].model_name: str(folder / "a")}
+        assert down in told[0]
+        refusing = {**more, "further_base_urls": [endpoint.base_url, endpoint.base_url + "/odd"]}
+        async with pooled({"one": refusing}, models) as pool:
+            with pytest.raises(EndpointError, match="answered 404"):
+                await pool.model("teacher", folder / "a")
+    async with pooled({"one": {**server, "further_base_urls": [down]}}, models) as pool:
+        with pytest.raises(EndpointError, match="cannot load"):
+            await pool.model("teacher", folder / "a")
+
+
+async def test_a_server_that_is_added_while_others_fall_asleep_disturbs_nobody(pooled):
+    async with pooled(TWO, TAUGHT, device="cuda") as pool:
+        await pool.model("teacher")
+        sleeping = pool._put_to_sleep("cuda")
+
+        async def add() -> None:
+            await asyncio.sleep(0)
+            pool._process("two", pool._recipe.servers["two"])
+
+        await asyncio.gather(sleeping, add())
+
+
 async def test_scripts(pooled):
     told: list[str] = []
     servers = {"dry": {"kind": "scripted"}, "odd": {"kind": "scripted", "script": "odd"}}

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,13 +52,14 @@ def trained(folder):
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Every training asked for, done by a trainer that only makes the folder."""
+    """Every training asked for, done by a trainer that only makes a folder."""
     asked: list[Path] = []
 
     class Folders:
         def train(self, dataset, base, directory, on_progress):
             asked.append(directory)
             directory.mkdir(parents=True)
+            (directory / "adapter_config.json").write_text("{}")
             return Adapter(directory, f"digest{len(asked)}", base, 3, 0.5, 1.0)
 
         def cancel(self):
@@ -174,7 +176,7 @@ async def test_a_finished_training_whose_folder_is_gone_is_done_again(trained, t
     async with open_bench(open_domain(trained, "trained"), tmp_path / "w", QUIET) as bench:
         bench.record_run()
         await loop.run_round(bench, 1, until="train")
-        trainings[0].rmdir()
+        shutil.rmtree(trainings[0])
         await loop.run_round(bench, 1, until="train")
     assert len(trainings) == 2
 
@@ -220,6 +222,18 @@ def test_evaluate_takes_up_a_round_that_was_cut_off_before_its_promotion(trained
     assert found["round"] == 1
     again = session.run_until(trained, "trained", tmp_path / "w", QUIET, "evaluate")
     assert again["round"] is None
+
+
+@pytest.mark.parametrize("stage", ["generate", "train"])
+def test_a_later_round_looks_for_the_student_before_it_asks_it(trained, tmp_path, trainings, stage):
+    """Round 1 up to training needs none; a later one begins with the evaluation of the base."""
+    away = {"kind": "vllm", "model": "./gone"}
+    changed = {"servers": {"away": away}, "models": {"student": {"server": "away"}}, "loop": {"rounds": 2}}
+    (trained / "profiles" / "trained.yaml").write_text(yaml.safe_dump(TRAINED | changed))
+    found = session.run_until(trained, "trained", tmp_path / "w", QUIET, stage)
+    assert found["round"] == 1
+    with pytest.raises(RecipeError, match=r"trained.yaml:\d+ servers\.away\.model: "):
+        session.run_until(trained, "trained", tmp_path / "w", QUIET, stage)
 
 
 async def test_before_the_first_round_no_slice_has_gained(folder, tmp_path):

@@ -8,8 +8,10 @@ output and the error file come down one after the other into the file of answers
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,12 +25,17 @@ from factory.models.batches import BatchLost
 from factory.models.chat import server_message
 from factory.models.connection import Connection, Reply
 from factory.models.failure import failure_from_status, one_line
+from factory.store.database import unwritable
 
 NAME: Final = "dataset_factory_batch"  # key of the metadata
 MAX_TRIES: Final = 8  # to hand a batch over, in some minutes
 MAX_SILENT: Final = 60  # failures in a row to ask about a batch, up to a minute apart
+MAX_REFUSED: Final = 10  # refusals in a row, over some minutes: one alone may be a proxy's
+GONE: Final = {404, 410}
+NO_LIST: Final = {404, 405}
 PAGE: Final = 100  # batches of a list
 MAX_PAGES: Final = 100
+OF_DISK: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 ENDED: Final = {"completed", "expired", "cancelled", "failed"}
 
 
@@ -46,19 +53,27 @@ class EndpointCarrier:
     def where(self) -> str:
         return without_password(self._base_url)
 
+    def hide(self, text: str) -> str:
+        """The text without the key, and without a password in the address."""
+        text = text.replace(self._base_url, self.where)
+        return text.replace(self._key, "***") if self._key else text
+
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
-        """The id of the batch at the endpoint; raises EndpointError."""
+        """The id of the batch at the endpoint; raises EndpointError, BatchLost where it takes none."""
         file_id, wait_seconds, num_tries = "", self.first_wait_seconds, 0
         while True:
             num_tries += 1
+            looks = perhaps_sent
             try:
-                if perhaps_sent and (found := await self._find(batch)):
+                if looks and (found := await self._find(batch)):
                     return found
-                perhaps_sent = False
+                looks = perhaps_sent = False
                 file_id = file_id or await self._upload(batch)
                 perhaps_sent = True  # from here on, silence may mean that it was made
                 return await self._create(batch, file_id)
             except EndpointError as error:
+                if not looks and not error.retryable:
+                    raise _lost_by(error, error.what, error.hint) from error
                 if num_tries == MAX_TRIES or not error.retryable:
                     raise
                 asked = min(error.retry_after_seconds or 0.0, MAX_RETRY_AFTER_SECONDS)
@@ -70,18 +85,23 @@ class EndpointCarrier:
         if batch.answers.is_file():
             return
         wait_seconds, num_silent = self.first_wait_seconds, 0
+        refused: list[EndpointError] = []  # in a row
         while True:
             try:
                 state = await self._json("GET", f"batches/{quote(batch.remote_id or '', safe='')}")
                 if state.get("status") in ENDED:
                     return await self._fetch(batch, state)
                 num_silent = 0
+                refused.clear()
+            except BatchLost:
+                raise
             except EndpointError as error:
                 num_silent += 1
-                if error.kind == "refused" and not isinstance(error, BatchLost):
-                    raise self._gone(batch, error) from error
-                if isinstance(error, BatchLost) or not error.retryable or num_silent > MAX_SILENT:
+                refused = [] if error.retryable else [*refused, error]
+                if error.kind == "unauthorized" or num_silent > MAX_SILENT:
                     raise
+                if len(refused) == MAX_REFUSED:
+                    raise _refused(batch, refused) from error
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(1.5 * wait_seconds, self.longest_wait_seconds)
 
@@ -97,7 +117,7 @@ class EndpointCarrier:
             try:
                 page = await self._json("GET", path)
             except EndpointError as error:
-                if error.kind == "refused":  # it keeps no list
+                if error.status in NO_LIST:
                     return None
                 raise
             rows = [row for row in page.get("data") or [] if isinstance(row, dict)]
@@ -123,33 +143,30 @@ class EndpointCarrier:
         return self._id(await self._json("POST", "batches", json.dumps(body).encode()))
 
     async def _fetch(self, batch: Batch, state: dict[str, Any]) -> None:
-        """The results of a batch that has ended; raises BatchLost where it has none."""
+        """The results of a batch that has ended; raises BatchLost where it has none, WorkspaceError where the
+        disk takes no more."""
         files = [state[key] for key in ("output_file_id", "error_file_id") if state.get(key)]
         if not files:
             raise self._lost(state)
         part = batch.answers.with_suffix(".part")
-        with part.open("wb") as file:
-            for file_id in files:
-                path = f"files/{quote(str(file_id), safe='')}/content"
-                reply = await self._sent(self._connected().download(path, file))
-                self._check(reply)
-                file.write(b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        move(part, batch.answers)
-
-    def _gone(self, batch: Batch, error: EndpointError) -> BatchLost:
-        """The endpoint knows nothing of the batch, or of its files. It was paid for, so a person should see
-        this before its calls are asked again, which the next run does."""
-        what = f"batch {batch.remote_id} cannot be collected: {error.what}"
-        hint = "was another key used before? The same command sends these calls again"
-        return BatchLost(one_line(what), kind="refused", retryable=False, where=self.where, hint=hint)
+        try:
+            with part.open("wb") as file:
+                for file_id in files:
+                    path = f"files/{quote(str(file_id), safe='')}/content"
+                    reply = await self._sent(self._connected().download(path, file))
+                    self._check(reply)
+                    file.write(b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            move(part, batch.answers)
+        except OSError as error:
+            raise unwritable(part, error) from error
 
     def _lost(self, state: dict[str, Any]) -> BatchLost:
         """Why a batch gave nothing; a full queue has room later, what a person called off stays off."""
         status = str(state.get("status"))
         told = [each for each in (state.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
-        why = "; ".join(self._hide(str(each.get("message") or each.get("code"))) for each in told[:3])
+        why = "; ".join(self.hide(str(each.get("message") or each.get("code"))) for each in told[:3])
         full = any(each.get("code") == "token_limit_exceeded" for each in told)
         kind = "rate_limited" if full else "timeout" if status == "expired" else "refused"
         return BatchLost(
@@ -182,6 +199,8 @@ class EndpointCarrier:
         try:
             reply: Reply = await sending
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if getattr(error, "errno", None) in OF_DISK:
+                raise
             kind = "timeout" if isinstance(error, TimeoutError) else "unreachable"
             raise self._failure(str(error) or type(error).__name__, kind) from None
         except ValueError as error:
@@ -190,7 +209,7 @@ class EndpointCarrier:
 
     def _check(self, reply: Reply) -> None:
         if not 200 <= reply.status < 300:
-            message = self._hide(server_message(reply.content))
+            message = self.hide(server_message(reply.content))
             error = failure_from_status(reply.status, reply.headers, message, self.where)
             if reply.status in {404, 405}:
                 error.hint = "`batch: true` is for endpoints with OpenAI's Batch API"
@@ -208,11 +227,24 @@ class EndpointCarrier:
 
     def _failure(self, what: str, kind: str) -> EndpointError:
         retryable = kind != "refused"
-        return EndpointError(one_line(self._hide(what)), kind=kind, retryable=retryable, where=self.where)
+        return EndpointError(one_line(self.hide(what)), kind=kind, retryable=retryable, where=self.where)
 
-    def _hide(self, text: str) -> str:
-        text = text.replace(self._base_url, self.where)
-        return text.replace(self._key, "***") if self._key else text
+
+def _refused(batch: Batch, refused: Sequence[EndpointError]) -> EndpointError:
+    """BatchLost where the endpoint knows nothing of the batch, or of its files, else that nobody can tell.
+
+    It was paid for, so a person should see this before its calls are asked again, which the next run does.
+    """
+    last = refused[-1]
+    what = one_line(f"batch {batch.remote_id} cannot be collected: {last.what}")
+    if all(error.status in GONE for error in refused):
+        return _lost_by(last, what, "was another key used before? The same command sends these calls again")
+    hint = "the batch is kept: the same command asks for it again"
+    return EndpointError(what, kind=last.kind, retryable=False, where=last.where, hint=hint)
+
+
+def _lost_by(error: EndpointError, what: str, hint: str) -> BatchLost:
+    return BatchLost(what, kind=error.kind, retryable=False, where=error.where, hint=hint)
 
 
 def move(part: Path, whole: Path) -> None:

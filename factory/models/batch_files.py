@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from factory.models.batch_endpoint import move
 from factory.models.batch_log import Batch
-from factory.models.vllm_command import BASE_NAME, build_batch_command
+from factory.models.vllm_command import Device, build_batch_command
+from factory.servers import VllmServer
+from factory.store.database import unwritable
 
 if TYPE_CHECKING:
     from factory.models.vllm_server import VllmProcess
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 Adapter = tuple[str, Path]  # name and folder
 
 POLL_SECONDS: Final = 1.0
+SCRIPT: Final = """#!/bin/sh
+# Answers requests.jsonl into answers.jsonl, both beside this file; model and adapter lie where it says.
+cd "$(dirname "$0")" || exit
+export VLLM_NO_USAGE_STATS=1
+exec {command}
+"""
 
 
 class RunnerCarrier:
@@ -41,6 +49,10 @@ class RunnerCarrier:
         self._process_of = process_of
         self._adapter = adapter
         self._turn = turn
+
+    def hide(self, text: str) -> str:
+        """There is no key."""
+        return text
 
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
         """Nothing leaves this machine."""
@@ -69,29 +81,47 @@ class LeftCarrier:
     settled_seconds = 60.0  # without a change, after which a file that lacks lines is taken as it is
 
     def __init__(
-        self, model: str, adapter: Adapter | None, where: str, on_progress: Callable[[str], None]
+        self,
+        spec: VllmServer,
+        model: str,
+        adapter: Adapter | None,
+        where: str,
+        on_progress: Callable[[str], None],
     ) -> None:
         self.where = where
+        self._spec = spec
         self._model = model
         self._adapter = adapter
         self._on_progress = on_progress
+
+    def hide(self, text: str) -> str:
+        """There is no key."""
+        return text
 
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
         """The file stands already."""
         return batch.id
 
     async def collect(self, batch: Batch) -> None:
-        """Tells what to run, and waits for the answers."""
-        words = ["vllm", "run-batch", "-i", str(batch.requests), "-o", str(batch.answers)]
-        words += ["--model", self._model, "--served-model-name", BASE_NAME]
-        if self._adapter:
-            words += ["--enable-lora", "--lora-modules", "=".join(map(str, self._adapter))]
-        self._on_progress(f"batch {batch.id} waits for somebody to run: {shlex.join(words)}")
+        """Tells what to run, and waits for the answers; raises WorkspaceError where it cannot be written."""
+        script = batch.folder / "command.sh"
+        try:
+            script.write_text(self._script(batch), encoding="utf-8")
+        except OSError as error:
+            raise unwritable(script, error) from error
+        self._on_progress(f"batch {batch.id} waits for somebody to run {script}")
         while not self._is_whole(batch):  # noqa: ASYNC110 (another process writes it)
             await asyncio.sleep(POLL_SECONDS)
 
     async def close(self) -> None:
         """Nothing is held."""
+
+    def _script(self, batch: Batch) -> str:
+        """The server's own words. Elsewhere there is a GPU, unless the recipe says `device: cpu`."""
+        device: Device = "cpu" if self._spec.device == "cpu" else "cuda"
+        files = Path(batch.requests.name), Path(batch.answers.name)
+        words = build_batch_command(self._spec, self._model, device, files, self._adapter, "python3")
+        return SCRIPT.format(command=shlex.join(words))
 
     def _is_whole(self, batch: Batch) -> bool:
         try:

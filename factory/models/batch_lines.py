@@ -8,7 +8,7 @@ what is tried again, is not here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from factory.errors import EndpointError
@@ -51,8 +51,11 @@ def read_bounds(lines: Iterable[bytes]) -> Iterator[tuple[str, list[Message], in
             yield found["custom_id"], messages, body["max_tokens"]
 
 
-def read_results(lines: Iterable[bytes], where: str) -> dict[str, Result]:
-    """What became of each request that the lines tell of; an answer counts more than a failure."""
+def read_results(lines: Iterable[bytes], where: str, hide: Callable[[str], str] = str) -> dict[str, Result]:
+    """What became of each request that the lines tell of; an answer counts more than a failure.
+
+    `hide` takes out of a message what nobody is to see, such as a key.
+    """
     results: dict[str, Result] = {}
     for line in lines:
         found = _parse(line)
@@ -60,7 +63,7 @@ def read_results(lines: Iterable[bytes], where: str) -> dict[str, Result]:
             continue
         call_id = found["custom_id"]
         if not isinstance(results.get(call_id), Completion):
-            results[call_id] = _result(found, where)
+            results[call_id] = _result(found, where, hide)
     return results
 
 
@@ -79,7 +82,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and isinstance(found.get("custom_id"), str) else None
 
 
-def _result(line: dict[str, Any], where: str) -> Result:
+def _result(line: dict[str, Any], where: str, hide: Callable[[str], str]) -> Result:
     response, error = line.get("response"), line.get("error")
     if isinstance(response, dict):
         status = response.get("status_code", 200)
@@ -87,12 +90,12 @@ def _result(line: dict[str, Any], where: str) -> Result:
             return _completion(response.get("body"), where)
         said = response.get("body") or error or ""
         message = server_message(json.dumps(said).encode() if not isinstance(said, str) else said.encode())
-        return failure_from_status(status if isinstance(status, int) else 500, {}, message, where)
+        return failure_from_status(status if isinstance(status, int) else 500, {}, hide(message), where)
     code, message = "", str(error)
     if isinstance(error, dict):
         code, message = str(error.get("code") or ""), str(error.get("message") or error.get("code") or error)
     kind, retryable = CODES.get(code, ("server_error", True))
-    return EndpointError(one_line(message), kind=kind, retryable=retryable, where=where)
+    return EndpointError(one_line(hide(message)), kind=kind, retryable=retryable, where=where)
 
 
 def _completion(body: Any, where: str) -> Result:

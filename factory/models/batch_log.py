@@ -19,6 +19,7 @@ from factory.store.database import unwritable
 from factory.types import Json, Message
 
 if TYPE_CHECKING:
+    from factory.recipe import Role
     from factory.store.store import Store
 
 REQUESTS: Final = "requests.jsonl"
@@ -66,6 +67,19 @@ class BatchLog:
                     ids = read_ids(lines)
                 found.append(Batch(row["id"], row["model_id"], folder, ids, row["run_id"], row["remote_id"]))
         return found
+
+    def unanswered_batches(self) -> list[Batch]:
+        """Those of all models and runs with a call that has no stored answer."""
+        return [
+            batch
+            for batch in self.open_batches()
+            if not all(self._store.is_answered(call) for call in batch.call_ids)
+        ]
+
+    def trained_roles(self, model_id: str) -> list[Role]:
+        """The role whose model this run trained, controls included; empty for a model of another origin."""
+        sql = "SELECT role FROM models WHERE id = ? AND starts_with(run_id, ?)"
+        return [row["role"] for row in self._store.select(sql, (model_id, self._run_id))]
 
     def open_calls(self) -> Iterator[tuple[str, list[Message], int]]:
         """Id, messages and `max_tokens` of each call of this run that left and has no stored answer."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
-from factory.errors import ServerError
+from factory.errors import RecipeError, ServerError
 from factory.models.api_key import read_key
 from factory.models.chat import ChatRequests
 from factory.models.folders import find_model
@@ -80,10 +80,29 @@ class BatchedModels:
                 self._models[model_id] = found
         return self._models[model_id]
 
+    def refuse_if_turned_off(self, log: BatchLog) -> None:
+        """Raises RecipeError where calls are out in a batch and would be asked one by one now, paid twice."""
+        for batch in log.unanswered_batches():
+            roles = [role for role in self._recipe.models if self._id_of(role) == batch.model_id]
+            trained = [role for role in log.trained_roles(batch.model_id) if role in self._recipe.models]
+            servers = [self._recipe.models[role].server for role in roles or trained]
+            if servers and not any(is_batched(self._recipe.servers[name]) for name in servers):
+                is_endpoint = isinstance(self._recipe.servers[servers[0]], EndpointServer)
+                raise RecipeError(
+                    f"{batch.id} is out; its {len(batch.call_ids):,} calls would be sent and paid again",
+                    where=f"servers.{servers[0]}.{'batch' if is_endpoint else 'run_as'}",
+                    hint=f"set it as it was until it is collected, or delete {batch.folder} to give it up",
+                )
+
     async def close(self) -> None:
         """Leaves what is out to itself; calling it again does nothing."""
         models, self._models = list(self._models.values()), {}
         await asyncio.gather(*[model.close() for model in models])
+
+    def _id_of(self, role: Role) -> str | None:
+        with suppress(RecipeError):  # an adapter that is not there yet
+            return self._pool.model_id(role)
+        return None
 
     async def _at_endpoint(
         self, role: Role, spec: ModelSpec, server: EndpointServer, adapter: Path | None
@@ -92,7 +111,7 @@ class BatchedModels:
         from factory.models.endpoints import served_name
 
         key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
-        name = await served_name(role, spec, server, adapter, key)
+        name = await served_name(role, spec, server, adapter, key, self._on_progress)
         return name, EndpointCarrier(server.base_url, key)
 
     def _on_files(
@@ -109,7 +128,7 @@ class BatchedModels:
             loaded = (name, adapter)
         if server.run_as == "files":
             model, _ = find_model(self._folder, server.model)
-            return name, LeftCarrier(model, loaded, where, self._on_progress)
+            return name, LeftCarrier(server, model, loaded, where, self._on_progress)
 
         def process_of(log: Path) -> VllmProcess:
             return VllmProcess(spec.server, server, self._folder, log, self._on_progress)

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 from factory.errors import EndpointError
+from factory.failures import REQUEST_FAULTS
 from factory.models.batch_lines import Result, read_results, request_line, unanswered
 from factory.models.batch_log import Batch, BatchLog
 from factory.models.chat import ChatRequests
@@ -36,9 +37,15 @@ class Carrier(Protocol):
     @property
     def where(self) -> str: ...
 
+    def hide(self, text: str) -> str:
+        """What an endpoint says, without the key that it may quote."""
+        ...
+
     async def submit(self, batch: Batch, *, perhaps_sent: bool) -> str:
         """Hands a batch over; returns what it is called there. `perhaps_sent`: an earlier attempt may have
-        got through, which must not be paid twice. Raises EndpointError."""
+        got through, which must not be paid twice.
+
+        Raises BatchLost where it was refused, and EndpointError where nobody can tell now."""
         ...
 
     async def collect(self, batch: Batch) -> None:
@@ -176,7 +183,9 @@ class BatchModel:
             self._on_progress(f"{told}; after a Ctrl-C the same command goes on with them")
             await self._carrier.collect(batch)
         except EndpointError as error:
-            if isinstance(error, BatchLost) or (not error.retryable and batch.remote_id is None):
+            if error.kind in REQUEST_FAULTS:  # no request of it is at fault
+                error.kind = "batch_failed"
+            if isinstance(error, BatchLost):
                 self._lose(trip, batch, error)
             raise
         self._read(trip, batch)
@@ -200,7 +209,7 @@ class BatchModel:
 
     def _read(self, trip: _Trip, batch: Batch) -> None:
         with batch.answers.open("rb") as lines:
-            trip.results = read_results(lines, self._where)
+            trip.results = read_results(lines, self._where, self._carrier.hide)
         answered = {call for call, result in trip.results.items() if isinstance(result, Completion)}
         trip.failed = set(batch.call_ids) - answered
         self._log.record(batch, "collected", {"answered": len(batch.call_ids) - len(trip.failed)})

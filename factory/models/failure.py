@@ -33,6 +33,7 @@ def failure_from_status(status: int, headers: Mapping[str, str], message: str, w
         kind=kind,
         retryable=retryable,
         retry_after_seconds=retry_after,
+        status=status,
         where=where,
         hint=hint,
     )

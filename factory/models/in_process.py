@@ -17,7 +17,7 @@ from factory.errors import ServerError
 from factory.models.client import EndpointModel
 from factory.models.connection import Reply
 from factory.models.vllm_command import build_worker_command
-from factory.models.vllm_server import VllmProcess
+from factory.models.vllm_server import REQUEST_SECONDS, VllmProcess
 from factory.models.vllm_worker import CHAT, MAX_LINE, SOCKET, encode
 
 NO_HEADERS: Final[dict[str, str]] = {}
@@ -136,10 +136,13 @@ class VllmInProcess(VllmProcess):
         if self._pipe is None:
             raise self._failure("is not running")
         try:
-            reply = await self._pipe.request(path, json.dumps(body).encode())
-        except OSError as error:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                reply = await self._pipe.request(path, json.dumps(body).encode())
+        except OSError as error:  # a timeout is one
             self.raise_if_dead()
-            raise ServerError(f"{path} failed: {error}", where=self.where) from error
+            raise ServerError(
+                f"{path} failed: {str(error) or type(error).__name__}", where=self.where
+            ) from error
         if reply.status != 200:
             text = reply.content.decode("utf-8", "replace")[:500]
             raise ServerError(f"{path} answered {reply.status}: {text}", where=self.where)

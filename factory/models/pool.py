@@ -179,7 +179,7 @@ class ModelPool:
         model_id = self.model_id(role, adapter)
         key = f"{model_id} {spec.timeout_seconds}"
         if key not in self._models:
-            self._models[key] = await open_endpoint(role, spec, server, model_id, adapter)
+            self._models[key] = await open_endpoint(role, spec, server, model_id, adapter, self._on_progress)
         return self._models[key]
 
     def _process(self, name: str, server: VllmServer) -> VllmReplicas:
@@ -220,7 +220,7 @@ class ModelPool:
 
     async def _put_to_sleep(self, device: str) -> None:
         """Every server on the GPU, where that is the device that is wanted."""
-        for process in self._servers.values():
+        for process in list(self._servers.values()):  # one may be added meanwhile
             if device == process.device == "cuda" and process.name in self._awake:
                 self._awake.discard(process.name)
                 await process.sleep()

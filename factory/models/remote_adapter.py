@@ -39,7 +39,7 @@ async def load_adapter(base_url: str, api_key: str | None, name: str, path: Path
                 )
     except (aiohttp.ClientError, TimeoutError) as error:
         kind = "timeout" if isinstance(error, TimeoutError) else "unreachable"
-        what = f"cannot load '{name}': {error or kind}".replace(base_url, shown)
+        what = f"cannot load '{name}': {str(error) or kind}".replace(base_url, shown)
         raise EndpointError(what, kind=kind, where=shown) from None
     except (ValueError, LookupError, TypeError) as error:
         raise EndpointError(

@@ -90,12 +90,17 @@ def build_command(spec: VllmServer, model: str, device: Device, port: int) -> li
 
 
 def build_batch_command(
-    spec: VllmServer, model: str, device: Device, files: tuple[Path, Path], adapter: tuple[str, Path] | None
+    spec: VllmServer,
+    model: str,
+    device: Device,
+    files: tuple[Path, Path],
+    adapter: tuple[str, Path] | None,
+    python: str = sys.executable,
 ) -> list[str]:
     """The words that answer a file of requests into another file, with an adapter by name and folder."""
     loaded = ["--lora-modules", f"{adapter[0]}={adapter[1]}"] if adapter else []
     names = ["-i", str(files[0]), "-o", str(files[1]), *loaded]
-    start = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *names]
+    start = [python, "-m", "vllm.entrypoints.openai.run_batch", *names]
     return [*start, *engine_words(spec, model, device)]
 
 

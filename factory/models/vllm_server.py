@@ -251,7 +251,9 @@ class VllmProcess:
                 return await reply.json() if reply.content_type == "application/json" else await reply.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             self.raise_if_dead()
-            raise ServerError(f"{path} failed: {error or type(error).__name__}", where=self.where) from error
+            raise ServerError(
+                f"{path} failed: {str(error) or type(error).__name__}", where=self.where
+            ) from error
 
     def _failure(self, what: str) -> ServerError:
         lines = read_tail(self.log)

@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -46,19 +47,22 @@ class Worker:
         while line := await reader.readline():
             number, path, body = json.loads(line)
             if path is not None:
-                self._tasks[number] = asyncio.create_task(self._reply(number, path, body))
+                task = self._tasks[number] = asyncio.create_task(self._reply(number, path, body))
+                task.add_done_callback(partial(self._forget, number))
             elif number in self._tasks:
                 self._tasks[number].cancel()
         for task in self._tasks.values():
             task.cancel()
+
+    def _forget(self, number: int, _task: asyncio.Task[None]) -> None:
+        """Also of one that was cancelled before it began, and so runs no line of its own."""
+        del self._tasks[number]
 
     async def _reply(self, number: int, path: str, body: Any) -> None:
         try:
             status, text = await self._answer(path, body)
         except Exception as error:  # noqa: BLE001 (one request's failure must not end the others)
             status, text = 500, json.dumps({"error": {"message": f"{type(error).__name__}: {error}"}})
-        finally:
-            del self._tasks[number]
         self._writer.write(encode(number, status, text.encode("utf-8", "replace")))
         await self._writer.drain()
 
