@@ -68,7 +68,7 @@ def write_dataset(folder, chats):
 
 
 def trainer(folder, **options):
-    defaults = {"learning_rate": 0.01, "batch_size": 8, "max_steps": 60, "num_threads": 1, "max_length": 64}
+    defaults = {"learning_rate": 0.005, "batch_size": 8, "max_steps": 60, "num_threads": 1, "max_length": 64}
     domain = SimpleNamespace(folder=folder, recipe=SimpleNamespace(seed=1))
     return QLoRA(QLoRAOptions(**(defaults | options)), domain)
 
