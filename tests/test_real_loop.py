@@ -121,8 +121,8 @@ def test_the_loop_teaches(rows):
     )
     assert accuracy["round 0"] <= 0.10
     assert accuracy["raw"] <= 0.80
-    # The goal is 90 %, and round 2 not below round 1: benchmarks/loop.py holds five seeds to it. One student
-    # differs from the next by a point or two, also with the processor, and this is one.
+    # The goal is 90 %, and round 2 not below round 1: benchmarks/loop.py measures it on five seeds. One
+    # student differs from the next by a point or two, also with the processor, and this is one.
     assert accuracy["round 2"] >= 0.88
     assert accuracy["round 2"] >= accuracy["round 1"] - 0.02
 
