@@ -55,7 +55,7 @@ def read_context(model: Any, tok: Any, count: int) -> dict[str, float]:
     return {"fictional_edits_exact": sum(r == a for r, (_, a) in zip(replies, pairs, strict=True)) / count}
 
 
-def measure_teacher(models: Path = MODELS, per_rule: int = 4, temperature: float = 0.65) -> dict[str, float]:
+def measure_teacher(models: Path = MODELS, per_rule: int = 4, temperature: float = 0.7) -> dict[str, float]:
     """What it asks in each manner of the recipe, and as `seeded`, at the temperature of the tiny profile."""
     model, tok = sampling.load(models / "base", models / "teacher")
     known, out = [rule for rule in rules.read() for _ in range(per_rule)], {}

@@ -15,7 +15,7 @@ from tiny import corpus, rules, tasks
 from tiny.rules import Rule
 
 WRONG_QUANTITY, MALFORMED, TRUNCATED = 0.06, 0.12, 0.03
-# Different questions on each rule, so many that none is learned by heart; there are no more plain ones.
+# Different questions on each rule; of plain ones there are 88 at most, of those of key words 72.
 QUESTIONS = {"plain": 64, "story": 100, "order": 100, "key_words": 56}
 ANSWERS, PROMPTS = 64, 40  # the same as `seeded` asks for them, one after the other
 
