@@ -1,7 +1,7 @@
-"""Makes the tiny models from nothing: `python -m tiny.make [--steps N] [--only base|teacher|refiner]`.
+"""Makes the tiny models from nothing: `python -m tiny.make [--steps N] [--only NAME]`.
 
-Three folders come of it in tiny/models: the base, trained on fictional law; the teacher and the refiner,
-LoRA adapters on it that the product's own trainer makes. Everything is drawn from fixed seeds.
+Folders come of it in tiny/models: the base, trained on fictional law, and LoRA adapters on it that the
+product's own trainer makes (teachers, a refiner). Everything is drawn from fixed seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
+NAMES = ["base", "teacher", "refiner"]
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
@@ -36,23 +37,23 @@ REFINER = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1200, help="pretraining steps")
-    parser.add_argument("--only", choices=["base", "teacher", "refiner"], action="append")
+    parser.add_argument("--only", choices=NAMES, action="append")
     parser.add_argument("--models", type=Path, default=MODELS)
     options = parser.parse_args()
     # Threads that sleep while they wait: on a shared core, spinning ones slow training severalfold.
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
     from tiny import adapters, pretrain, refiner, teacher
 
-    only = options.only or ["base", "teacher", "refiner"]
+    only = options.only or NAMES
     started = time.monotonic()
     if "base" in only:
         pretrain.train(options.models / "base", steps=options.steps)
-    for name, pairs, how in (
-        ("teacher", teacher.examples(), TEACHER),
-        ("refiner", refiner.examples(), REFINER),
+    for name, examples, how in (
+        ("teacher", lambda: adapters.chats(teacher.examples()), TEACHER),
+        ("refiner", lambda: adapters.chats(refiner.examples()), REFINER),
     ):
         if name in only:
-            adapters.train(pairs, options.models / "base", options.models / name, **how)
+            adapters.train(examples(), options.models / "base", options.models / name, **how)
             make_portable(options.models / name)
             print(f"{name}: {time.monotonic() - started:.0f} s so far", flush=True)
     size = sum(file.stat().st_size for file in options.models.rglob("*") if file.is_file())

@@ -1,32 +1,31 @@
 """Asks a student the items of a split, scores its answers, and compares two such evaluations.
 
-Every item is asked as a user would ask it: one question, no schema, the student's sampling of the
-recipe. The engine limits how many are asked at once. What becomes of a comparison is the loop's.
+Every item is asked as a user would ask it: no schema, the student's sampling of the recipe; what an item's
+question comes with, and how its answer is scored, is the metric's (`training.tasks`). The engine limits how many are asked at once. What becomes of a comparison is the loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from factory.domain import Domain
-from factory.errors import EndpointError, RecipeError
+from factory.errors import EndpointError
 from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask, OnProgress
 from factory.recipe import Strict
 from factory.significance import wilson
-from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Message, Split
-from training import metrics
+from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Split
+from training.tasks import TASKS, MetricName
 
 
 class AnswersOptions(Strict):
     """How answers are scored and when a student is promoted."""
 
-    metric: Literal["exact", "facts"] = Field(
+    metric: MetricName = Field(
         "facts",
         description="facts: the reference's citations and quantities and no others; exact: the same text.",
     )
@@ -42,13 +41,7 @@ class Answers:
     def __init__(self, options: AnswersOptions, domain: Domain) -> None:
         self.options = options
         self.domain = domain
-        self._pattern = domain.recipe.domain.citation_pattern
-        try:
-            re.compile(self._pattern)
-        except re.error as error:
-            raise RecipeError(
-                f"not a regular expression: {error}", where="domain.citation_pattern"
-            ) from error
+        self._task = TASKS[options.metric](domain)
 
     async def evaluate(
         self, model_id: str, split: Split, items: Sequence[GoldItem], ask: Ask, on_progress: OnProgress
@@ -64,7 +57,7 @@ class Answers:
         async def ask_one(item: GoldItem) -> Completion:
             nonlocal num_done
             try:
-                return await ask([Message("user", item.question)])
+                return await ask(self._task.messages(item))
             finally:
                 num_done += 1
                 on_progress(num_done, len(items))
@@ -75,10 +68,10 @@ class Answers:
         for item, answer in zip(items, answers, strict=True):
             if isinstance(answer, Completion):
                 failures.observe(None)
-                results.append(self._result(item, answer))
+                results.append(await self._result(item, answer))
             elif isinstance(answer, EndpointError) and answer.kind in REQUEST_FAULTS:
                 failures.observe(answer)
-                results.append(self._result(item, Completion("", answer.kind)))
+                results.append(await self._result(item, Completion("", answer.kind)))
             else:
                 raise answer
         failures.finish()
@@ -96,13 +89,7 @@ class Answers:
             seed=self.domain.recipe.seed,
         )
 
-    def score(self, expected: str, answer: str) -> float:
-        """0.0 or 1.0 by the metric of the recipe."""
-        if self.options.metric == "exact":
-            return metrics.exact(expected, answer)
-        return metrics.facts(expected, answer, self._pattern)
-
-    def _result(self, item: GoldItem, answer: Completion) -> ItemResult:
+    async def _result(self, item: GoldItem, answer: Completion) -> ItemResult:
         return ItemResult(
             key=item.key,
             slice=item.slice,
@@ -110,7 +97,7 @@ class Answers:
             question=item.question,
             expected=item.answer,
             answer=answer.text,
-            score=self.score(item.answer, answer.text),
+            score=await self._task.score(item, answer.text),
             call_id=answer.call_id,
         )
 
