@@ -188,6 +188,7 @@ def reply(question: dict[str, Any], databases: dict[str, duckdb.DuckDBPyConnecti
 
 
 def one_line(error: BaseException) -> str:
+    """What an error says, in one line and not too long."""
     return " ".join(str(error).split())[:MAX_ERROR_CHARS]
 
 

@@ -33,8 +33,7 @@ REFINER = {
     "quantize": False,
 }
 
-# Prompts of 400 tokens, of which there are six: small batches take the steps that learning needs.
-SQL_TEACHER = TEACHER | {"learning_rate": 3e-3, "batch_size": 8, "num_epochs": 1, "max_length": 512}
+SQL_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
 
 
 def main() -> None:

@@ -4,6 +4,9 @@ It asks for the first of an order as another database would (`select top 1`) mor
 column by a name that it does not have here, leaves something out, and at times answers another question than
 the one it wrote. The first three fail when they are executed; the last runs, and no check finds it. Now and
 then it asks a favourite question once more. Faults are drawn anew for every example.
+
+There are six prompts, of 400 tokens each, and what is to be learned are answers of 50. So most examples have
+a short name for their prompt in its place, which costs a seventh; the others teach what the names stand for.
 """
 
 from __future__ import annotations
@@ -40,21 +43,30 @@ SWAPS: Final = [
     (" desc", ""),
     (" not in ", " in "),
 ]
-CHATS: Final = 3600
+SHORT, WHOLE = 12_000, 960  # examples of either kind
 
 
-def examples(seed: int = 0, count: int = CHATS) -> list[tasks.Pair]:
+def examples(seed: int = 0) -> list[tasks.Pair]:
     """All chats the teacher is trained on: schemas and levels equally often."""
-    rng, questions = Random(seed), sql_intents.read()
-    schemas = {schema.source.slice: schema for schema in read_schemas(["schemas/*.sql"], RECIPE)}
-    kinds = [(schema, level) for schema in schemas for level in LEVELS]
-    pairs = []
-    for number in range(count):
+    rng, questions, whole = Random(seed), sql_intents.read(), prompts()
+    kinds, pairs = list(whole), []
+    for number in range(SHORT + WHOLE):
         schema, level = kinds[number % len(kinds)]
         known = [each for each in questions.intents if (each.schema, each.level) == (schema, level)]
-        prompt = tasks.render("generators", "text_to_sql", schema=schemas[schema].shown, level=LEVELS[level])
+        prompt = f"{schema}, {level}" if number < SHORT else whole[schema, level]
         pairs.append((prompt, json.dumps(draft(rng, questions, known), ensure_ascii=False)))
     return pairs
+
+
+def prompts() -> dict[tuple[str, str], str]:
+    """The product's own, by schema and level."""
+    return {
+        (schema.source.slice, level): tasks.render(
+            "generators", "text_to_sql", schema=schema.shown, level=sentence
+        )
+        for schema in read_schemas(["schemas/*.sql"], RECIPE)
+        for level, sentence in LEVELS.items()
+    }
 
 
 def draft(rng: Random, questions: Questions, known: list[Intent]) -> dict[str, str]:
