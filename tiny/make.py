@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
-NAMES = ["base", "teacher", "refiner"]
+NAMES = ["base", "teacher", "refiner", "sql_teacher"]
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
@@ -33,6 +33,8 @@ REFINER = {
     "quantize": False,
 }
 
+SQL_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -42,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     # Threads that sleep while they wait: on a shared core, spinning ones slow training severalfold.
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
-    from tiny import adapters, pretrain, refiner, teacher
+    from tiny import adapters, pretrain, refiner, sql_teacher, teacher
 
     only = options.only or NAMES
     started = time.monotonic()
@@ -51,6 +53,7 @@ def main() -> None:
     for name, examples, how in (
         ("teacher", lambda: adapters.chats(teacher.examples()), TEACHER),
         ("refiner", lambda: adapters.chats(refiner.examples()), REFINER),
+        ("sql_teacher", lambda: adapters.chats(sql_teacher.examples()), SQL_TEACHER),
     ):
         if name in only:
             adapters.train(examples(), options.models / "base", options.models / name, **how)

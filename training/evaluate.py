@@ -28,7 +28,8 @@ class AnswersOptions(Strict):
 
     metric: MetricName = Field(
         "facts",
-        description="facts: the reference's citations and quantities and no others; exact: the same text.",
+        description="facts: the reference's citations and quantities and no others; exact: the same text; "
+        "sql: a query that gives what the reference's gives over the item's schema.",
     )
     max_slice_drop: float = Field(0.1, ge=0, le=1, description="A slice may fall by no more than this.")
     min_items: int = Field(20, ge=1, description="Fewer items on dev never promote a student.")
