@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
-NAMES = ["base", "teacher", "refiner"]
+NAMES = ["base", "teacher", "refiner", "tools_teacher"]
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
@@ -32,6 +32,15 @@ REFINER = {
     "max_length": 256,
     "quantize": False,
 }
+TOOLS_TEACHER = {
+    "rank": 32,
+    "alpha": 64.0,
+    "learning_rate": 3e-3,
+    "batch_size": 32,
+    "num_epochs": 2.0,
+    "max_length": 512,
+    "quantize": False,
+}
 
 
 def main() -> None:
@@ -42,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     # Threads that sleep while they wait: on a shared core, spinning ones slow training severalfold.
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
-    from tiny import adapters, pretrain, refiner, teacher
+    from tiny import adapters, pretrain, refiner, teacher, tools_teacher
 
     only = options.only or NAMES
     started = time.monotonic()
@@ -51,6 +60,7 @@ def main() -> None:
     for name, examples, how in (
         ("teacher", lambda: adapters.chats(teacher.examples()), TEACHER),
         ("refiner", lambda: adapters.chats(refiner.examples()), REFINER),
+        ("tools_teacher", lambda: adapters.chats(tools_teacher.examples()), TOOLS_TEACHER),
     ):
         if name in only:
             adapters.train(examples(), options.models / "base", options.models / name, **how)
