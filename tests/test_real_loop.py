@@ -121,10 +121,15 @@ def test_the_loop_teaches(rows):
     )
     assert accuracy["round 0"] <= 0.10
     assert accuracy["raw"] <= 0.80
-    # The goal is 90 %, and round 2 not below round 1: benchmarks/loop.py measures it on five seeds. One
-    # student differs from the next by a point or two, also with the processor, and this is one.
-    assert accuracy["round 2"] >= 0.88
-    assert accuracy["round 2"] >= accuracy["round 1"] - 0.02
+    assert accuracy["round 2"] >= 0.90  # benchmarks/loop.py has five seeds, the lowest at 92.2 %
+    assert accuracy["round 2"] >= accuracy["round 1"]
+
+
+def test_a_control_trains_while_round_1_does(rows):
+    train = "FROM stages s JOIN runs r ON r.id = s.run_id WHERE stage = 'train'"
+    ((began,),) = rows(f"SELECT min(s.created_at) {train} AND control = 'raw' AND status = 'started'")
+    ((ended,),) = rows(f"SELECT min(s.created_at) {train} AND control IS NULL AND status = 'done'")
+    assert began < ended
 
 
 def test_the_difference_to_raw_is_significant(workspace):

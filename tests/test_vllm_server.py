@@ -145,7 +145,8 @@ def test_devices(monkeypatch):
         find_device("auto")
 
 
-def test_commands(tiny, tmp_path):
+def test_commands(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_command, "has_avx512", lambda: True)
     spec = VllmServer(model=str(tiny), max_model_len=512, extra_args=["--seed", "3"])
     model, is_folder = find_model(tmp_path, str(tiny))
     assert is_folder
@@ -165,6 +166,35 @@ def test_commands(tiny, tmp_path):
         assert "secret-key" not in command
         assert environment["HF_HUB_OFFLINE"] == environment["VLLM_NO_USAGE_STATS"] == "1"
     assert "HF_HUB_OFFLINE" not in build_environment(spec, "cpu", is_folder=False, key="k")
+
+
+def test_a_processor_without_avx512_computes_in_float32(tiny, tmp_path, monkeypatch):
+    def dtype(device, model=str(tiny), **keys):
+        spec = VllmServer(model=model, **keys)
+        command = build_command(spec, model, device, 8123)
+        return command[command.index("--dtype") + 1]
+
+    monkeypatch.setattr(vllm_command, "has_avx512", lambda: True)
+    assert dtype("cpu") == dtype("cuda") == "auto"
+    monkeypatch.setattr(vllm_command, "has_avx512", lambda: False)
+    assert dtype("cpu") == "float32" and dtype("cuda") == "auto"
+    assert dtype("cpu", dtype="bfloat16") == "bfloat16", "what a recipe asks for it gets"
+    assert dtype("cpu", quantization="fp8") == dtype("cpu", run_as="files") == "auto"
+    command = build_command(VllmServer(model=str(tiny), max_model_len=512), str(tiny), "cpu", 8123)
+    assert int(command[command.index("--kv-cache-memory-bytes") + 1]) == 256 * 512 * 2 * 4 * 192 * 4
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "awq"}}))
+    assert dtype("cpu", model=str(tmp_path)) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("flags\t: fpu avx2 avx512f\n", True), ("flags\t: fpu avx2\n", False), ("Features\t: bf16\n", True)],
+)
+def test_avx512_is_read_from_the_processor(tmp_path, text, found):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\n{text}")
+    assert vllm_command.has_avx512(file) is found
+    assert vllm_command.has_avx512(tmp_path / "none") is True
 
 
 def test_gpus_are_dealt_out_evenly_and_one_process_keeps_what_it_has(monkeypatch):
