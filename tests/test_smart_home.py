@@ -15,14 +15,14 @@ from strategy_kit import fate
 from factory.budget import Budget
 from factory.check import check_recipe
 from factory.engine import Engine
-from factory.load import load
+from factory.load import load, load_recipe
 from factory.models.chat import completion_of
 from factory.models.pool import ModelPool
 from factory.overlap import Texts
 from factory.recipe import BudgetSpec
 from factory.registry import create
 from factory.store.store import Store
-from factory.tool_calls import chat_of, same_calls
+from factory.tool_calls import chat_of, fault_of_calls, same_calls, text_of_calls
 from factory.tool_files import tools_of
 from factory.types import Message
 
@@ -53,6 +53,27 @@ def test_no_wording_of_gold_is_the_teachers():
     held_out = Texts(item.question for item in (*domain.dev, *domain.test))
     asked = [json.loads(answer)["request"] for _, answer in tools_teacher.examples()[:600]]
     assert [text for text in asked if held_out.find(text)] == []
+
+
+def test_what_the_teacher_learns_fits_the_tiny_context_and_is_mostly_right():
+    from transformers import AutoTokenizer
+
+    from tiny import tools_teacher
+
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny" / "models" / "base")
+    recipe, tools = load_recipe(RECIPE, "tiny")[0], json.dumps(tools_of(load(RECIPE, "one_gpu")))
+    room, sampling = recipe.servers["tiny"].max_model_len, recipe.models["teacher"].sampling
+    pairs = tools_teacher.examples()[:600]
+    faults = Counter[str]()
+    for prompt, answer in pairs:
+        chat = [{"role": "user", "content": prompt}]
+        prompt_ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        assert len(prompt_ids) + sampling.max_tokens <= room
+        assert len(tokenizer(answer)["input_ids"]) < sampling.max_tokens
+        (call,) = json.loads(answer)["calls"]
+        fault = fault_of_calls(text_of_calls([call]), tools)
+        faults[fault.reason if fault else "ok"] += 1
+    assert 0.7 < faults["ok"] / len(pairs) < 0.9 and {"invalid_arguments", "unknown_tool"} < faults.keys()
 
 
 @pytest.mark.vllm
