@@ -9,6 +9,7 @@ reported them. Nothing here sends anything, and the store is only read.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from factory.errors import BudgetExceeded
 from factory.recipe import BudgetSpec, Price, Recipe
-from factory.types import Message
+from factory.types import Json, Message
 
 if TYPE_CHECKING:
     from factory.store.store import Store
@@ -46,19 +47,27 @@ SELECT coalesce(sum(seconds) FILTER (NOT starts), 0)::DOUBLE / 60 AS minutes FRO
 """
 
 
-def bound_prompt_tokens(messages: Sequence[Message]) -> int:
-    """At least as many tokens as a byte-level tokenizer makes of the messages: one for each byte of UTF-8."""
-    num_bytes = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
-    return num_bytes + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_CALL
+def bound_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) -> int:
+    """At least as many tokens as a byte-level tokenizer makes of the messages: one for each byte of UTF-8.
+
+    Tools count as they are at their longest, in lines with indents, as some templates write them.
+    """
+    texts = [message.content for message in messages]
+    texts += [json.dumps(tool, ensure_ascii=False, indent=4) for tool in tools]
+    num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return num_bytes + TOKENS_PER_MESSAGE * len(texts) + TOKENS_PER_CALL
 
 
-def hold_calls(recipe: Recipe, calls: Iterable[tuple[str, Sequence[Message], int]]) -> dict[str, Spend]:
-    """What calls that are out can cost, by id; at the recipe's dearest price, since the role is not known."""
+def hold_calls(recipe: Recipe, calls: Iterable[tuple[str, int, int]]) -> dict[str, Spend]:
+    """What calls that are out can cost, by id; at the recipe's dearest price, since the role is not known.
+
+    `calls` are id, most tokens of the prompt and most tokens of the answer.
+    """
     prices = [model.price for model in recipe.models.values()]
     price = Price(
         prompt=max(each.prompt for each in prices), completion=max(each.completion for each in prices)
     )
-    return {call: bound_spend(bound_prompt_tokens(messages), most, price) for call, messages, most in calls}
+    return {call: bound_spend(num_prompt, most, price) for call, num_prompt, most in calls}
 
 
 def bound_spend(prompt_tokens: int, max_tokens: int, price: Price) -> Spend:

@@ -127,4 +127,5 @@ def _request_json(request: Request) -> Json:
         },
         "ordinal": request.ordinal,
         "instead_of": request.instead_of or None,
+        **({"tools": list(request.tools)} if request.tools else {}),
     }

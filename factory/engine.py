@@ -97,8 +97,10 @@ class Engine:
         slots.allow(spec.concurrency)
         return slots
 
-    def ask(self, role: str, model: Model, spec: ModelSpec, stage: str, round_number: int) -> Ask:
-        """How work of `stage` asks `model`; sampling is the spec's where none is given."""
+    def ask(
+        self, role: str, model: Model, spec: ModelSpec, stage: str, round_number: int, parser: str = ""
+    ) -> Ask:
+        """How work of `stage` asks `model`, whose calls of tools `parser` reads; sampling is the spec's."""
         replicas: Sequence[Model] = getattr(model, "replicas", (model,))
         slots = self.slots_of(spec, len(replicas))
         purpose = Purpose(role, replicas, spec, slots, stage, round_number)
@@ -110,9 +112,10 @@ class Engine:
             schema: Json | None = None,
             sampling: Sampling | None = None,
             ordinal: int = 0,
+            tools: Sequence[Json] = (),
         ) -> Completion:
             seeded = self._seeded(sampling or usual, messages, ordinal)
-            request = Request(model.id, tuple(messages), schema, seeded, ordinal)
+            request = Request(model.id, tuple(messages), schema, seeded, ordinal, "", tuple(tools), parser)
             if schema is None:
                 return await self._answer(request, purpose)
             return await self._answer_as_asked(request, purpose)
@@ -195,7 +198,7 @@ class Engine:
         first = call.num_attempts > 0 or bool(request.instead_of)
         async with call.purpose.slots.slot(first=first, not_at=call.replica) as slot:
             call.replica = slot.replica
-            bound = bound_prompt_tokens(request.messages)
+            bound = bound_prompt_tokens(request.messages, request.tools)
             reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price, call.id)
             call.num_attempts += 1
             call.sent_at = time.monotonic()

@@ -244,4 +244,6 @@ class Recipe(Strict):
             for part in parts.values():
                 for key in keys:
                     part.pop(key, None)
+                if part.get("tool_call_parser", "") is None:  # a run without tools is named as ever
+                    del part["tool_call_parser"]
         return digest(found)

@@ -40,6 +40,11 @@ class VllmServer(Strict):
         ge=1,
         description="Processes, each with GPUs of its own or a share of the cores; 1 for `batch`, `files`.",
     )
+    tool_call_parser: str | None = Field(
+        None,
+        description="What vLLM reads calls of tools with, by vLLM's name: what suits the model, for example "
+        "'hermes' for Qwen. A student that is asked with tools needs it.",
+    )
     startup_timeout_seconds: float = Field(600.0, gt=0, description="Until the server must be ready.")
     extra_args: list[str] = Field(default_factory=list, description="Further words of vLLM's command line.")
 

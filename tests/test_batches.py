@@ -562,8 +562,8 @@ def test_what_calls_that_are_out_may_cost_is_held_at_the_dearest_price():
             },
         }
     )
-    held = hold_calls(made, [("call_1", [Message("user", "x" * 100)], 50)])
-    tokens = 100 + 16 + 128
+    tokens = 244
+    held = hold_calls(made, [("call_1", tokens, 50)])
     assert held == {"call_1": Spend(1, tokens + 50, pytest.approx((3 * tokens + 5 * 50) / 1e6))}
 
 

@@ -29,7 +29,8 @@ class AnswersOptions(Strict):
     metric: MetricName = Field(
         "facts",
         description="facts: the reference's citations and quantities and no others; exact: the same text; "
-        "sql: a query that gives what the reference's gives over the item's schema.",
+        "sql: a query that gives what the reference's gives over the item's schema; "
+        "calls: the reference's calls of tools, asked with the tools of the strategies.",
     )
     max_slice_drop: float = Field(0.1, ge=0, le=1, description="A slice may fall by no more than this.")
     min_items: int = Field(20, ge=1, description="Fewer items on dev never promote a student.")
@@ -59,7 +60,7 @@ class Answers:
         async def ask_one(item: GoldItem) -> Completion:
             nonlocal num_done
             try:
-                return await ask(self._task.messages(item))
+                return await ask(self._task.messages(item), tools=self._task.tools)
             finally:
                 num_done += 1
                 on_progress(num_done, len(items))

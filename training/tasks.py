@@ -6,6 +6,7 @@ Scores are computed without a model; the comparing of texts is `training.metrics
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
@@ -15,14 +16,22 @@ from factory.errors import RecipeError
 from factory.schemas import Schema, schemas_of
 from factory.sql_chat import instruct, plain_sql
 from factory.sql_sandbox import SqlSandbox
-from factory.types import GoldItem, Message
+from factory.tool_calls import fault_of_calls, same_calls
+from factory.tool_files import tools_of
+from factory.types import GoldItem, Json, Message
 from training import metrics
 
-MetricName = Literal["exact", "facts", "sql"]
+MetricName = Literal["exact", "facts", "sql", "calls"]
 
 
 class ScoredTask(Protocol):
-    """Made once an evaluation, with the domain; raises RecipeError where that lacks what it needs."""
+    """Made once an evaluation, with the domain; raises RecipeError where that lacks what it needs.
+
+    `tools`, in OpenAI's form, are what every item offers the student.
+    """
+
+    @property
+    def tools(self) -> Sequence[Json]: ...
 
     def messages(self, item: GoldItem) -> Sequence[Message]:
         """The conversation up to the answer."""
@@ -35,6 +44,8 @@ class ScoredTask(Protocol):
 
 class Exact:
     """The question alone; the same text but for case, white space and a final full stop."""
+
+    tools: Sequence[Json] = ()
 
     def __init__(self, domain: Domain) -> None:
         pass
@@ -62,7 +73,7 @@ class Facts(Exact):
         return metrics.facts(item.answer, answer, self._pattern)
 
 
-class Sql:
+class Sql(Exact):
     """The question under a schema's DDL; the same result as the reference's query.
 
     Execution accuracy as in Spider (Yu et al. 2018, arXiv 1809.08887) and BIRD (Li et al. 2023, arXiv
@@ -71,6 +82,7 @@ class Sql:
     """
 
     def __init__(self, domain: Domain) -> None:
+        super().__init__(domain)
         self._schemas: dict[str, Schema] = {}
         self._sandbox = SqlSandbox()
         for schema in schemas_of(domain).values():
@@ -107,8 +119,34 @@ class Sql:
         return float(found.same)
 
 
+class Calls(Exact):
+    """The question with the tools of the recipe's strategies; the reference's calls, all and no others.
+
+    As the AST accuracy of the Berkeley Function Calling Leaderboard (Patil et al., ICML 2025) compares calls
+    with what is right and does not make them, parallel ones in any order. Here one list of calls is right,
+    and strings must be equal.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain)
+        self.tools = tools_of(domain)
+        if not self.tools:
+            what, hint = "no strategy of the recipe has tools", "add 'tool_calls' to `strategies`"
+            raise RecipeError(what, where="evaluation.metric", hint=hint)
+        offered = json.dumps(self.tools, ensure_ascii=False)
+        for split, items in (("dev", domain.dev), ("test", domain.test)):
+            for item in items:
+                if fault := fault_of_calls(item.answer, offered):
+                    what = f"the answer of item '{item.key}' cannot be right: {fault.error}"
+                    raise RecipeError(what, where=f"gold.{split}", hint=f"{fault.reason}; see the tools")
+
+    async def score(self, item: GoldItem, answer: str) -> float:
+        return float(same_calls(item.answer, answer))
+
+
 TASKS: Final[Mapping[MetricName, Callable[[Domain], ScoredTask]]] = {
     "exact": Exact,
     "facts": Facts,
     "sql": Sql,
+    "calls": Calls,
 }

@@ -123,6 +123,9 @@ def engine_words(spec: VllmServer, model: str, device: Device) -> list[str]:
     flags = ["--enable-lora"]
     if spec.quantization:
         words["--quantization"] = spec.quantization
+    if spec.tool_call_parser:
+        words["--tool-call-parser"] = spec.tool_call_parser
+        flags.append("--enable-auto-tool-choice")
     if device == "cuda":
         words["--gpu-memory-utilization"] = spec.gpu_memory_utilization
     else:
