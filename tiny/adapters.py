@@ -22,9 +22,7 @@ Chat = dict[str, Any]  # {"messages": […]}, and {"tools": […]} where there a
 def chats(pairs: Iterable[tuple[str, str]]) -> Iterator[Chat]:
     """Pairs of what a user and an assistant say, as chats."""
     for user, assistant in pairs:
-        yield {
-            "messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
-        }
+        yield {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]}
 
 
 def train(examples: Iterable[Chat], base: Path, directory: Path, seed: int = 0, **options: Any) -> float:

@@ -1,7 +1,8 @@
 """Asks a student the items of a split, scores its answers, and compares two such evaluations.
 
 Every item is asked as a user would ask it: no schema, the student's sampling of the recipe; what an item's
-question comes with, and how its answer is scored, is the metric's (`training.tasks`). The engine limits how many are asked at once. What becomes of a comparison is the loop's.
+question comes with, and how its answer is scored, is the metric's (`training.tasks`). The engine limits how
+many are asked at once. What becomes of a comparison is the loop's.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class Answers:
             answer=answer.text,
             score=await self._task.score(item, answer.text),
             call_id=answer.call_id,
+            before=item.before,
         )
 
     def _evaluation(self, model_id: str, split: Split, results: Sequence[ItemResult]) -> Evaluation:

@@ -30,20 +30,20 @@ class ScoredTask(Protocol):
 
 
 class Exact:
-    """The question alone; the same text but for case, white space and a final full stop."""
+    """The question in its conversation; the same text but for case, white space and a final full stop."""
 
     def __init__(self, domain: Domain) -> None:
         pass
 
     def messages(self, item: GoldItem) -> Sequence[Message]:
-        return [Message("user", item.question)]
+        return [*item.before, Message("user", item.question)]
 
     async def score(self, item: GoldItem, answer: str) -> float:
         return metrics.exact(item.answer, answer)
 
 
 class Facts(Exact):
-    """The question alone; the reference's citations and quantities and no others."""
+    """The question in its conversation; the reference's citations and quantities and no others."""
 
     def __init__(self, domain: Domain) -> None:
         super().__init__(domain)
