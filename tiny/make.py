@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
-NAMES = ["base", "teacher", "refiner"]
+NAMES = ["base", "teacher", "refiner", "dialogue_teacher"]
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
@@ -32,6 +32,7 @@ REFINER = {
     "max_length": 256,
     "quantize": False,
 }
+DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 2.5, "max_length": 448, "num_threads": 1}
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     # Threads that sleep while they wait: on a shared core, spinning ones slow training severalfold.
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
-    from tiny import adapters, pretrain, refiner, teacher
+    from tiny import adapters, dialogue_teacher, pretrain, refiner, teacher
 
     only = options.only or NAMES
     started = time.monotonic()
@@ -51,6 +52,7 @@ def main() -> None:
     for name, examples, how in (
         ("teacher", lambda: adapters.chats(teacher.examples()), TEACHER),
         ("refiner", lambda: adapters.chats(refiner.examples()), REFINER),
+        ("dialogue_teacher", dialogue_teacher.examples, DIALOGUE_TEACHER),
     ):
         if name in only:
             adapters.train(examples(), options.models / "base", options.models / name, **how)
