@@ -77,13 +77,17 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class GoldItem:
-    """A checked question and answer of the dev or test split; items of one `source_key` are a cluster."""
+    """A checked question and answer of the dev or test split; items of one `source_key` are a cluster.
+
+    `before` is the conversation in which the question is asked: up to the last answer, or a system message.
+    """
 
     key: str
     question: str
     answer: str
     slice: str
     source_key: str | None = None
+    before: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +271,7 @@ class ItemResult:
     answer: str
     score: float
     call_id: str
+    before: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

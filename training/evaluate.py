@@ -102,6 +102,7 @@ class Answers:
             answer=answer.text,
             score=await self._task.score(item, answer.text),
             call_id=answer.call_id,
+            before=item.before,
         )
 
     def _evaluation(self, model_id: str, split: Split, results: Sequence[ItemResult]) -> Evaluation:

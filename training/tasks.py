@@ -43,7 +43,7 @@ class ScoredTask(Protocol):
 
 
 class Exact:
-    """The question alone; the same text but for case, white space and a final full stop."""
+    """The question in its conversation; the same text but for case, white space and a final full stop."""
 
     tools: Sequence[Json] = ()
 
@@ -51,14 +51,14 @@ class Exact:
         pass
 
     def messages(self, item: GoldItem) -> Sequence[Message]:
-        return [Message("user", item.question)]
+        return [*item.before, Message("user", item.question)]
 
     async def score(self, item: GoldItem, answer: str) -> float:
         return metrics.exact(item.answer, answer)
 
 
 class Facts(Exact):
-    """The question alone; the reference's citations and quantities and no others."""
+    """The question in its conversation; the reference's citations and quantities and no others."""
 
     def __init__(self, domain: Domain) -> None:
         super().__init__(domain)
@@ -102,6 +102,8 @@ class Sql(Exact):
             there = ", ".join(self._schemas) or "none"
             hint = f"a slice is the name of a file in a strategy's `schemas`: {there}"
             raise RecipeError(f"there is no schema '{item.slice}'", where=where, hint=hint)
+        if item.before and item.before[0].role == "system":
+            raise RecipeError("a system message in `before`", where=where, hint="the metric writes its own")
         found = self._sandbox.check(schema, plain_sql(item.answer))
         if found.fault:
             hint = f"its answer must be a query over {schema.source.path} that gives rows"
@@ -111,7 +113,7 @@ class Sql(Exact):
             raise RecipeError("the reference query gives another result each time", where=where, hint=hint)
 
     def messages(self, item: GoldItem) -> Sequence[Message]:
-        return [instruct(self._schemas[item.slice]), Message("user", item.question)]
+        return [instruct(self._schemas[item.slice]), *super().messages(item)]
 
     async def score(self, item: GoldItem, answer: str) -> float:
         schema = self._schemas[item.slice]

@@ -217,8 +217,14 @@ def add_batches(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def add_conversations_of_items(connection: duckdb.DuckDBPyConnection) -> None:
+    """What was said before an item's question: messages in order; NULL where it was asked by itself."""
+    connection.execute("ALTER TABLE evaluation_items ADD COLUMN before JSON")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
     add_batches,
+    add_conversations_of_items,
 )
