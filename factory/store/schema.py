@@ -217,8 +217,15 @@ def add_batches(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def add_lost_spend(connection: duckdb.DuckDBPyConnection) -> None:
+    """What attempts of a call that ended without an answer can have cost at most, if they are billed."""
+    for column in ("lost_tokens BIGINT", "lost_dollars DOUBLE"):
+        connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
     add_batches,
+    add_lost_spend,
 )
