@@ -37,7 +37,7 @@ MODELS = ROOT / "tiny" / "models"
 DOMAIN = ROOT / "recipes" / "georgia_workers_comp"
 TEACHER = "teacher"
 TEMPERATURE, MAX_TOKENS, SEED = 0.7, 96, 1
-NUM_WARM = 64
+NUM_WARM = 256
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
 BENCH_SERVE = """
 import json
