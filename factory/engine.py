@@ -206,7 +206,11 @@ class Engine:
             try:
                 answer = await self._complete(call.purpose.replicas[slot.replica], request)
             except BaseException as error:
-                self.budget.release(reservation)
+                if call.may_be_billed(error):
+                    call.lost += reservation
+                    self.budget.keep(reservation)
+                else:
+                    self.budget.release(reservation)
                 call.num_attempts -= call.goes_on(error)
                 if isinstance(error, EndpointError):
                     call.blame_replica(error)
