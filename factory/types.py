@@ -77,10 +77,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class GoldItem:
-    """A checked question and answer of the dev or test split; items of one `source_key` are a cluster.
-
-    `before` is the conversation in which the question is asked: up to the last answer, or a system message.
-    """
+    """A checked item of dev or test, asked after `before`; items of one `source_key` are a cluster."""
 
     key: str
     question: str
