@@ -45,7 +45,10 @@ def run(num_samples: int, in_flight: int) -> Result:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=plain_environment())
         watched = watch(process, folder / "workspace")
         assert process.stdout is not None
-        found: Result = json.loads(process.stdout.read())
+        told = process.stdout.read()
+        if process.returncode:
+            raise SystemExit(f"the run of {num_samples:,} samples ended with status {process.returncode}")
+        found: Result = json.loads(told)
         size = (folder / "workspace" / "factory.duckdb").stat().st_size
     return {**found, **watched, "file_mib": size / MIB}
 

@@ -51,7 +51,7 @@ print(json.dumps({ours: found[theirs] for ours, theirs in names.items()}))
 """
 CALLS = """
     SELECT request->>'$.messages[0].content' AS prompt, completion_tokens AS output_tokens
-    FROM calls WHERE status = 'ok' ORDER BY created_at, id"""
+    FROM calls WHERE status = 'ok' ORDER BY epoch_ms(created_at) - latency_ms, id"""  # as they were sent
 
 
 @contextmanager
