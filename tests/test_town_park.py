@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import duckdb
 import pytest
 import yaml
+from strategy_kit import Teacher, generate
 
 from factory.check import check_recipe
 from factory.load import load
+from factory.registry import create
+from factory.types import Completion, Request
 from tiny import build_park, dialogue_teacher, park
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +81,49 @@ def test_the_teacher_speaks_as_the_recipe_asks():
         roles = [message["role"] for message in chat["messages"]]
         assert roles[:2] == ["system", "user"] and roles[-1] == "assistant"
         assert roles[1:] == ["user", "assistant"] * (len(roles) // 2)
+
+
+async def no_ask(*_: object, **__: object) -> Completion:
+    raise AssertionError
+
+
+class Lesson(Teacher):
+    """Says word for word what the teacher is taught to say: what it would be if it learned all of it."""
+
+    def __init__(self) -> None:
+        super().__init__(str)
+        self.talks: dict[int, list[str]] = {}
+
+    def follow(self, request: Request) -> str | Completion:
+        prompt, found = request.messages[0].content, park.read()
+        (section,) = [each for each in found.sections if each.text in prompt]
+        talk = self.talks.setdefault(
+            request.ordinal, dialogue_teacher.talk(Random(request.ordinal), found, section)
+        )
+        at = len(request.messages) - (2 if "person who asks" in prompt else 1)
+        return Completion(talk[at], "length" if talk[at].count("§") > 2 else "stop")
+
+
+async def test_what_the_teacher_is_taught_is_kept_but_for_the_faults_that_checks_can_see(tmp_path):
+    domain, teacher = load(RECIPE, "tiny"), Lesson()
+    strategy = create("generators", domain.recipe.strategies[0], domain, "strategies[0]")
+    made = await generate(tmp_path, strategy, teacher, dict.fromkeys(strategy.slices, 96))
+    left, dropped = [sample for _, (sample,) in made], Counter()
+    for spec in domain.recipe.refiners:
+        refiner = create("refiners", spec, domain)
+        decisions = await refiner.refine(left, no_ask)
+        dropped.update(each.reason for each in decisions if each.action == "drop")
+        left = [each for each, decision in zip(left, decisions, strict=True) if decision.action == "keep"]
+    assert {"wrong_citation", "repeated_turn", "other_source"} <= set(dropped)
+    assert not {"exact_duplicate", "contaminated"} & set(dropped)
+    assert 0.1 < dropped.total() / len(made) < 0.3
+    number = {section.source_key: str(section.section) for section in park.read().sections}
+    cited = {
+        (each.attributes["source_key"], n)
+        for each in left
+        for n in re.findall(r"§ (\d+)", str(each.messages))
+    }
+    assert cited == set(number.items())
 
 
 @pytest.mark.vllm
