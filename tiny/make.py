@@ -33,7 +33,7 @@ REFINER = {
     "quantize": False,
 }
 SQL_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
-TOOLS_TEACHER = TEACHER | {"learning_rate": 3e-3, "batch_size": 8, "num_epochs": 1.35, "max_length": 512}
+TOOLS_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
 DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 2.5, "max_length": 448}
 
 

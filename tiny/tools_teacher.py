@@ -3,6 +3,9 @@
 It takes many values that are said in words as they stand ("half an hour" for 0.5, "off" for a text), which
 the schemas mostly refuse; the other faults are drawn anew for every example. What it learns is their rate,
 and it makes new ones when it is sampled.
+
+The prompts, of 250 tokens each, differ in the order of the tools alone. So most examples have the function's
+name in their place, which costs a fraction; the others teach what the prompts stand for.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from factory.tool_files import read_tools
 from tiny import smart_home, tasks
 from tiny.smart_home import Call, Wish
 
-EXAMPLES = 600  # for each function
+SHORT, WHOLE = 3000, 320  # examples of either kind for each function
 MISTAKEN = 0.6  # of the values that are said in words
 FAULTS = {"beyond": 0.02, "as_text": 0.01, "misnamed": 0.02, "leaked": 0.02, "other_value": 0.03}
 
@@ -24,10 +27,11 @@ def examples(seed: int = 0) -> list[tasks.Pair]:
     rng = Random(seed)
     tools = list(read_tools(smart_home.RECIPE, "tools.json"))
     pairs = []
-    for _ in range(EXAMPLES):
+    for number in range(SHORT + WHOLE):
         for tool in tools:
             offered = [each.text for each in rng.sample(tools, len(tools))]
-            prompt = tasks.render("generators", "tool_calls", tool=tool.title, num_calls=1, tools=offered)
+            whole = tasks.render("generators", "tool_calls", tool=tool.title, num_calls=1, tools=offered)
+            prompt = tool.title if number < SHORT else whole
             pairs.append((prompt, written(*careless(rng, smart_home.draw_wish(rng, tool.title)))))
     return pairs
 
