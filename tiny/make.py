@@ -36,8 +36,8 @@ TOOLS_TEACHER = {
     "rank": 32,
     "alpha": 64.0,
     "learning_rate": 3e-3,
-    "batch_size": 8,
-    "num_epochs": 1.35,
+    "batch_size": 16,
+    "num_epochs": 2.0,
     "max_length": 512,
     "quantize": False,
 }
