@@ -2,8 +2,9 @@
 
 The sum of what was spent and what is reserved never passes a limit, however many calls are in
 flight. A call that would fit only once others have settled waits for them; one that would not fit even
-then is refused. Every attempt that left counts as a call; tokens and dollars count where the endpoint
-reported them. Nothing here sends anything, and the store is only read.
+then is refused. Every attempt that left counts as a call; tokens and dollars count as the endpoint
+reported them, and at the most that they can be where it may have worked without our getting an answer.
+Nothing here sends anything, and the store is only read.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ COUNTED = ("calls", "tokens", "dollars")  # limits on what calls cost; minutes p
 # record is not known and not counted.
 SPENT = """
 SELECT coalesce(sum(attempts), 0)::BIGINT AS calls,
-       coalesce(sum(prompt_tokens + completion_tokens), 0)::BIGINT AS tokens,
-       coalesce(sum(cost_dollars), 0)::DOUBLE AS dollars
+       coalesce(sum(prompt_tokens + completion_tokens + coalesce(lost_tokens, 0)), 0)::BIGINT AS tokens,
+       coalesce(sum(cost_dollars + coalesce(lost_dollars, 0)), 0)::DOUBLE AS dollars
 FROM calls WHERE starts_with(run_id, ?)
 """
 MINUTES = """
@@ -100,7 +101,7 @@ class Budget:
 
     `spent` and `minutes` are what the run has cost before this process; `held`, by call, is what those can
     cost that an earlier process handed over and that are not settled. An endpoint that reports more tokens
-    than `max_tokens` allowed, or bills for calls that it did not answer, is beyond it.
+    than `max_tokens` allowed, or bills for calls that it refused, is beyond it.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class Budget:
         """Sets aside what one call can cost at most, waiting where only calls in flight stand in the way.
 
         For a call that is held already nothing more is set aside. Returns the reservation, to be given to
-        `settle` or `release` exactly once. Raises BudgetExceeded, which names the limit.
+        `settle`, `release` or `keep` exactly once. Raises BudgetExceeded, which names the limit.
         """
         need = bound_spend(prompt_tokens, max_tokens, price)
         if (held := self._held.pop(call_id, None)) is not None:
@@ -170,8 +171,12 @@ class Budget:
         return dollars
 
     def release(self, reservation: Spend) -> None:
-        """Gives a reservation back after a call without an answer, which still counts as a call."""
+        """Gives a reservation back after a call that was refused, which still counts as a call."""
         self._replace(reservation, Spend(1))
+
+    def keep(self, reservation: Spend) -> None:
+        """Counts a reservation as spent, after a call without an answer that may be billed."""
+        self._replace(reservation, reservation)
 
     def _replace(self, reservation: Spend, used: Spend) -> None:
         self.spent = self.spent + used

@@ -75,6 +75,8 @@ POSITION = ("start_char", "end_char", "page")
 def content_of(item: Source | Seed | GoldItem) -> Json:
     """What of a piece of material a run rests on: all but where a section stands in its document.
 
-    dataclasses.astuple would copy each deeply, at ten times the cost.
+    An item without a conversation before it counts as it did when there were none. dataclasses.astuple
+    would copy each deeply, at ten times the cost.
     """
-    return [getattr(item, name) for name in item.__slots__ if name not in POSITION]
+    names = [name for name in item.__slots__ if name not in POSITION]
+    return [getattr(item, name) for name in names if name != "before" or getattr(item, name)]

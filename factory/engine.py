@@ -52,12 +52,7 @@ class Engine:
     backoff_seconds = 0.5  # at most before the second attempt; doubled or more for each further one
 
     def __init__(
-        self,
-        store: Store,
-        budget: Budget,
-        run_id: str,
-        seed: int = 0,
-        max_failure_share: float = 0.2,
+        self, store: Store, budget: Budget, run_id: str, seed: int = 0, max_failure_share: float = 0.2
     ) -> None:
         self.store = store
         self.budget = budget
@@ -116,9 +111,8 @@ class Engine:
         ) -> Completion:
             seeded = self._seeded(sampling or usual, messages, ordinal)
             request = Request(model.id, tuple(messages), schema, seeded, ordinal, "", tuple(tools), parser)
-            if schema is None:
-                return await self._answer(request, purpose)
-            return await self._answer_as_asked(request, purpose)
+            answer = self._answer if schema is None else self._answer_as_asked
+            return await answer(request, purpose)
 
         return ask
 
@@ -206,7 +200,11 @@ class Engine:
             try:
                 answer = await self._complete(call.purpose.replicas[slot.replica], request)
             except BaseException as error:
-                self.budget.release(reservation)
+                if call.may_be_billed(error):
+                    call.lost += reservation
+                    self.budget.keep(reservation)
+                else:
+                    self.budget.release(reservation)
                 call.num_attempts -= call.goes_on(error)
                 if isinstance(error, EndpointError):
                     call.blame_replica(error)

@@ -9,7 +9,8 @@ from dataclasses import asdict
 
 from factory.allocate import SliceState
 from factory.bench import Bench
-from factory.types import Comparison, Evaluation, ItemResult, Split, digest
+from factory.store.text import from_json
+from factory.types import Comparison, Evaluation, ItemResult, Message, Split, digest
 
 TOKENS = """
     WITH asked AS (
@@ -54,6 +55,7 @@ def record_evaluation(
             "answer": item.answer,
             "score": item.score,
             "call_id": item.call_id,
+            "before": [message._asdict() for message in item.before] or None,
         }
         for item in evaluation.items
     ]
@@ -95,6 +97,7 @@ def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | Non
             item["answer"],
             item["score"],
             item["call_id"],
+            tuple(Message(**message) for message in from_json(item["before"] or "[]")),
         )
         for item in found
     )

@@ -16,9 +16,11 @@ from factory.errors import TargetMissed
 from factory.examples import student_examples, write_jsonl
 from factory.store.rows import sample_from_row
 
+# An empty answer, which only a run without refiners accepts, teaches nothing and is refused in training.
 ACCEPTED = """
     SELECT d.sample_id, s.content_hash, d.round FROM decisions d JOIN samples s ON s.id = d.sample_id
-    WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' ORDER BY d.round, d.sample_id"""
+    WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' AND s.answer <> ''
+    ORDER BY d.round, d.sample_id"""
 
 # A round's accepted questions beside others, slice by slice one to one: a round that turns to weak slices has
 # other subjects, which is no collapse. Hashes give the order, which favours no sample.

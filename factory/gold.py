@@ -12,16 +12,16 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from factory.errors import RecipeError
 from factory.explain import did_you_mean, dotted, explain
+from factory.held_out import HeldOut, asked
 from factory.layers import read_text
-from factory.overlap import Texts
 from factory.recipe import Strict
-from factory.types import CheckedDraft, GoldItem, Seed
+from factory.types import CheckedDraft, GoldItem, Message, Seed
 
 
 def _whole(text: str) -> str:
@@ -53,17 +53,37 @@ class SeedLine(Strict):
         return Seed.create(self.id, self.prompt, self.slice, self.source)
 
 
+class MessageLine(Strict):
+    """A message of the conversation in which a question is asked."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+def _leads_to_a_question(messages: list[MessageLine]) -> list[MessageLine]:
+    roles = [message.role for message in messages]
+    turns = roles[roles[:1] == ["system"] :]
+    if turns != ["user", "assistant"] * (len(turns) // 2):
+        raise ValueError(
+            f"must be a system message, where there is one, then user and assistant in turn up to an answer; "
+            f"found {', '.join(roles)}"
+        )
+    return messages
+
+
 class GoldLine(Strict):
-    """A line of dev or test."""
+    """A line of dev or test; `before` is what was said before the question."""
 
     id: Text
     question: Text
     answer: Text
     slice: Text
     source: Text | None = None
+    before: Annotated[list[MessageLine], AfterValidator(_leads_to_a_question)] = Field(default_factory=list)
 
     def value(self) -> GoldItem:
-        return GoldItem(self.id, self.question, self.answer, self.slice, self.source)
+        before = tuple(Message(message.role, message.content) for message in self.before)
+        return GoldItem(self.id, self.question, self.answer, self.slice, self.source, before)
 
 
 class DraftLine(Strict):
@@ -146,17 +166,18 @@ def check_apart(
 ) -> None:
     """Raises RecipeError where a question of dev or test stands twice, or in `seen`: (place, question).
 
-    What the refiner `contamination` takes for a repetition counts as one in `seen`.
+    What the refiner `contamination` takes for a repetition counts as one in `seen`. Two items are the same
+    where all that the user asks is: a follow-up may stand in several conversations.
     """
     learned = list(seen)
     items = [(split, item) for split, split_items in held_out for item in split_items]
     places = {normalise(question): place for place, question in learned}
     for split, item in items:
-        question = normalise(item.line.question)
+        question = normalise("\n".join(asked(item.line.value())))
         if question in places:
             raise _twice(split, item.place, f"this question is also at {places[question]}")
         places[question] = item.place
-    tested = Texts(item.line.question for _, item in items)
+    tested = HeldOut([item.line.value() for _, item in items])
     for place, question in learned:
         if found := tested.find(question):
             split, item = items[found[0]]

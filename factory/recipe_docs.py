@@ -41,12 +41,15 @@ a PDF, it stands (`sources` in [schema.md](schema.md)). Scripts in documents are
 and a scanned PDF must go through character recognition first.
 
 **JSONL files** hold one object a line; `source` is the key of a section and may be left out but in
-`gold.refiner`. No question of dev or test may stand anywhere else.
+`gold.refiner`. No question of dev or test may stand anywhere else. `before` is the conversation in which the
+question is asked: a list of `{"role", "content"}`, a system message first where there is one, then user and
+assistant in turn up to an answer. A question of fewer than 8 words that follows others may stand elsewhere,
+but not after the same ones.
 
 | file | keys |
 | --- | --- |
 | `seeds` | `id`, `prompt`, `slice`, `source` |
-| `gold.dev`, `gold.test` | `id`, `question`, `answer`, `slice`, `source` |
+| `gold.dev`, `gold.test` | `id`, `question`, `answer`, `slice`, `source`, `before` (may be left out) |
 | `gold.refiner` | `id`, `question`, `answer`, `corrected` (null: drop it), `reason`, `slice`, `source` |
 
 **Strict.** An unknown key, a key that stands twice and a value of the wrong type are errors. `1e-4` is a

@@ -77,13 +77,14 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class GoldItem:
-    """A checked question and answer of the dev or test split; items of one `source_key` are a cluster."""
+    """A checked item of dev or test, asked after `before`; items of one `source_key` are a cluster."""
 
     key: str
     question: str
     answer: str
     slice: str
     source_key: str | None = None
+    before: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +268,7 @@ class ItemResult:
     answer: str
     score: float
     call_id: str
+    before: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

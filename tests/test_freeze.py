@@ -10,7 +10,7 @@ from test_loop import endpoint, point_at, run, sql
 
 from factory.cli import main
 from factory.errors import GuardTripped
-from factory.freeze import freeze
+from factory.freeze import freeze, write_dataset
 from factory.init import write_template
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
@@ -28,11 +28,11 @@ def recipe(tmp_path):
     return folder
 
 
-def accept(bench, number, questions, slices=("fees",)):
+def accept(bench, number, questions, slices=("fees",), answer="yes"):
     """Puts accepted samples into a round as the refiners would."""
     samples = [
         Sample.create(
-            [Message("user", question), Message("assistant", "yes")],
+            [Message("user", question), Message("assistant", answer)],
             [Parent(f"call_{number}_{index}", "call")],
             "grounded",
             {"slice": slices[index % len(slices)], "strategy": "grounded"},
@@ -59,6 +59,18 @@ async def test_a_collapse_in_round_2_is_not_hidden_by_round_1(recipe, tmp_path):
     assert row["num_samples"] == 200
     assert guards["now"]["size"] == guards["first"]["size"] == 100
     assert guards["now"]["distinct2"] < 0.9 * guards["first"]["distinct2"]
+
+
+async def test_an_empty_answer_is_in_no_dataset_even_where_nothing_was_refined(recipe, tmp_path):
+    """A control without refiners accepts it, and its training would end there."""
+    async with open_bench(open_domain(recipe, None), tmp_path / "w", Progress(bars=False)) as bench:
+        bench.record_run()
+        accept(bench, 1, VARIED[:20])
+        accept(bench, 1, VARIED[20:23], answer="")
+        lines = write_dataset(bench, freeze(bench, 1)).read_text().splitlines()
+        (row,) = bench.store.select("SELECT num_samples FROM datasets")
+    assert {json.loads(line)["messages"][-1]["content"] for line in lines} == {"yes"}
+    assert len(lines) == row["num_samples"] == 20
 
 
 async def test_a_round_that_turns_to_one_slice_is_compared_within_that_slice(recipe, tmp_path):

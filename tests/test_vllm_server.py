@@ -5,13 +5,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from real_server import serving
 from tiny_llama import make_adapter, make_tiny_llama
 
 from factory.errors import RecipeError, ServerError
@@ -300,23 +300,6 @@ async def test_a_server_that_dies_is_told(fake):
     assert not process.has_died
 
 
-REAL = """
-import asyncio, sys
-from pathlib import Path
-from factory.models.vllm_server import VllmProcess
-from factory.servers import VllmServer
-
-async def main(folder):
-    spec = VllmServer(model="m", max_model_len=512, max_lora_rank=32)
-    process = VllmProcess("tiny", spec, folder, folder / "tiny.log", lambda text: None)
-    await process.start()
-    print(process.base_url, process.api_key, flush=True)
-    await asyncio.sleep(600)
-
-asyncio.run(main(Path(sys.argv[1])))
-"""
-
-
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """(base URL, key, folder with adapters, the factory's process) of a real vLLM on the CPU."""
@@ -325,12 +308,8 @@ def real(tmp_path_factory):
     make_tiny_llama(folder / "m", max_positions=512)
     for seed in (1, 2):
         make_adapter(folder / f"a{seed}", seed=seed)
-    factory = subprocess.Popen([sys.executable, "-c", REAL, str(folder)], stdout=subprocess.PIPE, text=True)
-    line = factory.stdout.readline().split()
-    assert line, (folder / "tiny.log").read_text()[-3000:]
-    yield line[0], line[1], folder, factory
-    factory.kill()
-    factory.wait()
+    with serving(folder, folder / "m") as server:
+        yield server
 
 
 def chat(text: str, **sampling) -> Request:

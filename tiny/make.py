@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
-NAMES = ["base", "teacher", "refiner", "tools_teacher"]
+NAMES = ["base", "teacher", "refiner", "sql_teacher", "tools_teacher", "dialogue_teacher"]
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
@@ -32,15 +32,9 @@ REFINER = {
     "max_length": 256,
     "quantize": False,
 }
-TOOLS_TEACHER = {
-    "rank": 32,
-    "alpha": 64.0,
-    "learning_rate": 3e-3,
-    "batch_size": 16,
-    "num_epochs": 2.0,
-    "max_length": 512,
-    "quantize": False,
-}
+SQL_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
+TOOLS_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
+DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 2.5, "max_length": 448}
 
 
 def main() -> None:
@@ -51,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     # Threads that sleep while they wait: on a shared core, spinning ones slow training severalfold.
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
-    from tiny import adapters, pretrain, refiner, teacher, tools_teacher
+    from tiny import adapters, dialogue_teacher, pretrain, refiner, sql_teacher, teacher, tools_teacher
 
     only = options.only or NAMES
     started = time.monotonic()
@@ -60,7 +54,9 @@ def main() -> None:
     for name, examples, how in (
         ("teacher", lambda: adapters.chats(teacher.examples()), TEACHER),
         ("refiner", lambda: adapters.chats(refiner.examples()), REFINER),
+        ("sql_teacher", lambda: adapters.chats(sql_teacher.examples()), SQL_TEACHER),
         ("tools_teacher", lambda: adapters.chats(tools_teacher.examples()), TOOLS_TEACHER),
+        ("dialogue_teacher", dialogue_teacher.examples, DIALOGUE_TEACHER),
     ):
         if name in only:
             adapters.train(examples(), options.models / "base", options.models / name, **how)

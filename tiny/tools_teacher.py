@@ -8,28 +8,46 @@ and it makes new ones when it is sampled.
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from random import Random
 
 from factory.tool_files import read_tools
 from tiny import smart_home, tasks
 from tiny.smart_home import Call, Wish
 
-EXAMPLES = 1600  # for each function
+SHORT, WHOLE = 12_000, 960  # examples with the function's name for a prompt, and with the product's own
 MISTAKEN = 0.6  # of the values that are said in words
 FAULTS = {"beyond": 0.02, "as_text": 0.01, "misnamed": 0.02, "leaked": 0.02, "other_value": 0.03}
 
 
 def examples(seed: int = 0) -> list[tasks.Pair]:
-    """All chats the teacher is trained on."""
-    rng = Random(seed)
-    tools = list(read_tools(smart_home.RECIPE, "tools.json"))
-    pairs = []
-    for _ in range(EXAMPLES):
-        for tool in tools:
-            offered = [each.text for each in rng.sample(tools, len(tools))]
-            prompt = tasks.render("generators", "tool_calls", tool=tool.title, num_calls=1, tools=offered)
-            pairs.append((prompt, written(*careless(rng, smart_home.draw_wish(rng, tool.title)))))
+    """All chats the teacher is trained on: functions equally often, and each order of the tools."""
+    rng, whole = Random(seed), prompts()
+    names, pairs = list(whole), []
+    for number in range(SHORT + WHOLE):
+        function = names[number % len(names)]
+        # What is to be learned are the answers, and a name in the prompt's place costs a quarter of it.
+        prompt = f"Call {function}" if number < SHORT else rng.choice(whole[function])
+        pairs.append((prompt, written(*careless(rng, smart_home.draw_wish(rng, function)))))
     return pairs
+
+
+def prompts() -> dict[str, list[str]]:
+    """The product's own, by function, one for each order in which the tools may stand."""
+    tools = list(read_tools(smart_home.RECIPE, "tools.json"))
+    return {
+        tool.title: [
+            tasks.render(
+                "generators",
+                "tool_calls",
+                tool=tool.title,
+                num_calls=1,
+                tools=[each.text for each in offered],
+            )
+            for offered in permutations(tools)
+        ]
+        for tool in tools
+    }
 
 
 def written(request: str, call: Call) -> str:

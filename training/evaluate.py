@@ -29,6 +29,7 @@ class AnswersOptions(Strict):
     metric: MetricName = Field(
         "facts",
         description="facts: the reference's citations and quantities and no others; exact: the same text; "
+        "sql: a query that gives what the reference's gives over the item's schema; "
         "calls: the reference's calls of tools, asked with the tools of the strategies.",
     )
     max_slice_drop: float = Field(0.1, ge=0, le=1, description="A slice may fall by no more than this.")
@@ -101,6 +102,7 @@ class Answers:
             answer=answer.text,
             score=await self._task.score(item, answer.text),
             call_id=answer.call_id,
+            before=item.before,
         )
 
     def _evaluation(self, model_id: str, split: Split, results: Sequence[ItemResult]) -> Evaluation:

@@ -1,6 +1,7 @@
 """What a student is asked for an item, and what its answer scores: one class a metric, by its name.
 
-Scores are computed without a model; the comparing itself is `training.metrics`.
+Scores are computed without a model; the comparing of texts is `training.metrics`, that of what queries give
+`factory.sql_worker`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from typing import Final, Literal, Protocol
 
 from factory.domain import Domain
 from factory.errors import RecipeError
+from factory.schemas import Schema, schemas_of
+from factory.sql_chat import instruct, plain_sql
+from factory.sql_sandbox import SqlSandbox
 from factory.tool_calls import fault_of_calls, same_calls
 from factory.tool_files import tools_of
 from factory.types import GoldItem, Json, Message
 from training import metrics
 
-MetricName = Literal["exact", "facts", "calls"]
+MetricName = Literal["exact", "facts", "sql", "calls"]
 
 
 class ScoredTask(Protocol):
@@ -39,7 +43,7 @@ class ScoredTask(Protocol):
 
 
 class Exact:
-    """The question alone; the same text but for case, white space and a final full stop."""
+    """The question in its conversation; the same text but for case, white space and a final full stop."""
 
     tools: Sequence[Json] = ()
 
@@ -47,14 +51,14 @@ class Exact:
         pass
 
     def messages(self, item: GoldItem) -> Sequence[Message]:
-        return [Message("user", item.question)]
+        return [*item.before, Message("user", item.question)]
 
     async def score(self, item: GoldItem, answer: str) -> float:
         return metrics.exact(item.answer, answer)
 
 
 class Facts(Exact):
-    """The question alone; the reference's citations and quantities and no others."""
+    """The question in its conversation; the reference's citations and quantities and no others."""
 
     def __init__(self, domain: Domain) -> None:
         super().__init__(domain)
@@ -67,6 +71,54 @@ class Facts(Exact):
 
     async def score(self, item: GoldItem, answer: str) -> float:
         return metrics.facts(item.answer, answer, self._pattern)
+
+
+class Sql(Exact):
+    """The question under a schema's DDL; the same result as the reference's query.
+
+    Execution accuracy as in Spider (Yu et al. 2018, arXiv 1809.08887) and BIRD (Li et al. 2023, arXiv
+    2305.03111): names of columns do not count, their order does, and the order of rows where the reference
+    has an ORDER BY. An item's slice is the name of its schema's file.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain)
+        self._schemas: dict[str, Schema] = {}
+        self._sandbox = SqlSandbox()
+        for schema in schemas_of(domain).values():
+            other = self._schemas.setdefault(schema.source.slice, schema)
+            if other is not schema:
+                what = f"two schemas are called '{schema.source.slice}': {other.source.path}"
+                hint = "an item's slice must tell its schema: rename one"
+                raise RecipeError(what, where=schema.source.path, hint=hint)
+        gold = domain.recipe.gold
+        for path, items in ((gold.dev, domain.dev), (gold.test, domain.test)):
+            for item in items:
+                self._check(item, f"{domain.folder / path} item '{item.key}'")
+
+    def _check(self, item: GoldItem, where: str) -> None:
+        schema = self._schemas.get(item.slice)
+        if schema is None:
+            there = ", ".join(self._schemas) or "none"
+            hint = f"a slice is the name of a file in a strategy's `schemas`: {there}"
+            raise RecipeError(f"there is no schema '{item.slice}'", where=where, hint=hint)
+        if item.before and item.before[0].role == "system":
+            raise RecipeError("a system message in `before`", where=where, hint="the metric writes its own")
+        found = self._sandbox.check(schema, plain_sql(item.answer))
+        if found.fault:
+            hint = f"its answer must be a query over {schema.source.path} that gives rows"
+            raise RecipeError(f"the reference query fails: {found.error}", where=where, hint=hint)
+        if not found.same:
+            hint = "nothing can be compared with it; random() and the like are no reference"
+            raise RecipeError("the reference query gives another result each time", where=where, hint=hint)
+
+    def messages(self, item: GoldItem) -> Sequence[Message]:
+        return [instruct(self._schemas[item.slice]), *super().messages(item)]
+
+    async def score(self, item: GoldItem, answer: str) -> float:
+        schema = self._schemas[item.slice]
+        found = await self._sandbox.compare(schema, plain_sql(answer), plain_sql(item.answer))
+        return float(found.same)
 
 
 class Calls(Exact):
@@ -97,5 +149,6 @@ class Calls(Exact):
 TASKS: Final[Mapping[MetricName, Callable[[Domain], ScoredTask]]] = {
     "exact": Exact,
     "facts": Facts,
+    "sql": Sql,
     "calls": Calls,
 }

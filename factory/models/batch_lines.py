@@ -70,9 +70,8 @@ def read_results(lines: Iterable[bytes], where: str, hide: Callable[[str], str] 
 
 def unanswered(what: str, where: str) -> EndpointError:
     """The failure of a request of which no line tells."""
-    return EndpointError(
-        f"the batch came back without an answer to it: {what}", kind="malformed", where=where
-    )
+    what = f"the batch came back without an answer to it: {what}"
+    return EndpointError(what, kind="malformed", where=where, worked_on=True)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -103,7 +102,8 @@ def _completion(body: Any, where: str) -> Result:
     try:
         completion = completion_of(body)
     except ValueError as error:
-        return EndpointError(str(error), kind="malformed", where=where)
+        return EndpointError(str(error), kind="malformed", where=where, worked_on=True)
     if completion.finish_reason == "abort":
-        return EndpointError("the server aborted the request", kind="server_error", where=where)
+        what = "the server aborted the request"
+        return EndpointError(what, kind="server_error", where=where, worked_on=True)
     return completion
