@@ -32,7 +32,7 @@ REFINER = {
     "max_length": 256,
     "quantize": False,
 }
-DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 2.5, "max_length": 448}
+DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 3.4, "max_length": 448}
 
 
 def main() -> None:
