@@ -20,6 +20,8 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tiny.build_domain --check
+	@$(BIN)/python -m tiny.build_sql_domain --check
+	@$(BIN)/python -m tiny.smart_home --check
 
 # Trains the tiny models anew, from nothing, into tiny/models.
 models: setup

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,13 @@ PEER_TIMEOUT_SECONDS = 900
 Result = dict[str, Any]
 
 
-def run(words: list[str], timeout_seconds: float | None = None) -> Result:
-    """The last line of a contender's output, which is JSON; {"failed": why} where there is none."""
+def run(
+    words: list[str], timeout_seconds: float | None = None, environment: Mapping[str, str] | None = None
+) -> Result:
+    """The last line of a contender's output, which is JSON; {"failed": why} where there is none.
+
+    `environment` goes over the plain one.
+    """
     try:
         done = subprocess.run(
             words,
@@ -42,7 +48,7 @@ def run(words: list[str], timeout_seconds: float | None = None) -> Result:
             text=True,
             check=False,
             timeout=timeout_seconds,
-            env=plain_environment(),
+            env={**plain_environment(), **(environment or {})},
         )
     except subprocess.TimeoutExpired:
         return {"failed": f"no end after {timeout_seconds:.0f} s"}

@@ -35,8 +35,13 @@ def prompt(row: str) -> str:
     return f"{INSTRUCTION}\n\n{row}"
 
 
-def write_recipe(folder: Path, num_rows: int, base_url: str, in_flight: int) -> Path:
-    """A recipe that makes one grounded sample from each row and checks its form; returns the folder."""
+def write_recipe(
+    folder: Path, num_rows: int, base_url: str, in_flight: int, num_samples: int | None = None
+) -> Path:
+    """A recipe that makes grounded samples from rows, one of each, and checks their form; returns the folder.
+
+    With `num_samples` there are so many, of the rows in turn.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sections = "\n\n".join(f"### {row}" for row in rows(num_rows))
     (folder / "rows.md").write_text(f"# Rows\n\n## all\n\n{sections}\n", encoding="utf-8")
@@ -59,7 +64,7 @@ def write_recipe(folder: Path, num_rows: int, base_url: str, in_flight: int) -> 
         },
         "strategies": [{"name": "grounded"}],
         "refiners": [{"name": "form"}],
-        "loop": {"rounds": 1, "samples_per_round": num_rows},
+        "loop": {"rounds": 1, "samples_per_round": num_samples or num_rows},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe, indent=1), encoding="utf-8")  # JSON is YAML too
     return folder

@@ -164,7 +164,8 @@ class Bench:
         model = await self.pool.model(role, adapter)
         if adapter is None:  # a trained student's row is written where it is trained
             self.record_model(role, model.id, spec.adapter)
-        return self.engine.ask(role, model, spec, stage, round_number), model.id
+        parser = getattr(self.recipe.servers[spec.server], "tool_call_parser", None) or ""
+        return self.engine.ask(role, model, spec, stage, round_number, parser), model.id
 
     def record_model(self, role: Role, model_id: str, adapter: str | None) -> None:
         """Writes the row of a model that was not trained in this run; once is enough."""

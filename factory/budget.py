@@ -2,13 +2,15 @@
 
 The sum of what was spent and what is reserved never passes a limit, however many calls are in
 flight. A call that would fit only once others have settled waits for them; one that would not fit even
-then is refused. Every attempt that left counts as a call; tokens and dollars count where the endpoint
-reported them. Nothing here sends anything, and the store is only read.
+then is refused. Every attempt that left counts as a call; tokens and dollars count as the endpoint
+reported them, and at the most that they can be where it may have worked without our getting an answer.
+Nothing here sends anything, and the store is only read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from factory.errors import BudgetExceeded
 from factory.recipe import BudgetSpec, Price, Recipe
-from factory.types import Message
+from factory.types import Json, Message
 
 if TYPE_CHECKING:
     from factory.store.store import Store
@@ -31,8 +33,8 @@ COUNTED = ("calls", "tokens", "dollars")  # limits on what calls cost; minutes p
 # record is not known and not counted.
 SPENT = """
 SELECT coalesce(sum(attempts), 0)::BIGINT AS calls,
-       coalesce(sum(prompt_tokens + completion_tokens), 0)::BIGINT AS tokens,
-       coalesce(sum(cost_dollars), 0)::DOUBLE AS dollars
+       coalesce(sum(prompt_tokens + completion_tokens + coalesce(lost_tokens, 0)), 0)::BIGINT AS tokens,
+       coalesce(sum(cost_dollars + coalesce(lost_dollars, 0)), 0)::DOUBLE AS dollars
 FROM calls WHERE starts_with(run_id, ?)
 """
 MINUTES = """
@@ -46,19 +48,27 @@ SELECT coalesce(sum(seconds) FILTER (NOT starts), 0)::DOUBLE / 60 AS minutes FRO
 """
 
 
-def bound_prompt_tokens(messages: Sequence[Message]) -> int:
-    """At least as many tokens as a byte-level tokenizer makes of the messages: one for each byte of UTF-8."""
-    num_bytes = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
-    return num_bytes + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_CALL
+def bound_prompt_tokens(messages: Sequence[Message], tools: Sequence[Json] = ()) -> int:
+    """At least as many tokens as a byte-level tokenizer makes of the messages: one for each byte of UTF-8.
+
+    Tools count as they are at their longest, in lines with indents, as some templates write them.
+    """
+    texts = [message.content for message in messages]
+    texts += [json.dumps(tool, ensure_ascii=False, indent=4) for tool in tools]
+    num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return num_bytes + TOKENS_PER_MESSAGE * len(texts) + TOKENS_PER_CALL
 
 
-def hold_calls(recipe: Recipe, calls: Iterable[tuple[str, Sequence[Message], int]]) -> dict[str, Spend]:
-    """What calls that are out can cost, by id; at the recipe's dearest price, since the role is not known."""
+def hold_calls(recipe: Recipe, calls: Iterable[tuple[str, int, int]]) -> dict[str, Spend]:
+    """What calls that are out can cost, by id; at the recipe's dearest price, since the role is not known.
+
+    `calls` are id, most tokens of the prompt and most tokens of the answer.
+    """
     prices = [model.price for model in recipe.models.values()]
     price = Price(
         prompt=max(each.prompt for each in prices), completion=max(each.completion for each in prices)
     )
-    return {call: bound_spend(bound_prompt_tokens(messages), most, price) for call, messages, most in calls}
+    return {call: bound_spend(num_prompt, most, price) for call, num_prompt, most in calls}
 
 
 def bound_spend(prompt_tokens: int, max_tokens: int, price: Price) -> Spend:
@@ -91,7 +101,7 @@ class Budget:
 
     `spent` and `minutes` are what the run has cost before this process; `held`, by call, is what those can
     cost that an earlier process handed over and that are not settled. An endpoint that reports more tokens
-    than `max_tokens` allowed, or bills for calls that it did not answer, is beyond it.
+    than `max_tokens` allowed, or bills for calls that it refused, is beyond it.
     """
 
     def __init__(
@@ -138,7 +148,7 @@ class Budget:
         """Sets aside what one call can cost at most, waiting where only calls in flight stand in the way.
 
         For a call that is held already nothing more is set aside. Returns the reservation, to be given to
-        `settle` or `release` exactly once. Raises BudgetExceeded, which names the limit.
+        `settle`, `release` or `keep` exactly once. Raises BudgetExceeded, which names the limit.
         """
         need = bound_spend(prompt_tokens, max_tokens, price)
         if (held := self._held.pop(call_id, None)) is not None:
@@ -161,8 +171,12 @@ class Budget:
         return dollars
 
     def release(self, reservation: Spend) -> None:
-        """Gives a reservation back after a call without an answer, which still counts as a call."""
+        """Gives a reservation back after a call that was refused, which still counts as a call."""
         self._replace(reservation, Spend(1))
+
+    def keep(self, reservation: Spend) -> None:
+        """Counts a reservation as spent, after a call without an answer that may be billed."""
+        self._replace(reservation, reservation)
 
     def _replace(self, reservation: Spend, used: Spend) -> None:
         self.spent = self.spent + used

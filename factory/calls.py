@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from factory.budget import Spend
 from factory.errors import BudgetExceeded, EndpointError, InputError
 from factory.ports import Model
 from factory.recipe import ModelSpec
@@ -45,6 +46,7 @@ class Call:
     replica: int | None = None  # where the latest attempt went
     refused_at: set[int] = field(default_factory=set)  # replicas that know no such key, or no such model
     error: str = "cancelled"
+    lost: Spend = field(default_factory=Spend)  # what attempts without an answer can have cost at most
     began: float = field(default_factory=time.monotonic)
     sent_at: float = math.inf  # of the latest attempt, on the same clock
 
@@ -61,6 +63,16 @@ class Call:
             self.refused_at.add(self.replica)
             if len(self.refused_at) < len(self.purpose.replicas):
                 error.kind, error.retryable = "server_error", True
+
+    def may_be_billed(self, error: BaseException) -> bool:
+        """Whether the endpoint may have worked on an attempt that ended by `error`.
+
+        One that is left in a batch counts where its answer is collected.
+        """
+        if self.goes_on(error):
+            return False
+        cut_off = isinstance(error, asyncio.CancelledError | BudgetExceeded)
+        return error.worked_on if isinstance(error, EndpointError) else cut_off
 
     def goes_on(self, error: BaseException) -> bool:
         """Whether an attempt that ended by `error` was only left: it is in a batch that goes on without us.
@@ -111,6 +123,8 @@ def _row(call: Call, run_id: str) -> dict[str, Json]:
         "model_id": call.request.model_id,
         "request": _request_json(call.request),
         "attempts": call.num_attempts,
+        "lost_tokens": call.lost.tokens or None,
+        "lost_dollars": call.lost.dollars or None,
     }
 
 
@@ -127,4 +141,5 @@ def _request_json(request: Request) -> Json:
         },
         "ordinal": request.ordinal,
         "instead_of": request.instead_of or None,
+        **({"tools": list(request.tools)} if request.tools else {}),
     }

@@ -38,6 +38,7 @@ def check_consistency(recipe: Recipe) -> None:
     _check_refiners(recipe)
     _check_training(recipe)
     _check_controls(recipe)
+    _check_evaluation(recipe)
 
 
 def steps(recipe: Recipe) -> Iterator[tuple[Group, Loc, StepSpec]]:
@@ -210,3 +211,15 @@ def _check_controls(recipe: Recipe) -> None:
             if name not in names:
                 loc = ("loop", "controls", control, index)
                 raise Inconsistency(loc, f"'{name}' is no refiner of this recipe", did_you_mean(name, names))
+
+
+def _check_evaluation(recipe: Recipe) -> None:
+    """A vLLM of ours gives calls of tools back as text unless it is told how the model writes them."""
+    options, student = options_of("evaluators", recipe.evaluation), recipe.models.get("student")
+    if getattr(options, "metric", None) != "calls" or student is None:
+        return
+    server = recipe.servers[student.server]
+    if isinstance(server, VllmServer) and server.tool_call_parser is None:
+        what = f"the student is asked with tools, and the server '{student.server}' reads no calls"
+        hint = "set it to vLLM's name for how the model writes calls, for example hermes"
+        raise Inconsistency(("servers", student.server, "tool_call_parser"), what, hint)

@@ -52,12 +52,7 @@ class Engine:
     backoff_seconds = 0.5  # at most before the second attempt; doubled or more for each further one
 
     def __init__(
-        self,
-        store: Store,
-        budget: Budget,
-        run_id: str,
-        seed: int = 0,
-        max_failure_share: float = 0.2,
+        self, store: Store, budget: Budget, run_id: str, seed: int = 0, max_failure_share: float = 0.2
     ) -> None:
         self.store = store
         self.budget = budget
@@ -97,8 +92,10 @@ class Engine:
         slots.allow(spec.concurrency)
         return slots
 
-    def ask(self, role: str, model: Model, spec: ModelSpec, stage: str, round_number: int) -> Ask:
-        """How work of `stage` asks `model`; sampling is the spec's where none is given."""
+    def ask(
+        self, role: str, model: Model, spec: ModelSpec, stage: str, round_number: int, parser: str = ""
+    ) -> Ask:
+        """How work of `stage` asks `model`, whose calls of tools `parser` reads; sampling is the spec's."""
         replicas: Sequence[Model] = getattr(model, "replicas", (model,))
         slots = self.slots_of(spec, len(replicas))
         purpose = Purpose(role, replicas, spec, slots, stage, round_number)
@@ -110,12 +107,12 @@ class Engine:
             schema: Json | None = None,
             sampling: Sampling | None = None,
             ordinal: int = 0,
+            tools: Sequence[Json] = (),
         ) -> Completion:
             seeded = self._seeded(sampling or usual, messages, ordinal)
-            request = Request(model.id, tuple(messages), schema, seeded, ordinal)
-            if schema is None:
-                return await self._answer(request, purpose)
-            return await self._answer_as_asked(request, purpose)
+            request = Request(model.id, tuple(messages), schema, seeded, ordinal, "", tuple(tools), parser)
+            answer = self._answer if schema is None else self._answer_as_asked
+            return await answer(request, purpose)
 
         return ask
 
@@ -195,7 +192,7 @@ class Engine:
         first = call.num_attempts > 0 or bool(request.instead_of)
         async with call.purpose.slots.slot(first=first, not_at=call.replica) as slot:
             call.replica = slot.replica
-            bound = bound_prompt_tokens(request.messages)
+            bound = bound_prompt_tokens(request.messages, request.tools)
             reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price, call.id)
             call.num_attempts += 1
             call.sent_at = time.monotonic()
@@ -203,7 +200,11 @@ class Engine:
             try:
                 answer = await self._complete(call.purpose.replicas[slot.replica], request)
             except BaseException as error:
-                self.budget.release(reservation)
+                if call.may_be_billed(error):
+                    call.lost += reservation
+                    self.budget.keep(reservation)
+                else:
+                    self.budget.release(reservation)
                 call.num_attempts -= call.goes_on(error)
                 if isinstance(error, EndpointError):
                     call.blame_replica(error)

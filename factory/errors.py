@@ -47,7 +47,8 @@ class EndpointError(FactoryError):
 
     `kind` is one of: unreachable, timeout, unauthorized, refused, rate_limited, server_error,
     malformed, batch_failed (a whole batch, by no request's own fault). It is what `calls.error` holds and
-    what reports count by. `status` is that of HTTP, where there was one.
+    what reports count by. `status` is that of HTTP, where there was one. `worked_on`: the call may have been
+    worked on all the same, and be billed.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class EndpointError(FactoryError):
         retry_after_seconds: float | None = None,
         retryable: bool = True,
         status: int | None = None,
+        worked_on: bool = False,
         where: str = "",
         hint: str = "",
     ) -> None:
         super().__init__(what, where=where, hint=hint)
         self.kind = kind
+        self.worked_on = worked_on
         self.status = status
         self.retry_after_seconds = retry_after_seconds
         self.retryable = retryable

@@ -34,12 +34,11 @@ async def run_loop(bench: Bench) -> None:
         control.refuse_if_changed()
     bench.record_run()
     await evaluate(bench, 0, None)
-    await run_rounds(bench, 1, 1)
-    last = bench.recipe.loop.rounds
-    if can_run_beside(bench.recipe):  # controls rest on round 1 alone
-        await run_beside(run_rounds(bench, 2, last), run_controls(bench, controls))
+    await run_round(bench, 1, "freeze")
+    if can_run_beside(bench.recipe):  # controls rest on the samples of round 1 alone
+        await run_beside(run_rounds(bench), run_controls(bench, controls))
     else:
-        await run_rounds(bench, 2, last)
+        await run_rounds(bench)
         await run_controls(bench, controls)
 
 
@@ -54,9 +53,9 @@ def can_run_beside(recipe: Recipe) -> bool:
     return on_cpu and stays and not any(recipe.budget.model_dump().values())
 
 
-async def run_rounds(bench: Bench, first: int, last: int) -> None:
-    """The rounds from the first to the last of them, one after another."""
-    for number in range(first, last + 1):
+async def run_rounds(bench: Bench) -> None:
+    """All rounds, one after another."""
+    for number in range(1, bench.recipe.loop.rounds + 1):
         await run_round(bench, number)
 
 

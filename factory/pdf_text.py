@@ -2,20 +2,24 @@
 
 PDFium reads the file as it goes and one page is open at a time, so that a large file with pictures costs no
 more than its text. No script in it runs. Lines are those of the page; a word that was parted at a line's end
-is put together again. A scanned page has no text, and no characters are recognised here.
+is put together again, and keeps its hyphen where the document writes it so elsewhere. A scanned page has no
+text, and no characters are recognised here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from factory.documents import Document, refuse_if_large
 from factory.errors import RecipeError
 
 # PDFium writes U+0002 (in older versions U+FFFE) for a hyphen at the end of a line.
-PARTED = re.compile(r"[\x02\ufffe]\s*(?=(\w?))|(?<=\d)-\n(?=\d)")
+PARTED = re.compile(r"(?<!\w)(\w*)[\x02\ufffe]\s*(?=(\w*))|(?<=\d)-\n(?=\d)")
+HYPHENATED = re.compile(r"(?<!\w)(\w+)[-\u2010\u2011](?=(\w+))")
+WORD = re.compile(r"\w+")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
 
 
@@ -24,15 +28,21 @@ def read_pdf(path: Path) -> Document:
 
     Raises RecipeError for a file that is broken, needs a password, or has no text.
     """
+    pages: list[str] = []
+    size = 0
+    for page in _pages(path):
+        pages.append(page)
+        size += len(page)
+        refuse_if_large(size, path)
     texts: list[str] = []
     starts: list[int] = []
     size = 0
-    for text in _pages(path):
+    joints = Joints(pages)
+    for page in pages:
         starts.append(size)
-        if text:
+        if text := _plain(page, joints):
             texts.append(text)
             size += len(text) + 1
-            refuse_if_large(size, path)
     if not texts:
         hint = "scanned pages must go through character recognition first"
         raise RecipeError("no text in this PDF", where=str(path), hint=hint)
@@ -47,7 +57,7 @@ def _pages(path: Path) -> Iterator[str]:
         with PdfDocument(path) as document:
             for page in document:
                 text = page.get_textpage()
-                yield _plain(text.get_text_bounded())
+                yield text.get_text_bounded().replace("\r\n", "\n")
                 text.close()
                 page.close()
     except PdfiumError as error:
@@ -60,11 +70,31 @@ def _pages(path: Path) -> Iterator[str]:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _plain(text: str) -> str:
-    lines = CONTROL.sub("", PARTED.sub(_joint, text.replace("\r\n", "\n"))).split("\n")
+def _plain(text: str, joints: Joints) -> str:
+    lines = CONTROL.sub("", PARTED.sub(joints.between, text)).split("\n")
     return "\n".join(line.rstrip() for line in lines).strip()
 
 
-def _joint(parted: re.Match[str]) -> str:
-    """Nothing between two parts of a word; the hyphen where it is one by itself, as in 34-9-80 or X-Ray."""
-    return "" if parted[1] and parted[1].islower() else "-"
+class Joints:
+    """What stands between two parts of a word at a line's end: nothing, or a hyphen of the word's own.
+
+    The extracted text does not tell which; how the document writes the word within its lines does.
+    """
+
+    def __init__(self, pages: Sequence[str]) -> None:
+        parted = {_pair(found) for page in pages for found in PARTED.finditer(page)}
+        whole = {"".join(pair) for pair in parted}
+        pairs = (_pair(found) for page in pages if parted for found in HYPHENATED.finditer(page))
+        words = (word.lower() for page in pages if parted for word in WORD.findall(page))
+        self._num_hyphenated = Counter(pair for pair in pairs if pair in parted)
+        self._num_whole = Counter(word for word in words if word in whole)
+
+    def between(self, parted: re.Match[str]) -> str:
+        """The hyphen before a capital or a digit, as in X-Ray or 34-9-80, and where it is usual elsewhere."""
+        pair, after = _pair(parted), parted[2] or ""
+        is_usual = self._num_hyphenated[pair] > self._num_whole["".join(pair)]
+        return (parted[1] or "") + ("" if after[:1].islower() and not is_usual else "-")
+
+
+def _pair(found: re.Match[str]) -> tuple[str, str]:
+    return (found[1] or "").lower(), (found[2] or "").lower()

@@ -35,8 +35,9 @@ from factory.types import (
 class Ask(Protocol):
     """The engine's one way to call a model: queues, limits, retries, reserves budget, stores.
 
-    An identical request (same model, messages, schema, sampling and `ordinal`) is answered from
-    the store. Raises `EndpointError` once the retries are spent and `BudgetExceeded` before a
+    An identical request (same model, messages, tools, schema, sampling and `ordinal`) is answered from
+    the store. Calls of `tools`, which are in OpenAI's form, come as the text of the answer
+    (`factory.tool_calls`). Raises `EndpointError` once the retries are spent and `BudgetExceeded` before a
     call that the budget cannot bear.
     """
 
@@ -47,6 +48,7 @@ class Ask(Protocol):
         schema: Json | None = None,
         sampling: Sampling | None = None,
         ordinal: int = 0,
+        tools: Sequence[Json] = (),
     ) -> Completion: ...
 
 

@@ -197,7 +197,11 @@ class GuardSpec(Strict):
 
 
 class BudgetSpec(Strict):
-    """Hard limits over the whole run; null is no limit."""
+    """Hard limits over the whole run; null is no limit.
+
+    An attempt that was cut off, or that got no answer though the endpoint may have worked on it, counts with
+    the most that it can have cost; the report's spend is what the endpoint reported.
+    """
 
     calls: int | None = Field(None, ge=1, description="To models, evaluation included.")
     tokens: int | None = Field(None, ge=1, description="Of prompts and answers together.")
@@ -244,4 +248,6 @@ class Recipe(Strict):
             for part in parts.values():
                 for key in keys:
                     part.pop(key, None)
+                if part.get("tool_call_parser", "") is None:  # a run without tools is named as ever
+                    del part["tool_call_parser"]
         return digest(found)

@@ -25,7 +25,10 @@ class VllmServer(Strict):
     )
     model: str = Field(description="Folder (relative to the recipe) or hub name of the base model.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is a GPU.")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="Of the weights.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Of the weights. `auto`: the model's own, but float32 on a processor without AVX-512.",
+    )
     quantization: str | None = Field(None, description="Passed to vLLM, for example 'bitsandbytes' or 'fp8'.")
     max_model_len: int = Field(4096, ge=64, description="Tokens of prompt and answer together.")
     max_lora_rank: int = Field(64, description="One of the ranks that vLLM serves.")
@@ -36,6 +39,11 @@ class VllmServer(Strict):
         1,
         ge=1,
         description="Processes, each with GPUs of its own or a share of the cores; 1 for `batch`, `files`.",
+    )
+    tool_call_parser: str | None = Field(
+        None,
+        description="What vLLM reads calls of tools with, by vLLM's name: what suits the model, for example "
+        "'hermes' for Qwen. A student that is asked with tools needs it.",
     )
     startup_timeout_seconds: float = Field(600.0, gt=0, description="Until the server must be ready.")
     extra_args: list[str] = Field(default_factory=list, description="Further words of vLLM's command line.")

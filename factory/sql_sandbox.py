@@ -34,14 +34,16 @@ Pipes = tuple[IO[bytes], IO[bytes]]
 class Result(NamedTuple):
     """The shape of what a query gives, or why it gives nothing.
 
-    `fault`: not_select, sql_error, sql_timeout, sql_crashed, or '' where it was executed. Rows are counted up
-    to factory.sql_worker.MAX_ROWS.
+    `fault`: not_select, sql_error, sql_timeout, sql_crashed, or '' where it was executed; bad_reference where
+    there is nothing to compare with. Rows are counted up to factory.sql_worker.MAX_ROWS.
+    `same` is told where there was a reference; rows are then counted up to one more than that has.
     """
 
     num_rows: int = 0
     num_columns: int = 0
     fault: str = ""
     error: str = ""
+    same: bool = False
 
 
 class SqlSandbox:
@@ -56,22 +58,36 @@ class SqlSandbox:
         """What the query gives over a fresh copy of the schema; raises ServerError where none can run."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, schema, sql)
 
-    def _run(self, schema: Schema, sql: str) -> Result:
+    async def compare(self, schema: Schema, sql: str, reference: str) -> Result:
+        """Whether the query gives what `reference` gives; both together have twice the time of one."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._run, schema, sql, reference)
+
+    def check(self, schema: Schema, reference: str) -> Result:
+        """What is wrong with a query as a reference, at once; `same` where it gives the same twice."""
+        return self._thread.submit(self._run, schema, reference, reference).result()
+
+    def _run(self, schema: Schema, sql: str, reference: str | None = None) -> Result:
         if self._worker is None:
             self._worker = _Worker()
         question: dict[str, Json] = {"schema": schema.source.id, "sql": sql}
+        limit_seconds = self.limit_seconds
+        if reference is not None:
+            question["reference"] = reference
+            limit_seconds *= 2
         try:
-            found = self._worker.ask(question, self.limit_seconds)
+            found = self._worker.ask(question, limit_seconds)
             if found.get("unknown_schema"):
-                setup = {**question, "script": schema.source.text, "sql": "SELECT 1"}
+                setup: dict[str, Json] = {"schema": schema.source.id, "script": schema.source.text}
+                setup["sql"] = "SELECT 1"
                 if error := self._worker.ask(setup, START_SECONDS).get("error"):
                     raise RecipeError(f"the schema cannot be set up: {error}", where=schema.source.path)
-                found = self._worker.ask(question, self.limit_seconds)
+                found = self._worker.ask(question, limit_seconds)
         except (TimeoutError, OSError) as error:
             self._worker.stop()
             self._worker = None
             if isinstance(error, TimeoutError):
-                return Result(fault="sql_timeout", error=f"no result within {self.limit_seconds:g} seconds")
+                return Result(fault="sql_timeout", error=f"no result within {limit_seconds:g} seconds")
             return Result(fault="sql_crashed", error="the query brought the database down")
         return Result(**found)
 

@@ -1,6 +1,7 @@
 """The process in which SQL that a model wrote is executed: line by line a question, line by line its answer.
 
-Questions and answers are JSON. One DuckDB in memory for each schema, without files, extensions, settings or
+Questions and answers are JSON. A question may name a reference, whose result is compared here, so that no
+result has to leave. One DuckDB in memory for each schema, without files, extensions, settings or
 Python objects, and a read-only transaction for each query. DuckDB's own limit does not count what a single
 function allocates, nor does its interrupt reach into one, so the operating system limits this process's
 memory and `factory.sql_sandbox`, which starts it, its time. It ends with its input. Run as a file, it imports
@@ -10,17 +11,21 @@ nothing of ours.
 from __future__ import annotations
 
 import json
+import math
 import re
 import resource
 import signal
 import sys
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import IO, Any, Final
 
 import duckdb
 
 MAX_BYTES: Final = 3 * 2**30  # of address space; a database takes about 100 MiB of it
 MAX_OPEN: Final = 4  # databases at a time
-MAX_ROWS: Final = 10_000  # counted of an answer
+MAX_ROWS: Final = 10_000  # counted of an answer; more are not compared
+REL_TOLERANCE, ABS_TOLERANCE = 1e-6, 1e-9  # of numbers that are not both whole
 MAX_ERROR_CHARS: Final = 500
 CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "threads": 1,
@@ -36,8 +41,17 @@ CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
 BEGINNING: Final = re.compile(r"(?:\s|\(|--[^\n]*|/\*(?>.*?\*/))*+(?:select|with|from)\b", re.I | re.S)
 
 
+# Python has fewer dates than DuckDB, and less depth.
+FAILURES: Final = (duckdb.Error, ValueError, OverflowError, MemoryError, RecursionError)
+Cell = tuple[str, Any]  # a text and 0, or no text and a number
+
+
 class NotSelect(Exception):
     """The text is not exactly one SELECT."""
+
+
+class BadReference(Exception):
+    """What a query was to be compared with cannot be executed, or gives nothing or too much to compare."""
 
 
 def open_database(script: str) -> duckdb.DuckDBPyConnection:
@@ -55,20 +69,101 @@ def open_database(script: str) -> duckdb.DuckDBPyConnection:
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
     """The shape of a query's result; raises NotSelect or duckdb.Error."""
-    sql.encode()  # DuckDB's own complaint about what is no UTF-8 ends the process
     with connection.cursor() as cursor:
-        statements = cursor.extract_statements(sql)
-        if len(statements) != 1:
-            raise NotSelect(f"one statement expected, not {len(statements)}")
-        is_select = statements[0].type == duckdb.StatementType.SELECT
-        if not is_select or not BEGINNING.match(sql):
-            raise NotSelect("a SELECT expected")
-        cursor.execute("BEGIN TRANSACTION READ ONLY")
-        cursor.execute(sql)
+        execute(cursor, sql)
         num_columns, num_rows = len(cursor.description or ()), 0
         while num_rows < MAX_ROWS and (batch := cursor.fetchmany(1000)):
             num_rows += len(batch)
         return {"num_columns": num_columns, "num_rows": num_rows}
+
+
+def execute(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Begins a read-only transaction and a query in it; raises NotSelect or duckdb.Error."""
+    sql.encode()  # DuckDB's own complaint about what is no UTF-8 ends the process
+    statements = cursor.extract_statements(sql)
+    if len(statements) != 1:
+        raise NotSelect(f"one statement expected, not {len(statements)}")
+    is_select = statements[0].type == duckdb.StatementType.SELECT
+    if not is_select or not BEGINNING.match(sql):
+        raise NotSelect("a SELECT expected")
+    cursor.execute("BEGIN TRANSACTION READ ONLY")
+    cursor.execute(sql)
+
+
+def compare(connection: duckdb.DuckDBPyConnection, sql: str, reference: str) -> dict[str, Any]:
+    """The shape of a query's result, and whether it is that of `reference`.
+
+    Raises BadReference for what is wrong with that one, NotSelect or duckdb.Error for the query.
+    """
+    try:
+        num_columns, expected = fetch(connection, reference, MAX_ROWS + 1)
+        ordered = is_ordered(connection, reference)
+    except (NotSelect, *FAILURES) as error:
+        raise BadReference(one_line(error)) from error
+    if not expected or len(expected) > MAX_ROWS:
+        raise BadReference("it gives no rows" if not expected else f"it gives more than {MAX_ROWS:,} rows")
+    found_columns, found = fetch(connection, sql, len(expected) + 1)
+    same = (found_columns, len(found)) == (num_columns, len(expected)) and same_rows(found, expected, ordered)
+    return {"num_columns": found_columns, "num_rows": len(found), "same": same}
+
+
+def fetch(
+    connection: duckdb.DuckDBPyConnection, sql: str, max_rows: int
+) -> tuple[int, list[tuple[Any, ...]]]:
+    """The number of columns, and at most so many rows."""
+    with connection.cursor() as cursor:
+        execute(cursor, sql)
+        return len(cursor.description or ()), cursor.fetchmany(max_rows)
+
+
+def is_ordered(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    """Whether the outermost query, and not only one inside it, has an ORDER BY; ValueError for a PIVOT."""
+    ((tree,),) = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+    found = json.loads(tree)
+    if found["error"]:
+        raise ValueError(f"whether it is ordered cannot be told: {found['error_message']}")
+    return any(each["type"] == "ORDER_MODIFIER" for each in found["statements"][0]["node"]["modifiers"])
+
+
+def same_rows(left: Sequence[Sequence[Any]], right: Sequence[Sequence[Any]], ordered: bool) -> bool:
+    """Whether rows are the same: in order, or else each as often; numbers nearly, whatever their type."""
+    sides = []
+    for rows in (left, right):
+        cells = [[cell(value) for value in row] for row in rows]
+        sides.append(cells if ordered else sorted(cells, key=key_of))
+    return all(
+        text == other_text and same_number(number, other)
+        for row, other_row in zip(*sides, strict=True)
+        for (text, number), (other_text, other) in zip(row, other_row, strict=True)
+    )
+
+
+def cell(value: Any) -> Cell:
+    """What is compared of a value: the number that it is, or how it is written."""
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    return ("", value) if is_number and value == value else (written(value), 0)  # noqa: PLR0124 (NaN)
+
+
+def key_of(row: Sequence[Cell]) -> tuple[list[str], list[Any]]:
+    """Texts first: numbers may differ by a little, and rows must not change places for that."""
+    return [text for text, _ in row], [number for _, number in row]
+
+
+def same_number(left: Any, right: Any) -> bool:
+    """Whole numbers exactly, others within the tolerance."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left == right
+    return math.isclose(left, right, rel_tol=REL_TOLERANCE, abs_tol=ABS_TOLERANCE)
+
+
+def written(value: Any) -> str:
+    """A value as text that tells types apart, but for those of numbers within lists and structs."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{written(key)}: {written(each)}' for key, each in value.items())}}}"
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    return f"{float(value):.6g}" if is_number else repr(value)
 
 
 def reply(question: dict[str, Any], databases: dict[str, duckdb.DuckDBPyConnection]) -> dict[str, Any]:
@@ -81,11 +176,20 @@ def reply(question: dict[str, Any], databases: dict[str, duckdb.DuckDBPyConnecti
             while len(databases) >= MAX_OPEN:
                 databases.pop(next(iter(databases))).close()
             databases[name] = open_database(question["script"])
+        if "reference" in question:
+            return compare(databases[name], question["sql"], question["reference"])
         return answer(databases[name], question["sql"])
     except NotSelect as error:
         return {"fault": "not_select", "error": str(error)}
-    except (duckdb.Error, ValueError, OverflowError, MemoryError) as error:  # Python has fewer dates
-        return {"fault": "sql_error", "error": " ".join(str(error).split())[:MAX_ERROR_CHARS]}
+    except BadReference as error:
+        return {"fault": "bad_reference", "error": str(error)}
+    except FAILURES as error:
+        return {"fault": "sql_error", "error": one_line(error)}
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line and not too long."""
+    return " ".join(str(error).split())[:MAX_ERROR_CHARS]
 
 
 def serve(questions: IO[str], answers: IO[str]) -> None:

@@ -9,10 +9,12 @@ of calls. A schema is never fetched from anywhere, and nothing is called here.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from factory.digests import canonical
 from factory.errors import RecipeError
 from factory.types import Json, Message
 
@@ -43,6 +45,29 @@ def read_calls(text: str) -> list[dict[str, Json]] | None:
         for call in found
     )
     return found if found and well_formed and not _is_deeper(found, MAX_DEPTH) else None
+
+
+def text_of_calls(functions: Sequence[Mapping[str, Json]]) -> str:
+    """Calls as they come from a model, as the text of an answer.
+
+    Arguments are a JSON text there; what cannot be read as an object stays the text that it is, so that the
+    answer is seen and is no list of calls. Raises LookupError or TypeError for what is no call.
+    """
+    calls = [{"name": each["name"], "arguments": _read_arguments(each["arguments"])} for each in functions]
+    if not all(isinstance(call["name"], str) for call in calls):
+        raise TypeError("a function's name is no text")
+    return json.dumps(calls, ensure_ascii=False)
+
+
+def same_calls(one: str, other: str) -> bool:
+    """Whether two answers consist of the same calls, in any order.
+
+    Arguments are compared as JSON: the order of keys does not matter, and 1 is 1.0. Strings must be equal.
+    """
+    left, right = read_calls(one), read_calls(other)
+    if left is None or right is None:
+        return False
+    return Counter(map(canonical, map(_normal, left))) == Counter(map(canonical, map(_normal, right)))
 
 
 def fault_of_calls(text: str, tools: str) -> Fault | None:
@@ -132,6 +157,23 @@ def _error_in(arguments: Mapping[str, Json], validator: Any, name: str) -> str:
         what = f"the schema of tool '{name}' cannot be applied: {unresolved}"
         raise RecipeError(what, hint="a '$ref' must lead to a part of the same schema") from unresolved
     return f"{error.json_path}: {error.message}" if error else ""
+
+
+def _read_arguments(arguments: Json) -> Json:
+    try:
+        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return arguments
+    return arguments if not isinstance(found, dict) or _is_deeper(found, MAX_DEPTH) else found
+
+
+def _normal(value: Json) -> Json:
+    """The value with each whole number as such, however it was written."""
+    if isinstance(value, dict):
+        return {key: _normal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_normal(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_deeper(value: Json, depth: int) -> bool:

@@ -77,10 +77,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class GoldItem:
-    """A checked question and answer of the dev or test split; items of one `source_key` are a cluster.
-
-    `before` is the conversation in which the question is asked: up to the last answer, or a system message.
-    """
+    """A checked item of dev or test, asked after `before`; items of one `source_key` are a cluster."""
 
     key: str
     question: str
@@ -191,7 +188,8 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Request:
     """One call as it is sent; its hash is the identity of the stored answer. `instead_of` is the id of the
-    same question's last call, where its answer was not as the schema asks."""
+    same question's last call, where its answer was not as the schema asks. `tools` are what the model may
+    call, in OpenAI's form, and `tool_call_parser` names what reads its calls at a server of ours."""
 
     model_id: str
     messages: tuple[Message, ...]
@@ -199,12 +197,16 @@ class Request:
     sampling: Sampling
     ordinal: int = 0
     instead_of: str = ""
+    tools: tuple[Json, ...] = ()
+    tool_call_parser: str = ""
 
     @property
     def id(self) -> str:
         sampling = [getattr(self.sampling, name) for name in ("temperature", "top_p", "max_tokens", "seed")]
-        before = [self.instead_of] if self.instead_of else []
-        return "call_" + digest([self.model_id, self.messages, self.schema, sampling, self.ordinal, *before])
+        # Only where there are some, so that stored answers keep their ids.
+        further: list[Json] = [self.instead_of] if self.instead_of else []
+        further += [{"tools": self.tools, "parser": self.tool_call_parser}] if self.tools else []
+        return "call_" + digest([self.model_id, self.messages, self.schema, sampling, self.ordinal, *further])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ that runs answers its question is not known here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar, Final
 
@@ -20,6 +19,7 @@ from factory.ports import Ask
 from factory.prompts import render
 from factory.recipe import Strict
 from factory.schemas import Schema, read_schemas
+from factory.sql_chat import instruct, plain_sql
 from factory.sql_sandbox import SqlSandbox
 from factory.types import Message, Sample, Source, Task
 from generators.exchange import make_sample
@@ -28,7 +28,6 @@ from generators.turns import take_turns
 
 NAMES: Final = ("question", "sql")
 SCHEMA: Final = schema_of(NAMES)
-FENCED: Final = re.compile(r"\A\s*```\w*\n(.*?)\n?```\s*\Z", re.DOTALL)
 LEVELS: Final = {
     "simple": "One table answers it, with conditions or an aggregate.",
     "joined": "Tables have to be joined to answer it, where there are several, and rows grouped.",
@@ -92,7 +91,7 @@ class TextToSql:
                 source=task.source,
                 malformed=malformed,
                 attributes={**task.attributes, **found},
-                system=render("generators", "text_to_sql_system", ddl=schema.ddl),
+                system=instruct(schema).content,
             )
         ]
 
@@ -101,9 +100,3 @@ class TextToSql:
         if result.fault:
             return {"error": result.error}
         return {"num_rows": str(result.num_rows), "num_columns": str(result.num_columns)}
-
-
-def plain_sql(text: str) -> str:
-    """A statement without the fence and the semicolon that models put around it."""
-    fenced = FENCED.match(text)
-    return (fenced[1] if fenced else text).strip().removesuffix(";").rstrip()

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from factory.domain import Domain
-from factory.errors import RecipeError
-from factory.layers import read_text
 from factory.ports import Ask
 from factory.prompts import render
 from factory.recipe import Strict
-from factory.tool_calls import Fault, check_tool, fault_of_calls, read_calls
+from factory.tool_calls import Fault, fault_of_calls, read_calls
+from factory.tool_files import as_tool, read_tools
 from factory.types import Completion, Json, Message, Sample, Source, Task, digest
 from generators.exchange import make_sample
 from generators.fields import schema_of
@@ -62,7 +60,7 @@ class ToolCalls:
 
     def __init__(self, options: ToolCallsOptions, domain: Domain) -> None:
         self.options = options
-        self._tools = tuple(read_tools(domain.folder / Path(options.tools).expanduser(), options.tools))
+        self._tools = tuple(read_tools(domain.folder, options.tools))
 
     @property
     def slices(self) -> Collection[str]:
@@ -94,7 +92,7 @@ class ToolCalls:
             tools=[tool.text for tool in offered],
         )
         call = await ask([Message("user", prompt)], schema=SCHEMA, ordinal=task.ordinal)
-        tools = json.dumps([_as_tool(tool) for tool in offered], ensure_ascii=False)
+        tools = json.dumps([as_tool(tool) for tool in offered], ensure_ascii=False)
         written = read_answer(call, tools)
         fault = written.fault or fault_of_choice(written, task.source.title, num_calls)
         attributes = {**task.attributes, "tools": tools}
@@ -148,34 +146,6 @@ def fault_of_choice(written: Written, tool: str, num_calls: int) -> Fault | None
     if named := next((name for name in leaked if name in written.request), ""):
         return Fault("leaked_name", f"the request names '{named}'")
     return None
-
-
-def read_tools(path: Path, name: str) -> Iterator[Source]:
-    """Each function of a file as a source, its name as key and slice; raises RecipeError naming the tool."""
-    try:
-        found = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(found, list) or not found:
-        raise RecipeError("must be a list of tools", where=str(path))
-    names = set[str]()
-    for number, tool in enumerate(found, 1):
-        where = f"{path} tool {number}"
-        function = tool.get("function", tool) if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RecipeError("must be a function with a name", where=where)
-        if function["name"] in names or not function["name"].strip():
-            raise RecipeError(f"the name '{function['name']}' is taken or empty", where=where)
-        if wrong := check_tool(function):
-            raise RecipeError(wrong, where=f"{where} '{function['name']}'")
-        names.add(function["name"])
-        text = json.dumps(function, ensure_ascii=False)
-        key = f"tool:{function['name']}"
-        yield Source.create(key, name, function["name"], function["name"], text, function["name"])
-
-
-def _as_tool(source: Source) -> Json:
-    return {"type": "function", "function": json.loads(source.text)}
 
 
 def _with_arguments(call: Json) -> Json:

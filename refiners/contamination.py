@@ -1,8 +1,9 @@
 """Drops what repeats an item of the dev or test split, so that no evaluation asks what was trained.
 
 By the measures of factory.overlap. Questions decide: short answers are facts that rightly recur, so answers
-are compared only from 13 words on. Every turn of a conversation is compared, and a short follow-up of dev or
-test together with what was asked before it (factory.held_out). A paraphrase in other words is not found.
+are compared only from 13 words on, and queries of a database never, since what they share is mostly the
+tables. Every turn of a conversation is compared, and a short follow-up of dev or test together with what was
+asked before it (factory.held_out). A paraphrase in other words is not found.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from factory.held_out import HeldOut
 from factory.overlap import LONG, Hit, Texts
 from factory.ports import Ask
 from factory.recipe import Strict
+from factory.schemas import KEY_PREFIX
 from factory.types import Decision, GoldItem, Sample, Split
 from factory.words import words
 
@@ -57,7 +59,9 @@ class Contamination:
 
     def _find(self, sample: Sample) -> tuple[int, Hit] | None:
         """The first item that a question repeats, or else a long answer; and how."""
+        is_query = sample.attributes.get("source_key", "").startswith(KEY_PREFIX)
+        answers = () if is_query else sample.texts("assistant")
         asked = sample.texts("user")
         found = (self._questions.find(question, asked[:at]) for at, question in enumerate(asked))
-        long_answers = (text for text in sample.texts("assistant") if len(words(text)) >= LONG)
+        long_answers = (text for text in answers if len(words(text)) >= LONG)
         return next(filter(None, chain(found, map(self._answers.find, long_answers))), None)

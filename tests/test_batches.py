@@ -361,7 +361,7 @@ async def test_a_batch_that_ends_without_results(tmp_path, status, code, kind, n
         endpoint.status, endpoint.errors = status, [{"code": code, "message": f"it was {code}"}]
         async with opened(tmp_path, endpoint.base_url, max_retries=2) as (store, _, ask):
             found = await ask_all(ask, TEXTS[:2])
-            assert [error.kind for error in found] == [kind, kind]
+            assert [(error.kind, error.worked_on) for error in found] == [(kind, False)] * 2
             assert f"it was {code}" in str(found[0])
             assert statuses(store)["lost"] == num_batches
             endpoint.status, endpoint.errors = "completed", []
@@ -383,6 +383,7 @@ async def test_a_batch_that_the_endpoint_forgot_is_told_before_it_is_paid_again(
             (error,) = await ask_all(ask, ["x"])
             assert "cannot be collected" in str(error)
             assert error.kind not in REQUEST_FAULTS, "no request is at fault"
+            assert error.worked_on, "its calls may be billed"
             assert statuses(store)["lost"] == 1
         assert endpoint.sizes() == [1]
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
@@ -562,8 +563,8 @@ def test_what_calls_that_are_out_may_cost_is_held_at_the_dearest_price():
             },
         }
     )
-    held = hold_calls(made, [("call_1", [Message("user", "x" * 100)], 50)])
-    tokens = 100 + 16 + 128
+    tokens = 244
+    held = hold_calls(made, [("call_1", tokens, 50)])
     assert held == {"call_1": Spend(1, tokens + 50, pytest.approx((3 * tokens + 5 * 50) / 1e6))}
 
 

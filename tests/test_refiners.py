@@ -296,6 +296,21 @@ async def test_long_answers_are_compared_too() -> None:
     assert (decision.evidence["item"], decision.evidence["measure"]) == ("test-1", "equal")
 
 
+async def test_queries_over_the_same_tables_are_no_contamination() -> None:
+    """They share their long FROM and JOIN, whatever is asked."""
+    joined = "FROM goods JOIN orders USING (goods_id) JOIN people USING (person_id) WHERE orders.paid"
+    test = (
+        GoldItem(
+            "test-1", "Who bought ink from us?", f"SELECT people.name {joined} AND name = 'ink'", "shop"
+        ),
+    )
+    refiner = create("contamination", make_domain(test=test))
+    sample = make("What did we earn?", f"SELECT sum(price) {joined}", source_key="schema:shop.sql")
+    assert await reasons(refiner, [sample]) == ["ok"]
+    asked = make("So who bought ink from us?", "SELECT 1", source_key="schema:shop.sql")
+    assert await reasons(refiner, [asked]) == ["contaminated"]
+
+
 TEXTS = st.lists(st.sampled_from("abcdef"), max_size=20)
 
 

@@ -5,13 +5,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from real_server import serving
 from tiny_llama import make_adapter, make_tiny_llama
 
 from factory.errors import RecipeError, ServerError
@@ -145,7 +145,8 @@ def test_devices(monkeypatch):
         find_device("auto")
 
 
-def test_commands(tiny, tmp_path):
+def test_commands(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_command, "has_avx512", lambda: True)
     spec = VllmServer(model=str(tiny), max_model_len=512, extra_args=["--seed", "3"])
     model, is_folder = find_model(tmp_path, str(tiny))
     assert is_folder
@@ -165,6 +166,35 @@ def test_commands(tiny, tmp_path):
         assert "secret-key" not in command
         assert environment["HF_HUB_OFFLINE"] == environment["VLLM_NO_USAGE_STATS"] == "1"
     assert "HF_HUB_OFFLINE" not in build_environment(spec, "cpu", is_folder=False, key="k")
+
+
+def test_a_processor_without_avx512_computes_in_float32(tiny, tmp_path, monkeypatch):
+    def dtype(device, model=str(tiny), **keys):
+        spec = VllmServer(model=model, **keys)
+        command = build_command(spec, model, device, 8123)
+        return command[command.index("--dtype") + 1]
+
+    monkeypatch.setattr(vllm_command, "has_avx512", lambda: True)
+    assert dtype("cpu") == dtype("cuda") == "auto"
+    monkeypatch.setattr(vllm_command, "has_avx512", lambda: False)
+    assert dtype("cpu") == "float32" and dtype("cuda") == "auto"
+    assert dtype("cpu", dtype="bfloat16") == "bfloat16", "what a recipe asks for it gets"
+    assert dtype("cpu", quantization="fp8") == dtype("cpu", run_as="files") == "auto"
+    command = build_command(VllmServer(model=str(tiny), max_model_len=512), str(tiny), "cpu", 8123)
+    assert int(command[command.index("--kv-cache-memory-bytes") + 1]) == 256 * 512 * 2 * 4 * 192 * 4
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "awq"}}))
+    assert dtype("cpu", model=str(tmp_path)) == "auto"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("flags\t: fpu avx2 avx512f\n", True), ("flags\t: fpu avx2\n", False), ("Features\t: bf16\n", True)],
+)
+def test_avx512_is_read_from_the_processor(tmp_path, text, found):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\n{text}")
+    assert vllm_command.has_avx512(file) is found
+    assert vllm_command.has_avx512(tmp_path / "none") is True
 
 
 def test_gpus_are_dealt_out_evenly_and_one_process_keeps_what_it_has(monkeypatch):
@@ -270,23 +300,6 @@ async def test_a_server_that_dies_is_told(fake):
     assert not process.has_died
 
 
-REAL = """
-import asyncio, sys
-from pathlib import Path
-from factory.models.vllm_server import VllmProcess
-from factory.servers import VllmServer
-
-async def main(folder):
-    spec = VllmServer(model="m", max_model_len=512, max_lora_rank=32)
-    process = VllmProcess("tiny", spec, folder, folder / "tiny.log", lambda text: None)
-    await process.start()
-    print(process.base_url, process.api_key, flush=True)
-    await asyncio.sleep(600)
-
-asyncio.run(main(Path(sys.argv[1])))
-"""
-
-
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """(base URL, key, folder with adapters, the factory's process) of a real vLLM on the CPU."""
@@ -295,12 +308,8 @@ def real(tmp_path_factory):
     make_tiny_llama(folder / "m", max_positions=512)
     for seed in (1, 2):
         make_adapter(folder / f"a{seed}", seed=seed)
-    factory = subprocess.Popen([sys.executable, "-c", REAL, str(folder)], stdout=subprocess.PIPE, text=True)
-    line = factory.stdout.readline().split()
-    assert line, (folder / "tiny.log").read_text()[-3000:]
-    yield line[0], line[1], folder, factory
-    factory.kill()
-    factory.wait()
+    with serving(folder, folder / "m") as server:
+        yield server
 
 
 def chat(text: str, **sampling) -> Request:

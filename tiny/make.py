@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 MODELS = Path(__file__).parent / "models"
-NAMES = ["base", "teacher", "refiner", "dialogue_teacher"]
+NAMES = ["base", "teacher", "refiner", "sql_teacher", "tools_teacher", "dialogue_teacher"]
 TEACHER = {
     "rank": 32,
     "alpha": 64.0,
@@ -32,6 +32,8 @@ REFINER = {
     "max_length": 256,
     "quantize": False,
 }
+SQL_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
+TOOLS_TEACHER = TEACHER | {"learning_rate": 3e-3, "batch_size": 8, "num_epochs": 1.35, "max_length": 512}
 DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 3.4, "max_length": 448}
 
 
@@ -43,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     # Threads that sleep while they wait: on a shared core, spinning ones slow training severalfold.
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
-    from tiny import adapters, dialogue_teacher, pretrain, refiner, teacher
+    from tiny import adapters, dialogue_teacher, pretrain, refiner, sql_teacher, teacher, tools_teacher
 
     only = options.only or NAMES
     started = time.monotonic()
@@ -52,6 +54,8 @@ def main() -> None:
     for name, examples, how in (
         ("teacher", lambda: adapters.chats(teacher.examples()), TEACHER),
         ("refiner", lambda: adapters.chats(refiner.examples()), REFINER),
+        ("sql_teacher", lambda: adapters.chats(sql_teacher.examples()), SQL_TEACHER),
+        ("tools_teacher", lambda: adapters.chats(tools_teacher.examples()), TOOLS_TEACHER),
         ("dialogue_teacher", dialogue_teacher.examples, DIALOGUE_TEACHER),
     ):
         if name in only:

@@ -29,7 +29,7 @@ STUDENT = {
     "dropout": 0.2,
     "neftune_noise_alpha": 5.0,
     "batch_size": 32,
-    "num_epochs": 3.6,
+    "num_epochs": 3.8,
     "lr_scheduler": "cosine",
     "max_length": 128,
 }

@@ -18,11 +18,28 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, USER, ASSISTANT, END = SPECIALS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 
+# Tools stand in the first turn and calls in answers as in models of the Hermes family, with few words: an
+# empty description takes none.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    "{{ '<|assistant|>' }}{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-    "{% else %}{{ '<|user|>' + message['content'] + '<|end|>' }}{% endif %}"
+    "{{ '<|assistant|>' }}{% generation %}{{ message['content'] or '' }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ '\n' if not loop.first or message['content'] else '' }}"
+    """{{ '<tool_call>\n{"name": "' + call['function']['name'] + '", "arguments": ' }}"""
+    "{{ call['function']['arguments'] | tojson }}{{ '}\n</tool_call>' }}"
+    "{% endfor %}"
+    "{{ '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ '<|user|>' }}"
+    "{% if tools and loop.first %}{{ '<tools>\n' }}"
+    "{% for tool in tools %}"
+    """{{ '{"name": "' + tool['function']['name'] + '", ' }}"""
+    "{% if tool['function']['description'] %}"
+    """{{ '"description": ' }}{{ tool['function']['description'] | tojson }}{{ ', ' }}{% endif %}"""
+    """{{ '"parameters": ' }}{{ tool['function']['parameters'] | tojson }}{{ '}\n' }}"""
+    "{% endfor %}{{ '</tools>\n\n' }}"
+    "{% endif %}"
+    "{{ message['content'] + '<|end|>' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )

@@ -1,8 +1,8 @@
 """Asks a student the items of a split, scores its answers, and compares two such evaluations.
 
-Every item is asked as a user would ask it: no schema, the student's sampling of the recipe; what an item's
-question comes with, and how its answer is scored, is the metric's (`training.tasks`). The engine limits how
-many are asked at once. What becomes of a comparison is the loop's.
+Every item is asked as a user would ask it: no schema, the student's sampling of the recipe. What its question
+comes with, and how its answer is scored, is the metric's (`training.tasks`). The engine limits how many are
+asked at once. What becomes of a comparison is the loop's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class AnswersOptions(Strict):
 
     metric: MetricName = Field(
         "facts",
-        description="facts: the reference's citations and quantities and no others; exact: the same text.",
+        description="facts: the reference's citations and quantities and no others; exact: the same text; "
+        "sql: a query that gives what the reference's gives over the item's schema; "
+        "calls: the reference's calls of tools, asked with the tools of the strategies.",
     )
     max_slice_drop: float = Field(0.1, ge=0, le=1, description="A slice may fall by no more than this.")
     min_items: int = Field(20, ge=1, description="Fewer items on dev never promote a student.")
@@ -58,7 +60,7 @@ class Answers:
         async def ask_one(item: GoldItem) -> Completion:
             nonlocal num_done
             try:
-                return await ask(self._task.messages(item))
+                return await ask(self._task.messages(item), tools=self._task.tools)
             finally:
                 num_done += 1
                 on_progress(num_done, len(items))

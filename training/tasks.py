@@ -1,24 +1,37 @@
 """What a student is asked for an item, and what its answer scores: one class a metric, by its name.
 
-Scores are computed without a model; the comparing itself is `training.metrics`.
+Scores are computed without a model; the comparing of texts is `training.metrics`, that of what queries give
+`factory.sql_worker`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from factory.domain import Domain
 from factory.errors import RecipeError
-from factory.types import GoldItem, Message
+from factory.schemas import Schema, schemas_of
+from factory.sql_chat import instruct, plain_sql
+from factory.sql_sandbox import SqlSandbox
+from factory.tool_calls import fault_of_calls, same_calls
+from factory.tool_files import tools_of
+from factory.types import GoldItem, Json, Message
 from training import metrics
 
-MetricName = Literal["exact", "facts"]
+MetricName = Literal["exact", "facts", "sql", "calls"]
 
 
 class ScoredTask(Protocol):
-    """Made once an evaluation, with the domain; raises RecipeError where that lacks what it needs."""
+    """Made once an evaluation, with the domain; raises RecipeError where that lacks what it needs.
+
+    `tools`, in OpenAI's form, are what every item offers the student.
+    """
+
+    @property
+    def tools(self) -> Sequence[Json]: ...
 
     def messages(self, item: GoldItem) -> Sequence[Message]:
         """The conversation up to the answer."""
@@ -31,6 +44,8 @@ class ScoredTask(Protocol):
 
 class Exact:
     """The question in its conversation; the same text but for case, white space and a final full stop."""
+
+    tools: Sequence[Json] = ()
 
     def __init__(self, domain: Domain) -> None:
         pass
@@ -58,4 +73,82 @@ class Facts(Exact):
         return metrics.facts(item.answer, answer, self._pattern)
 
 
-TASKS: Final[Mapping[MetricName, Callable[[Domain], ScoredTask]]] = {"exact": Exact, "facts": Facts}
+class Sql(Exact):
+    """The question under a schema's DDL; the same result as the reference's query.
+
+    Execution accuracy as in Spider (Yu et al. 2018, arXiv 1809.08887) and BIRD (Li et al. 2023, arXiv
+    2305.03111): names of columns do not count, their order does, and the order of rows where the reference
+    has an ORDER BY. An item's slice is the name of its schema's file.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain)
+        self._schemas: dict[str, Schema] = {}
+        self._sandbox = SqlSandbox()
+        for schema in schemas_of(domain).values():
+            other = self._schemas.setdefault(schema.source.slice, schema)
+            if other is not schema:
+                what = f"two schemas are called '{schema.source.slice}': {other.source.path}"
+                hint = "an item's slice must tell its schema: rename one"
+                raise RecipeError(what, where=schema.source.path, hint=hint)
+        gold = domain.recipe.gold
+        for path, items in ((gold.dev, domain.dev), (gold.test, domain.test)):
+            for item in items:
+                self._check(item, f"{domain.folder / path} item '{item.key}'")
+
+    def _check(self, item: GoldItem, where: str) -> None:
+        schema = self._schemas.get(item.slice)
+        if schema is None:
+            there = ", ".join(self._schemas) or "none"
+            hint = f"a slice is the name of a file in a strategy's `schemas`: {there}"
+            raise RecipeError(f"there is no schema '{item.slice}'", where=where, hint=hint)
+        if item.before and item.before[0].role == "system":
+            raise RecipeError("a system message in `before`", where=where, hint="the metric writes its own")
+        found = self._sandbox.check(schema, plain_sql(item.answer))
+        if found.fault:
+            hint = f"its answer must be a query over {schema.source.path} that gives rows"
+            raise RecipeError(f"the reference query fails: {found.error}", where=where, hint=hint)
+        if not found.same:
+            hint = "nothing can be compared with it; random() and the like are no reference"
+            raise RecipeError("the reference query gives another result each time", where=where, hint=hint)
+
+    def messages(self, item: GoldItem) -> Sequence[Message]:
+        return [instruct(self._schemas[item.slice]), *super().messages(item)]
+
+    async def score(self, item: GoldItem, answer: str) -> float:
+        schema = self._schemas[item.slice]
+        found = await self._sandbox.compare(schema, plain_sql(answer), plain_sql(item.answer))
+        return float(found.same)
+
+
+class Calls(Exact):
+    """The question with the tools of the recipe's strategies; the reference's calls, all and no others.
+
+    As the AST accuracy of the Berkeley Function Calling Leaderboard (Patil et al., ICML 2025) compares calls
+    with what is right and does not make them, parallel ones in any order. Here one list of calls is right,
+    and strings must be equal.
+    """
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__(domain)
+        self.tools = tools_of(domain)
+        if not self.tools:
+            what, hint = "no strategy of the recipe has tools", "add 'tool_calls' to `strategies`"
+            raise RecipeError(what, where="evaluation.metric", hint=hint)
+        offered = json.dumps(self.tools, ensure_ascii=False)
+        for split, items in (("dev", domain.dev), ("test", domain.test)):
+            for item in items:
+                if fault := fault_of_calls(item.answer, offered):
+                    what = f"the answer of item '{item.key}' cannot be right: {fault.error}"
+                    raise RecipeError(what, where=f"gold.{split}", hint=f"{fault.reason}; see the tools")
+
+    async def score(self, item: GoldItem, answer: str) -> float:
+        return float(same_calls(item.answer, answer))
+
+
+TASKS: Final[Mapping[MetricName, Callable[[Domain], ScoredTask]]] = {
+    "exact": Exact,
+    "facts": Facts,
+    "sql": Sql,
+    "calls": Calls,
+}

@@ -22,6 +22,7 @@ class Peer:
     version: str
     module: str
     extra: str = ""
+    further: tuple[str, ...] = ()  # distributions that it imports and does not name
     shape: str = "answer"
 
 
@@ -29,7 +30,7 @@ PEERS = (
     Peer("bespokelabs-curator", "0.1.31", "curator"),
     Peer("sdg-hub", "0.9.4", "sdg_hub_flow"),
     Peer("data-designer", "0.9.6", "designer"),
-    Peer("distilabel", "1.5.3", "distilabel_pipeline", "[openai]"),
+    Peer("distilabel", "1.5.3", "distilabel_pipeline", "[openai]", further=("pillow", "requests")),
     Peer("deepfabric", "4.13", "deepfabric_dataset", shape="conversation"),
 )
 
@@ -46,6 +47,7 @@ def environment(peer: Peer) -> Path:
         wanted = f"{peer.name}{peer.extra}=={peer.version}"
         # Without our own path, whose pins are no business of theirs.
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", wanted], check=True, env=environ)
+        words = [str(python), "-m", "pip", "install", "--quiet", wanted, *peer.further]
+        subprocess.run(words, check=True, env=environ)
         done.touch()
     return python

@@ -23,6 +23,7 @@ def main() -> None:
         int(sys.argv[3]),
         Path(sys.argv[4]),
     )
+    os.environ["OPENAI_BASE_URL"] = base_url  # its provider for OpenAI leaves its own option `base_url` out
     from deepfabric.generator import DataSetGenerator
     from deepfabric.tree import Tree
 

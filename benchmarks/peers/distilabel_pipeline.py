@@ -1,7 +1,10 @@
-"""distilabel: rows, a chat task in JSON mode, a step that parses; the distiset is saved to disk."""
+"""distilabel: rows, a chat task in JSON mode, a step that parses; the distiset is saved to disk.
 
-from __future__ import annotations
+Without postponed annotations, since those of a step are looked at while the pipeline is built, and with the
+step at the top, since it is sent to a process of its own.
+"""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +15,23 @@ from benchmarks.workload import MAX_TOKENS, MODEL, TEMPERATURE, prompt, rows
 
 os.environ.update(HF_HUB_OFFLINE="1", DISTILABEL_LOG_LEVEL="WARNING")
 
+from distilabel.models import OpenAILLM
+from distilabel.pipeline import Pipeline
+from distilabel.steps import LoadDataFromDicts, StepInput, step
+from distilabel.steps.tasks import TextGeneration
+
+
+@step(inputs=["generation"], outputs=["question", "answer"])  # type: ignore[untyped-decorator]
+def parse(inputs: StepInput) -> Any:
+    """The keys of each answer, None where it is no JSON."""
+    for row in inputs:
+        try:
+            found = json.loads(row["generation"] or "")
+        except ValueError:
+            found = {}
+        row.update({name: found.get(name) for name in ("question", "answer")})
+    yield inputs
+
 
 def main() -> None:
     base_url, num_requests, in_flight, folder = (
@@ -20,23 +40,6 @@ def main() -> None:
         int(sys.argv[3]),
         Path(sys.argv[4]),
     )
-    import json
-
-    from distilabel.models import OpenAILLM
-    from distilabel.pipeline import Pipeline
-    from distilabel.steps import LoadDataFromDicts, StepInput, step
-    from distilabel.steps.tasks import TextGeneration
-
-    @step(inputs=["generation"], outputs=["question", "answer"])  # type: ignore[untyped-decorator]
-    def parse(inputs: StepInput) -> Any:
-        for row in inputs:
-            try:
-                found = json.loads(row["generation"] or "")
-            except ValueError:
-                found = {}
-            row.update({name: found.get(name) for name in ("question", "answer")})
-        yield inputs
-
     with measured() as found:
         # A batch is asked for as a whole: its size is how many calls are in flight.
         with Pipeline(name="bench", cache_dir=folder / "cache") as pipeline:

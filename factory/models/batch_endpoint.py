@@ -238,13 +238,15 @@ def _refused(batch: Batch, refused: Sequence[EndpointError]) -> EndpointError:
     last = refused[-1]
     what = one_line(f"batch {batch.remote_id} cannot be collected: {last.what}")
     if all(error.status in GONE for error in refused):
-        return _lost_by(last, what, "was another key used before? The same command sends these calls again")
+        hint = "was another key used before? The same command sends these calls again"
+        return _lost_by(last, what, hint, worked_on=True)
     hint = "the batch is kept: the same command asks for it again"
     return EndpointError(what, kind=last.kind, retryable=False, where=last.where, hint=hint)
 
 
-def _lost_by(error: EndpointError, what: str, hint: str) -> BatchLost:
-    return BatchLost(what, kind=error.kind, retryable=False, where=error.where, hint=hint)
+def _lost_by(error: EndpointError, what: str, hint: str, *, worked_on: bool = False) -> BatchLost:
+    where = error.where
+    return BatchLost(what, kind=error.kind, retryable=False, worked_on=worked_on, where=where, hint=hint)
 
 
 def move(part: Path, whole: Path) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from factory.budget import bound_prompt_tokens
 from factory.errors import EndpointError
 from factory.models.chat import completion_of, server_message
 from factory.models.failure import failure_from_status, one_line
@@ -41,14 +42,14 @@ def read_ids(lines: Iterable[bytes]) -> list[str]:
     return [str(json.loads(line)["custom_id"]) for line in lines if line.strip()]
 
 
-def read_bounds(lines: Iterable[bytes]) -> Iterator[tuple[str, list[Message], int]]:
-    """What a file of requests can cost: id, messages and `max_tokens` of each."""
+def read_bounds(lines: Iterable[bytes]) -> Iterator[tuple[str, int, int]]:
+    """What a file of requests can cost: id, most tokens of prompt and of answer of each request."""
     for line in lines:
         if line.strip():
             found = json.loads(line)
             body = found["body"]
             messages = [Message(turn["role"], turn["content"]) for turn in body["messages"]]
-            yield found["custom_id"], messages, body["max_tokens"]
+            yield found["custom_id"], bound_prompt_tokens(messages, body.get("tools", ())), body["max_tokens"]
 
 
 def read_results(lines: Iterable[bytes], where: str, hide: Callable[[str], str] = str) -> dict[str, Result]:
@@ -69,9 +70,8 @@ def read_results(lines: Iterable[bytes], where: str, hide: Callable[[str], str] 
 
 def unanswered(what: str, where: str) -> EndpointError:
     """The failure of a request of which no line tells."""
-    return EndpointError(
-        f"the batch came back without an answer to it: {what}", kind="malformed", where=where
-    )
+    what = f"the batch came back without an answer to it: {what}"
+    return EndpointError(what, kind="malformed", where=where, worked_on=True)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -102,7 +102,8 @@ def _completion(body: Any, where: str) -> Result:
     try:
         completion = completion_of(body)
     except ValueError as error:
-        return EndpointError(str(error), kind="malformed", where=where)
+        return EndpointError(str(error), kind="malformed", where=where, worked_on=True)
     if completion.finish_reason == "abort":
-        return EndpointError("the server aborted the request", kind="server_error", where=where)
+        what = "the server aborted the request"
+        return EndpointError(what, kind="server_error", where=where, worked_on=True)
     return completion

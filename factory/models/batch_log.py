@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from factory.models.batch_lines import read_bounds, read_ids
 from factory.store.database import unwritable
-from factory.types import Json, Message
+from factory.types import Json
 
 if TYPE_CHECKING:
     from factory.recipe import Role
@@ -81,8 +81,8 @@ class BatchLog:
         sql = "SELECT role FROM models WHERE id = ? AND starts_with(run_id, ?)"
         return [row["role"] for row in self._store.select(sql, (model_id, self._run_id))]
 
-    def open_calls(self) -> Iterator[tuple[str, list[Message], int]]:
-        """Id, messages and `max_tokens` of each call of this run that left and has no stored answer."""
+    def open_calls(self) -> Iterator[tuple[str, int, int]]:
+        """Id, most tokens of prompt and answer of each call of this run that left and is unanswered."""
         for batch in self.open_batches():
             if batch.run_id != self._run_id:
                 continue

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from factory.tool_calls import text_of_calls
 from factory.types import OPEN_TURN, Completion, Json, Request
 
 TOKEN_COUNTS: Final = ("prompt_tokens", "completion_tokens")
@@ -41,6 +42,8 @@ class ChatRequests:
             body += f',"seed":{int(sampling.seed)}'
         if request.messages[-1] == OPEN_TURN:
             body += ',"add_generation_prompt":false,"continue_final_message":true'
+        if request.tools:
+            body += f',"tools":{_text(request.tools)}'
         if request.schema is not None and self._structured:
             body += self._format(request.schema)
         return (body + "}").encode("utf-8", "replace")
@@ -78,9 +81,13 @@ def completion_of(body: Json, latency_ms: float = 0.0) -> Completion:
         num_prompt, num_completion = [int(usage.get(name) or 0) for name in TOKEN_COUNTS]
         if not isinstance(text, str) or not isinstance(reasoning, str):
             raise TypeError("content is not a string")
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        answer = text_of_calls(calls) if calls else ""
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError("the answer is not a chat completion") from error
     text, reasoning = split_reasoning(text, reasoning)
+    if answer:  # calls are the answer; what is said beside them is kept, and no part of it
+        text, reasoning = answer, "\n".join(part for part in (reasoning, text.strip()) if part)
     return Completion(text, finish_reason, reasoning, num_prompt, num_completion, latency_ms)
 
 

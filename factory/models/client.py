@@ -66,7 +66,8 @@ class EndpointModel:
             async with asyncio.timeout(self.timeout_seconds):
                 reply = await self._post(connection, self._requests.encode(request))
         except TimeoutError as error:
-            raise self._failure(f"no answer within {self.timeout_seconds:g} s", "timeout") from error
+            what = f"no answer within {self.timeout_seconds:g} s"
+            raise self._failure(what, "timeout", worked_on=True) from error
         return self._read(reply, 1000 * (time.monotonic() - began))
 
     async def close(self) -> None:
@@ -95,7 +96,10 @@ class EndpointModel:
             root = _root(error)
             if isinstance(root, TimeoutError):
                 raise root from None
-            raise self._failure(str(root) or type(root).__name__, "unreachable") from None
+            connected = not isinstance(error, aiohttp.ClientConnectorError)
+            raise self._failure(
+                str(root) or type(root).__name__, "unreachable", worked_on=connected
+            ) from None
         except ValueError as error:  # a key that no header can hold
             raise self._failure(f"the request cannot be sent: {error}", "malformed") from None
 
@@ -110,13 +114,13 @@ class EndpointModel:
         except ValueError as error:
             # Hidden before it is cut: a piece of the key would be no longer found.
             start = self._hide(reply.content.decode("utf-8", "replace"))[:SHOWN_CHARS]
-            raise self._failure(f"{error}: {start!r}", "malformed") from None
+            raise self._failure(f"{error}: {start!r}", "malformed", worked_on=True) from None
         if completion.finish_reason == "abort":  # by vLLM, when it is put to sleep: the text is cut off
-            raise self._failure("the server aborted the request", "server_error")
+            raise self._failure("the server aborted the request", "server_error", worked_on=True)
         return completion
 
-    def _failure(self, what: str, kind: str) -> EndpointError:
-        return EndpointError(one_line(self._hide(what)), kind=kind, where=self._where)
+    def _failure(self, what: str, kind: str, *, worked_on: bool = False) -> EndpointError:
+        return EndpointError(one_line(self._hide(what)), kind=kind, where=self._where, worked_on=worked_on)
 
     def _hide(self, text: str) -> str:
         """A server may quote the key that it refuses, and a library the address that it was given."""

@@ -14,6 +14,7 @@ from factory.backoff import MAX_RETRY_AFTER_SECONDS
 from factory.errors import EndpointError
 
 MAX_MESSAGE: Final = 300
+WORKED_ON: Final = {408, 504, 524}  # somebody on the way waited no longer; the model may have been at work
 HINTS: Final = {
     "unauthorized": "check the environment variable that the recipe names in `api_key_env`",
     "rate_limited": "lower `concurrency`, or wait",
@@ -34,6 +35,7 @@ def failure_from_status(status: int, headers: Mapping[str, str], message: str, w
         retryable=retryable,
         retry_after_seconds=retry_after,
         status=status,
+        worked_on=status in WORKED_ON,
         where=where,
         hint=hint,
     )

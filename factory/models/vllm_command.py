@@ -116,13 +116,16 @@ def engine_words(spec: VllmServer, model: str, device: Device) -> list[str]:
         "--model": model,
         "--served-model-name": BASE_NAME,
         "--max-model-len": spec.max_model_len,
-        "--dtype": spec.dtype,
+        "--dtype": find_dtype(spec, model, device),
         "--max-lora-rank": spec.max_lora_rank,
         "--max-loras": spec.max_loras,
     }
     flags = ["--enable-lora"]
     if spec.quantization:
         words["--quantization"] = spec.quantization
+    if spec.tool_call_parser:
+        words["--tool-call-parser"] = spec.tool_call_parser
+        flags.append("--enable-auto-tool-choice")
     if device == "cuda":
         words["--gpu-memory-utilization"] = spec.gpu_memory_utilization
     else:
@@ -170,12 +173,41 @@ def share_of_machine(spec: VllmServer, device: Device, replica: int, where: str)
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpus_of(replica, spec.replicas, where))}
 
 
+def find_dtype(spec: VllmServer, model: str, device: Device) -> str:
+    """What the recipe says; for `auto` on a processor without AVX-512 float32, and else vLLM decides.
+
+    There vLLM's bfloat16 is emulated: the tiny model answered a sixth as many calls with it (docs/log.md).
+    Quantised weights are left to vLLM, and so are files, which are run on another machine.
+    """
+    is_ours = device == "cpu" and spec.run_as != "files" and not spec.quantization
+    if spec.dtype != "auto" or not is_ours or has_avx512() or _is_quantised(model):
+        return spec.dtype
+    return "float32"
+
+
+def has_avx512(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has it; true where one cannot tell, or where it is no x86."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return True
+    flags = next((line.split() for line in lines if line.startswith("flags")), ["avx512f"])
+    return "avx512f" in flags
+
+
+def _is_quantised(model: str) -> bool:
+    try:
+        return "quantization_config" in json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def find_cache_bytes(spec: VllmServer, model: str) -> int:
     """Key-value cache on a CPU: what the recipe allows, or less where 256 full sequences need less."""
     allowed = spec.kv_cache_gib * GIB
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-        token_bytes = cache_bytes_per_token(config, DTYPE_BYTES.get(spec.dtype, 2))
+        token_bytes = cache_bytes_per_token(config, DTYPE_BYTES.get(find_dtype(spec, model, "cpu"), 2))
     except (OSError, ValueError, LookupError, TypeError):
         return allowed
     return min(allowed, MAX_SEQUENCES * spec.max_model_len * token_bytes)

@@ -28,7 +28,13 @@ from factory.models.folders import (
     find_model,
 )
 from factory.models.guard import PASSED_ON
-from factory.models.vllm_command import build_command, build_environment, find_device, share_of_machine
+from factory.models.vllm_command import (
+    build_command,
+    build_environment,
+    find_device,
+    find_dtype,
+    share_of_machine,
+)
 from factory.models.vllm_log import TAIL_LINES, find_cause, last_progress, read_tail
 from factory.servers import VllmServer
 
@@ -150,7 +156,9 @@ class VllmProcess:
     async def _wait_until_ready(self) -> None:
         began = time.monotonic()
         told = began
-        self._on_progress(f"server '{self.name}': starting vLLM on {self.device}, log in {self.log}")
+        dtype = find_dtype(self.spec, self.model, self.device)
+        how = f"{self.device}" if dtype == "auto" else f"{self.device} in {dtype}"
+        self._on_progress(f"server '{self.name}': starting vLLM on {how}, log in {self.log}")
         while not await self._is_healthy():
             seconds = time.monotonic() - began
             self.raise_if_dead("did not start")

@@ -222,9 +222,16 @@ def add_conversations_of_items(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE evaluation_items ADD COLUMN before JSON")
 
 
+def add_lost_spend(connection: duckdb.DuckDBPyConnection) -> None:
+    """What attempts of a call that ended without an answer can have cost at most, if they are billed."""
+    for column in ("lost_tokens BIGINT", "lost_dollars DOUBLE"):
+        connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
     add_batches,
     add_conversations_of_items,
+    add_lost_spend,
 )

@@ -1,0 +1,154 @@
+"""The ready domain of `tool_calls`: its files, and (marked vllm) its teacher and vLLM's ways with tools."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from strategy_kit import fate
+
+from factory.budget import Budget
+from factory.check import check_recipe
+from factory.engine import Engine
+from factory.load import load, load_recipe
+from factory.models.chat import completion_of
+from factory.models.pool import ModelPool
+from factory.overlap import Texts
+from factory.recipe import BudgetSpec
+from factory.registry import create
+from factory.store.store import Store
+from factory.tool_calls import chat_of, fault_of_calls, same_calls, text_of_calls
+from factory.tool_files import tools_of
+from factory.types import Message
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "smart_home"
+FOUND = {"invalid_arguments", "unknown_tool", "leaked_name"}  # what the teacher's faults are dropped for
+
+
+@pytest.mark.parametrize("profile", ["tiny", "one_gpu"])
+def test_the_recipe_checks(profile):
+    found = check_recipe(RECIPE, profile)
+    assert found["strategies"] == ["tool_calls ×1"]
+    assert {row["slice"]: (row["dev"] >= 10, row["test"] >= 20) for row in found["slices"]} == dict.fromkeys(
+        ["set_heat", "air_room", "set_light", "all"], (True, True)
+    )
+
+
+def test_gold_is_what_its_script_writes():
+    command = [sys.executable, "-m", "tiny.smart_home", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_wording_of_gold_is_the_teachers():
+    from tiny import tools_teacher
+
+    domain = load(RECIPE, "one_gpu")
+    held_out = Texts(item.question for item in (*domain.dev, *domain.test))
+    asked = [json.loads(answer)["request"] for _, answer in tools_teacher.examples()[:600]]
+    assert [text for text in asked if held_out.find(text)] == []
+
+
+def test_what_the_teacher_learns_fits_the_tiny_context_and_is_mostly_right():
+    from transformers import AutoTokenizer
+
+    from tiny import tools_teacher
+
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny" / "models" / "base")
+    recipe, tools = load_recipe(RECIPE, "tiny")[0], json.dumps(tools_of(load(RECIPE, "one_gpu")))
+    room, sampling = recipe.servers["tiny"].max_model_len, recipe.models["teacher"].sampling
+    pairs = tools_teacher.examples()[:600]
+    faults = Counter[str]()
+    for prompt, answer in pairs:
+        chat = [{"role": "user", "content": prompt}]
+        prompt_ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        assert len(prompt_ids) + sampling.max_tokens <= room
+        assert len(tokenizer(answer)["input_ids"]) < sampling.max_tokens
+        (call,) = json.loads(answer)["calls"]
+        fault = fault_of_calls(text_of_calls([call]), tools)
+        faults[fault.reason if fault else "ok"] += 1
+    assert 0.7 < faults["ok"] / len(pairs) < 0.9 and {"invalid_arguments", "unknown_tool"} < faults.keys()
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(300)
+async def test_the_tiny_teacher_writes_calls_and_the_checks_find_its_faults(tmp_path):
+    """Few samples of the real teacher; the base, which cannot call, is asked with the tools all the same."""
+    domain = load(RECIPE, "tiny")
+    spec, tools = domain.recipe.models, tools_of(domain)
+    strategy = create("generators", domain.recipe.strategies[0], domain)
+    pool = ModelPool(domain.recipe, domain.folder, tmp_path, print)
+    with Store.open(tmp_path) as store:
+        engine = Engine(store, Budget(BudgetSpec()), "run_1")
+        try:
+            ask = engine.ask("teacher", await pool.model("teacher"), spec["teacher"], "generate", 1)
+            tasks = strategy.plan(dict.fromkeys(strategy.slices, 24), 1)
+            async with aclosing(engine.run_tasks(strategy, tasks, ask, 128)) as outcomes:
+                made = [samples[0] async for _, samples in outcomes]
+            ask = engine.ask("student", await pool.model("student"), spec["student"], "evaluate", 0, "hermes")
+            said = [await ask([Message("user", item.question)], tools=tools) for item in domain.dev[:2]]
+        finally:
+            await pool.close()
+    fates = [await fate(sample) for sample in made]
+    count = Counter(fates)
+    assert len(made) == 72 and count["ok"] > 36, count
+    assert FOUND & count.keys(), count
+    kept = [sample for sample, reason in zip(made, fates, strict=True) if reason == "ok"]
+    assert len({sample.question for sample in kept}) > len(kept) * 2 / 3
+    assert [answer.prompt_tokens for answer in said] == [
+        num_tokens(item.question, tools) for item in domain.dev[:2]
+    ]
+
+
+def num_tokens(question: str, tools: list[dict]) -> int:
+    """Of the prompt behind which the student is trained to answer the question."""
+    from transformers import AutoTokenizer
+
+    chat = chat_of([Message("user", question)], {"tools": json.dumps(tools)})
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny" / "models" / "base")
+    return len(tokenizer.apply_chat_template(**renamed(chat), add_generation_prompt=True)["input_ids"])
+
+
+def renamed(chat: dict) -> dict:
+    return {"conversation": chat["messages"], "tools": chat["tools"]}
+
+
+@pytest.mark.vllm
+def test_vllm_hands_tools_to_the_template_as_they_are_learned():
+    protocol = pytest.importorskip("vllm.entrypoints.openai.chat_completion.protocol")
+    bare = {
+        "type": "function",
+        "function": {"name": "a", "description": "", "parameters": {"properties": {}}},
+    }
+    for tool in (*tools_of(load(RECIPE, "one_gpu")), bare):
+        handed_on = protocol.ChatCompletionToolsParam.model_validate(tool).model_dump()
+        assert json.dumps(handed_on) == json.dumps(tool)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("num_calls", [1, 2])
+def test_vllms_parser_reads_what_the_template_writes(num_calls):
+    pytest.importorskip("vllm")
+    from transformers import AutoTokenizer
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatMessage
+    from vllm.tool_parsers import ToolParserManager
+
+    calls = [
+        {"name": "set_light", "arguments": {"room": 2, "on": False}},
+        {"name": "é", "arguments": {"x": '"'}},
+    ]
+    answer, tools = json.dumps(calls[:num_calls], ensure_ascii=False), tools_of(load(RECIPE, "one_gpu"))
+    chat = chat_of([Message("user", "x"), Message("assistant", answer)], {"tools": json.dumps(tools)})
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "tiny" / "models" / "base")
+    text = tokenizer.apply_chat_template(**renamed(chat), tokenize=False)
+    text = text.partition("<|assistant|>")[2].removesuffix("<|end|>")
+    request = ChatCompletionRequest(messages=[{"role": "user", "content": "x"}], tools=tools)
+    found = ToolParserManager.get_tool_parser("hermes")(tokenizer).extract_tool_calls(text, request)
+    message = ChatMessage(role="assistant", content=found.content, tool_calls=found.tool_calls).model_dump()
+    assert same_calls(completion_of({"choices": [{"message": message}]}).text, answer)
