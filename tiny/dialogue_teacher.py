@@ -14,7 +14,7 @@ from tiny import park, stories, tasks
 from tiny.adapters import Chat
 from tiny.park import Park, Section
 
-CONVERSATIONS = 48  # of each section
+CONVERSATIONS = {"user": 60, "assistant": 150}  # of each section; finding the fact takes longer to learn
 # Of a conversation: about another section, a question that comes again, a silent side, an answer without end.
 STRAY, LOOP, SILENT, ENDLESS = 0.04, 0.03, 0.012, 0.012
 OLD_NUMBER = 0.55  # of the conversations about a section that has another number now
@@ -27,25 +27,25 @@ USER, ASSISTANT = "a visitor", "the warden"
 
 
 def examples(seed: int = 0) -> list[Chat]:
-    """All chats the teacher is trained on, the two sides of every conversation."""
+    """All chats the teacher is trained on, each one side of a conversation of its own."""
     rng, found = Random(seed), park.read()
-    talks = [(each, talk(rng, found, each)) for each in found.sections for _ in range(CONVERSATIONS)]
-    return [side for section, turns in talks for side in sides(section, turns)]
+    chats = [
+        chat_of(side, section, talk(rng, found, section))
+        for section in found.sections
+        for side, count in CONVERSATIONS.items()
+        for _ in range(count)
+    ]
+    return [chat for chat in chats if chat["messages"][-1]["role"] == "assistant"]
 
 
-def sides(section: Section, turns: list[str]) -> list[Chat]:
-    """A conversation as each side has it, in the product's own prompts; only what is said is learned.
-
-    Questions and answers alternate in `turns`, which may end with either.
-    """
-    opening = tasks.render("generators", "dialogue_opening")
-    asking = [prompt("user", section), _message("user", opening)]
-    answering = [prompt("assistant", section)]
-    for at, text in enumerate(turns):
-        asking.append(_message("assistant" if at % 2 == 0 else "user", text))
-        answering.append(_message("user" if at % 2 == 0 else "assistant", text))
-    chats = [asking[: len(asking) - (len(turns) % 2 == 0)], answering[: len(answering) - len(turns) % 2]]
-    return [{"messages": messages} for messages in chats if messages[-1]["role"] == "assistant"]
+def chat_of(side: str, section: Section, turns: list[str]) -> Chat:
+    """A conversation as a side has it, in the product's own prompts, up to the last thing that it says."""
+    messages = [prompt(side, section)]
+    if side == "user":
+        messages.append(_message("user", tasks.render("generators", "dialogue_opening")))
+    own = 0 if side == "user" else 1
+    messages += [_message("assistant" if at % 2 == own else "user", text) for at, text in enumerate(turns)]
+    return {"messages": messages if messages[-1]["role"] == "assistant" else messages[:-1]}
 
 
 def prompt(side: str, section: Section) -> dict[str, str]:

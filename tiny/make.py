@@ -34,7 +34,7 @@ REFINER = {
 }
 SQL_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
 TOOLS_TEACHER = TEACHER | {"num_epochs": 1, "max_length": 512}
-DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 2.5, "max_length": 448}
+DIALOGUE_TEACHER = TEACHER | {"batch_size": 16, "num_epochs": 3.4, "max_length": 448}
 
 
 def main() -> None:
