@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import factory
 from factory.domain import Domain
@@ -51,6 +51,7 @@ class Bench:
     engine: Engine
     progress: Progress
     run_id: str
+    evaluator: Evaluator  # of the recipe, and of its controls
     control: str | None = None
 
     @property
@@ -194,7 +195,3 @@ class Bench:
         spec = self.recipe.training[role]  # type: ignore[index]
         base, _ = find_model(self.domain.folder, spec.base)
         return create("trainers", spec, self.domain, f"training.{role}"), base
-
-    def evaluator(self) -> Evaluator:
-        evaluator: Any = create("evaluators", self.recipe.evaluation, self.domain, "evaluation")
-        return cast("Evaluator", evaluator)

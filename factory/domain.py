@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from factory.nearest import SourceIndex
 from factory.recipe import Recipe
 from factory.types import CheckedDraft, GoldItem, Json, Seed, Source, digest
+
+if TYPE_CHECKING:
+    from factory.ports import Evaluator
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,16 @@ class Domain:
         """All slice names, sorted."""
         names = {source.slice for source in self.sources} | {seed.slice for seed in self.seeds}
         return tuple(sorted(names | {item.slice for item in (*self.dev, *self.test)}))
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The recipe's, made once: to see that it can score every item may take a while.
+
+        Raises RecipeError for an item that it cannot score.
+        """
+        from factory.registry import create
+
+        return cast("Evaluator", create("evaluators", self.recipe.evaluation, self, "evaluation"))
 
     @cached_property
     def source_by_key(self) -> Mapping[str, Source]:

@@ -168,7 +168,7 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
     """Dev and test through the served student, item by item, compared with the promoted one."""
     if bench.done(number, "evaluate") is not None or "student" not in bench.recipe.training:
         return
-    evaluator = bench.evaluator()
+    evaluator = bench.evaluator
     with bench.stage(number, "evaluate"):
         ask, model_id = await bench.ask("student", "evaluate", number, adapter.path if adapter else None)
         for split in SPLITS:
@@ -188,7 +188,7 @@ def promote(bench: Bench, number: int) -> None:
     after = load_evaluation(bench, number, "dev")
     if before is None or after is None:
         raise FactoryError(f"round {number} cannot be compared: an evaluation on dev is missing")
-    comparison = bench.evaluator().compare(before, after)
+    comparison = bench.evaluator.compare(before, after)
     with bench.stage(number, "promote") as detail:
         detail.update(asdict(comparison))
     verdict = "promoted" if comparison.promote else "not promoted"

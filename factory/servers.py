@@ -27,7 +27,8 @@ class VllmServer(Strict):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is a GPU.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto",
-        description="Of the weights. `auto`: the model's own, but float32 on a processor without AVX-512.",
+        description="Of the weights. `auto`: the model's own, but float32 for plain weights in a folder on "
+        "a processor without AVX-512.",
     )
     quantization: str | None = Field(None, description="Passed to vLLM, for example 'bitsandbytes' or 'fp8'.")
     max_model_len: int = Field(4096, ge=64, description="Tokens of prompt and answer together.")

@@ -92,7 +92,7 @@ async def open_bench(
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
         with serve_metrics(metrics_port, engine, progress):
             try:
-                yield Bench(domain, workspace, store, pool, engine, progress, run_id)
+                yield Bench(domain, workspace, store, pool, engine, progress, run_id, domain.evaluator)
             finally:
                 await pool.close()
 
@@ -234,7 +234,7 @@ def evaluate_model(
             bench.record_model("student", model_id, str(adapter) if adapter else None)
             items = getattr(domain, split)
             with progress.stage(f"{model} {split}", len(items), "items") as bar:
-                found = await bench.evaluator().evaluate(model_id, split, items, ask, bar.update)
+                found = await bench.evaluator.evaluate(model_id, split, items, ask, bar.update)
             summary = {"mean": found.mean, "low": found.low, "high": found.high, "items": len(items)}
             return {"model": model, "model_id": model_id, "split": split, **summary, "slices": means(found)}
 

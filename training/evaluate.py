@@ -57,26 +57,27 @@ class Answers:
         """
         num_done = 0
 
-        async def ask_one(item: GoldItem) -> Completion:
+        async def ask_one(item: GoldItem) -> ItemResult:
             nonlocal num_done
             try:
-                return await ask(self._task.messages(item), tools=self._task.tools)
+                answer = await ask(self._task.messages(item), tools=self._task.tools)
+                return await self._result(item, answer)
             finally:
                 num_done += 1
                 on_progress(num_done, len(items))
 
-        answers = await asyncio.gather(*(ask_one(item) for item in items), return_exceptions=True)
+        found = await asyncio.gather(*(ask_one(item) for item in items), return_exceptions=True)
         failures = FailureRule(self.domain.recipe.loop.max_failure_share)
         results = []
-        for item, answer in zip(items, answers, strict=True):
-            if isinstance(answer, Completion):
+        for item, result in zip(items, found, strict=True):
+            if isinstance(result, ItemResult):
                 failures.observe(None)
-                results.append(await self._result(item, answer))
-            elif isinstance(answer, EndpointError) and answer.kind in REQUEST_FAULTS:
-                failures.observe(answer)
-                results.append(await self._result(item, Completion("", answer.kind)))
+                results.append(result)
+            elif isinstance(result, EndpointError) and result.kind in REQUEST_FAULTS:
+                failures.observe(result)
+                results.append(await self._result(item, Completion("", result.kind)))
             else:
-                raise answer
+                raise result
         failures.finish()
         return self._evaluation(model_id, split, results)
 

@@ -177,10 +177,11 @@ def find_dtype(spec: VllmServer, model: str, device: Device) -> str:
     """What the recipe says; for `auto` on a processor without AVX-512 float32, and else vLLM decides.
 
     There vLLM's bfloat16 is emulated: the tiny model answered a sixth as many calls with it (docs/log.md).
-    Quantised weights are left to vLLM, and so are files, which are run on another machine.
+    Only for weights in a folder that says that they are not quantised, and not for files, which are run on
+    another machine.
     """
     is_ours = device == "cpu" and spec.run_as != "files" and not spec.quantization
-    if spec.dtype != "auto" or not is_ours or has_avx512() or _is_quantised(model):
+    if spec.dtype != "auto" or not is_ours or has_avx512() or not _is_plain(model):
         return spec.dtype
     return "float32"
 
@@ -195,11 +196,13 @@ def has_avx512(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "avx512f" in flags
 
 
-def _is_quantised(model: str) -> bool:
+def _is_plain(model: str) -> bool:
+    """Whether `model` is a folder of weights that are not quantised."""
     try:
-        return "quantization_config" in json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    return "quantization_config" not in config
 
 
 def find_cache_bytes(spec: VllmServer, model: str) -> int:
