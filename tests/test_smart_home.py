@@ -77,11 +77,9 @@ async def test_a_student_is_asked_with_the_very_tokens_that_it_is_trained_on(tmp
     """The tiny base, which cannot call, is asked with the tools all the same."""
     server = {"kind": "vllm", "model": str(ROOT / "tiny/models/base"), "device": "cpu", "max_model_len": ROOM}
     models = {role: {"server": "tiny", "sampling": {"max_tokens": 8}} for role in ("teacher", "student")}
-    profile = {
-        "servers": {"tiny": {**server, "tool_call_parser": "hermes"}},
-        "models": models,
-        "training": {},
-    }
+    servers = {"tiny": {**server, "tool_call_parser": "hermes"}}
+    training = {"student": {"base": server["model"]}}
+    profile = {"servers": servers, "models": models, "training": training}
     (tmp_path / "tiny.yaml").write_text(json.dumps(profile))
     domain = load(RECIPE, str(tmp_path / "tiny.yaml"))
     tools, spec = tools_of(domain), domain.recipe.models["student"]
