@@ -194,7 +194,10 @@ NOISY = st.tuples(st.sampled_from("ab"), *[st.tuples(st.integers(0, 3), NOISE, N
 @given(st.lists(NOISY, min_size=1, max_size=8), st.randoms())
 def test_rows_keep_their_places_whatever_number_of_them_is_off_by_a_little(rows, random):
     left, right = (
-        [(text, *(number * (0.1 + 0.2) * noise[side] for number, *noise in numbers)) for text, *numbers in rows]
+        [
+            (text, *(number * (0.1 + 0.2) * noise[side] for number, *noise in numbers))
+            for text, *numbers in rows
+        ]
         for side in (0, 1)
     )
     random.shuffle(right)
