@@ -179,6 +179,7 @@ def same_group(left: list[Row], right: list[Row]) -> bool:
 
 
 def same_cells(left: Row, right: Row) -> bool:
+    """Whether texts are equal and numbers nearly so, cell by cell."""
     return all(
         text == other_text and same_number(number, other)
         for (text, number), (other_text, other) in zip(left, right, strict=True)
@@ -199,6 +200,7 @@ def same_number(left: Any, right: Any) -> bool:
 
 
 def is_close(left: Any, right: Any) -> bool:
+    """Within the tolerance of numbers that are not both whole."""
     return math.isclose(left, right, rel_tol=REL_TOLERANCE, abs_tol=ABS_TOLERANCE)
 
 
