@@ -20,6 +20,7 @@ lint: setup
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tiny.build_domain --check
+	@$(BIN)/python -m tiny.build_park --check
 	@$(BIN)/python -m tiny.build_sql_domain --check
 	@$(BIN)/python -m tiny.smart_home --check
 

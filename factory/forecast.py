@@ -8,7 +8,7 @@ assumption and no limit. The limits are the budget's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -26,29 +26,33 @@ COUNTS = ("calls", "tokens", "dollars")
 
 @dataclass(frozen=True)
 class _Work:
-    """Calls of one stage to one role, and how many of the teacher's answers stand in their prompts."""
+    """Calls of one stage to one role, and how many of the teacher's answers stand in their prompts.
+
+    `prompt` is the tokens of one prompt on average, where that is known.
+    """
 
     stage: str
     role: Role
     num_calls: int
     num_quoted: int = 0
+    prompt: float | None = None
 
 
 def forecast(domain: Domain) -> list[dict[str, Any]]:
     """Calls, tokens and dollars of each stage over all rounds, and their sum as the last row."""
-    return _rows(domain, _work(domain, domain.recipe.loop.rounds))
+    return _rows(domain, [*_work(domain, domain.recipe.loop.rounds), *_evaluating(domain)])
 
 
 def forecast_round(domain: Domain) -> dict[str, Any]:
     """Calls, tokens and dollars of one round's samples: generation and refinement together."""
-    work = [each for each in _work(domain, 1) if each.role != "student"]
-    return {key: value for key, value in _rows(domain, work)[-1].items() if key in COUNTS}
+    return {key: value for key, value in _rows(domain, _work(domain, 1))[-1].items() if key in COUNTS}
 
 
 def cost_of_task(domain: Domain) -> dict[str, float]:
     """Calls, tokens and dollars that a task and the refining of its samples come to at most, on average."""
-    work = [each for each in _work(domain, 1, num_tasks=1) if each.role != "student"]
-    return {key: value for key, value in _rows(domain, work)[-1].items() if key in COUNTS}
+    return {
+        key: value for key, value in _rows(domain, _work(domain, 1, num_tasks=1))[-1].items() if key in COUNTS
+    }
 
 
 def _rows(domain: Domain, works: Sequence[_Work]) -> list[dict[str, Any]]:
@@ -60,7 +64,8 @@ def _rows(domain: Domain, works: Sequence[_Work]) -> list[dict[str, Any]]:
     for work in works:
         model = domain.recipe.models[work.role]
         tokens = (
-            work.num_calls * prompt + work.num_quoted * quoted,
+            ceil(work.num_calls * (prompt if work.prompt is None else work.prompt))
+            + work.num_quoted * quoted,
             work.num_calls * model.sampling.max_tokens,
         )
         dollars = (tokens[0] * model.price.prompt + tokens[1] * model.price.completion) / 1e6
@@ -86,11 +91,21 @@ def _work(domain: Domain, num_rounds: int, num_tasks: int | None = None) -> list
         num_answers = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers))
         num_quoted = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls))
         work.append(_Work("refine", "refiner", num_asking * num_answers, num_asking * num_quoted))
-    if "student" in recipe.training:
-        num_students = 1 + num_rounds + len(recipe.loop.controls)
-        num_items = len(domain.dev) + len(domain.test)
-        work.append(_Work("evaluate", "student", num_students * num_items))
     return work
+
+
+def _evaluating(domain: Domain) -> Iterator[_Work]:
+    """All items, asked of the base and of every student, with what the evaluator asks them with."""
+    recipe, items = domain.recipe, (*domain.dev, *domain.test)
+    if "student" not in recipe.training or not items:
+        return
+    num_students = 1 + recipe.loop.rounds + len(recipe.loop.controls)
+    prompt = None
+    if count := getattr(
+        create("evaluators", recipe.evaluation, domain, "evaluation"), "num_characters", None
+    ):
+        prompt = sum(map(count, items)) / len(items) / CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
+    yield _Work("evaluate", "student", num_students * len(items), prompt=prompt)
 
 
 def _shared(domain: Domain) -> int:

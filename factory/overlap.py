@@ -32,31 +32,37 @@ class Texts:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = [tuple(words(text)) for text in texts]
-        self._whole: dict[Words, int] = {}
+        self._whole: dict[Words, list[int]] = {}
         self._runs_of_8: dict[Words, list[tuple[int, int]]] = {}  # text, and where in it
         # Runs that are a hit with whatever text has them: those of short texts, and what short ones need.
-        self._of_short: dict[Words, int] = {}
-        self._for_short: dict[Words, int] = {}
+        self._of_short: dict[Words, list[int]] = {}
+        self._for_short: dict[Words, list[int]] = {}
         for index, text in enumerate(self._texts):
-            self._whole.setdefault(text, index)
+            self._whole.setdefault(text, []).append(index)
             for at, run in enumerate(_runs(text, GRAM)):
                 self._runs_of_8.setdefault(run, []).append((index, at))
             if SHORTEST <= len(text) < GRAM:
-                self._of_short |= dict.fromkeys(_runs(text, _needed(len(text))), index)
+                for run in _runs(text, _needed(len(text))):
+                    self._of_short.setdefault(run, []).append(index)
             for size in {_needed(num_words) for num_words in range(SHORTEST, min(len(text), GRAM))}:
-                self._for_short |= dict.fromkeys(_runs(text, size), index)
+                for run in _runs(text, size):
+                    self._for_short.setdefault(run, []).append(index)
 
     def find(self, text: str) -> tuple[int, Hit] | None:
         """One of the texts that `text` repeats, and how; None where there is none."""
+        return next(self.find_all(text), None)
+
+    def find_all(self, text: str) -> Iterator[tuple[int, Hit]]:
+        """Each of the texts that `text` repeats, once, and how."""
         given = tuple(words(text))
-        for index in self._candidates(given):
-            if hit := overlap(given, self._texts[index]):
-                return index, hit
-        return None
+        seen = set[int]()
+        for index in self._candidates(given) if given else ():
+            if index not in seen and (hit := overlap(given, self._texts[index])):
+                yield index, hit
+            seen.add(index)
 
     def _candidates(self, given: Words) -> Iterator[int]:
-        if given in self._whole:
-            yield self._whole[given]
+        yield from self._whole.get(given, ())
         if len(given) >= GRAM:
             yield from self._of_like_length(given)
         elif len(given) >= SHORTEST:
@@ -79,8 +85,8 @@ class Texts:
                 yield index
 
 
-def _found(index_by_run: dict[Words, int], runs: Iterable[Words]) -> Iterator[int]:
-    return (index_by_run[run] for run in runs if run in index_by_run)
+def _found(indexes_by_run: dict[Words, list[int]], runs: Iterable[Words]) -> Iterator[int]:
+    return (index for run in runs for index in indexes_by_run.get(run, ()))
 
 
 def overlap(left: Words, right: Words) -> Hit | None:

@@ -149,7 +149,10 @@ class Trainer(Protocol):
 
 
 class Evaluator(Protocol):
-    """Asks a model the items of a split, scores them, and compares two such evaluations."""
+    """Asks a model the items of a split, scores them, and compares two such evaluations.
+
+    One that knows how long a prompt is offers `num_characters(item) -> int`, which the forecast counts.
+    """
 
     Options: ClassVar[type[BaseModel]]
 

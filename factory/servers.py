@@ -43,6 +43,7 @@ class VllmServer(Strict):
     )
     tool_call_parser: str | None = Field(
         None,
+        pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.-]*$",
         description="What vLLM reads calls of tools with, by vLLM's name: what suits the model, for example "
         "'hermes' for Qwen. A student that is asked with tools needs it.",
     )

@@ -16,8 +16,10 @@ import re
 import resource
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import accumulate, pairwise
 from typing import IO, Any, Final
 
 import duckdb
@@ -26,6 +28,7 @@ MAX_BYTES: Final = 3 * 2**30  # of address space; a database takes about 100 MiB
 MAX_OPEN: Final = 4  # databases at a time
 MAX_ROWS: Final = 10_000  # counted of an answer; more are not compared
 REL_TOLERANCE, ABS_TOLERANCE = 1e-6, 1e-9  # of numbers that are not both whole
+MAX_MATCHED: Final = 100  # rows that are nearly the same and find one another by search
 MAX_ERROR_CHARS: Final = 500
 CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "threads": 1,
@@ -44,6 +47,7 @@ BEGINNING: Final = re.compile(r"(?:\s|\(|--[^\n]*|/\*(?>.*?\*/))*+(?:select|with
 # Python has fewer dates than DuckDB, and less depth.
 FAILURES: Final = (duckdb.Error, ValueError, OverflowError, MemoryError, RecursionError)
 Cell = tuple[str, Any]  # a text and 0, or no text and a number
+Row = list[Cell]
 
 
 class NotSelect(Exception):
@@ -127,14 +131,58 @@ def is_ordered(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
 
 def same_rows(left: Sequence[Sequence[Any]], right: Sequence[Sequence[Any]], ordered: bool) -> bool:
     """Whether rows are the same: in order, or else each as often; numbers nearly, whatever their type."""
-    sides = []
-    for rows in (left, right):
-        cells = [[cell(value) for value in row] for row in rows]
-        sides.append(cells if ordered else sorted(cells, key=key_of))
+    sides = [[[cell(value) for value in row] for row in rows] for rows in (left, right)]
+    if ordered:
+        return all(same_cells(*pair) for pair in zip(*sides, strict=True))
+    columns = zip(*sides[0], *sides[1], strict=True)
+    places = [places_of([number for _, number in column]) for column in columns]
+    found, expected = (grouped(rows, places) for rows in sides)
+    return found.keys() == expected.keys() and all(same_group(found[key], expected[key]) for key in found)
+
+
+def grouped(rows: Sequence[Row], places: Sequence[dict[Any, int]]) -> dict[Any, list[Row]]:
+    """Rows by their texts and the places of their numbers: a row is the same as those of its group alone."""
+    groups = defaultdict[Any, list[Row]](list)
+    for row in rows:
+        key = tuple((text, place[number]) for (text, number), place in zip(row, places, strict=True))
+        groups[key].append(row)
+    return groups
+
+
+def places_of(numbers: Sequence[Any]) -> dict[Any, int]:
+    """A place in their order for the numbers of a column, one for those that are nearly the next."""
+    whole = all(isinstance(number, int) for number in numbers)
+    ordered = sorted(set(numbers))
+    near = (not whole and is_close(*pair) for pair in pairwise(ordered))
+    return dict(zip(ordered, accumulate((not each for each in near), initial=0), strict=True))
+
+
+def same_group(left: list[Row], right: list[Row]) -> bool:
+    """Whether each row of a group has one of the other side's for itself; in order, or else by search."""
+    if len(left) != len(right):
+        return False
+    if all(map(same_cells, sorted(left), sorted(right))):
+        return True
+    taken: dict[int, int] = {}  # a row of the right by one of the left
+
+    def find(row: int, tried: set[int]) -> bool:
+        """Gives a row one of the right, if need be one whose holder finds another (Kuhn's algorithm)."""
+        for at, other in enumerate(right):
+            if at not in tried and same_cells(left[row], other):
+                tried.add(at)
+                if at not in taken or find(taken[at], tried):
+                    taken[at] = row
+                    return True
+        return False
+
+    return len(left) <= MAX_MATCHED and all(find(row, set()) for row in range(len(left)))
+
+
+def same_cells(left: Row, right: Row) -> bool:
+    """Whether texts are equal and numbers nearly so, cell by cell."""
     return all(
         text == other_text and same_number(number, other)
-        for row, other_row in zip(*sides, strict=True)
-        for (text, number), (other_text, other) in zip(row, other_row, strict=True)
+        for (text, number), (other_text, other) in zip(left, right, strict=True)
     )
 
 
@@ -144,15 +192,15 @@ def cell(value: Any) -> Cell:
     return ("", value) if is_number and value == value else (written(value), 0)  # noqa: PLR0124 (NaN)
 
 
-def key_of(row: Sequence[Cell]) -> tuple[list[str], list[Any]]:
-    """Texts first: numbers may differ by a little, and rows must not change places for that."""
-    return [text for text, _ in row], [number for _, number in row]
-
-
 def same_number(left: Any, right: Any) -> bool:
     """Whole numbers exactly, others within the tolerance."""
     if isinstance(left, int) and isinstance(right, int):
         return left == right
+    return is_close(left, right)
+
+
+def is_close(left: Any, right: Any) -> bool:
+    """Within the tolerance of numbers that are not both whole."""
     return math.isclose(left, right, rel_tol=REL_TOLERANCE, abs_tol=ABS_TOLERANCE)
 
 

@@ -1,8 +1,9 @@
 """Functions in files: read as sources, and found through the recipe by who must offer them.
 
 A file is a JSON list of functions, in OpenAI's wrapping or without. The strategy that makes samples of them
-and the metric that scores calls read the same file, so a student is asked with what it was trained with.
-What a call is and when it is valid stands in `factory.tool_calls`.
+and the metric that scores calls read the same file, so a student knows the functions that it is asked with;
+but a sample offers `num_offered` of them, shuffled, and an item all, in the file's order. What a call is and
+when it is valid stands in `factory.tool_calls`.
 """
 
 from __future__ import annotations
@@ -60,12 +61,24 @@ def as_tool(source: Source) -> Json:
 
 
 def tools_of(domain: Domain) -> list[Json]:
-    """All functions that the recipe's strategies make samples of, in the order of their files.
+    """All functions that the recipe's strategies make samples of, each once, in the order of their files.
 
-    Empty where no strategy has any. Raises RecipeError for a file that holds none.
+    Empty where no strategy has any. Raises RecipeError for a file that holds none, and where two functions
+    have one name, since a call could mean either.
     """
-    files = [file for spec in domain.recipe.strategies for file in _files_of(spec)]
-    return [as_tool(tool) for file in dict.fromkeys(files) for tool in read_tools(domain.folder, file)]
+    files: dict[Path, str] = {}
+    for spec in domain.recipe.strategies:
+        for file in _files_of(spec):
+            files.setdefault((domain.folder / Path(file).expanduser()).resolve(), file)
+    found: dict[str, tuple[Json, str]] = {}
+    for path, file in files.items():
+        for source in read_tools(domain.folder, file):
+            tool = as_tool(source)
+            other, there = found.setdefault(source.slice, (tool, file))
+            if other != tool:
+                what = f"two functions are called '{source.slice}', the other in {there}"
+                raise RecipeError(what, where=str(path), hint="rename one")
+    return [tool for tool, _ in found.values()]
 
 
 def _files_of(strategy: StepSpec) -> Iterator[str]:

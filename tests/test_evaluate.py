@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.errors import EndpointError, FactoryError, RecipeError
+from factory.forecast import forecast
+from factory.load import load
 from factory.registry import find
 from factory.types import Completion, GoldItem
 from training.evaluate import Answers, AnswersOptions
 from training.metrics import exact, extract, facts
+from training.tasks import TASKS
 
 CITATION = r"§ \d+-\d+-\d+(?:\.\d+)?"
 GOLD = Path(__file__).parents[1] / "recipes" / "georgia_workers_comp" / "gold"
@@ -181,3 +184,17 @@ async def test_two_evaluations_are_compared_by_the_recipe_s_rule():
     verdict = make().compare(base, better)
     assert verdict.promote and verdict.gain == 1.0 and verdict.num_better == 30
     assert make().compare(better, better).reason == "no_gain"
+
+
+@pytest.mark.parametrize("recipe", ["smart_home", "bicycle_workshop", "town_park"])
+def test_the_forecast_counts_what_a_question_comes_with(recipe):
+    domain = load(GOLD.parents[1] / recipe, "one_gpu")
+    task = TASKS[domain.recipe.evaluation.options().get("metric", "facts")](domain)
+    row = next(row for row in forecast(domain) if row["stage"] == "evaluate")
+    longest = domain.recipe.models["student"].sampling.max_tokens
+    given = [
+        sum(len(message.content) for message in task.messages(item)) + len(json.dumps(task.tools))
+        for item in (*domain.dev, *domain.test)
+    ]
+    prompt = row["tokens"] / row["calls"] - longest
+    assert 200 + sum(given) / len(given) / 3 == pytest.approx(prompt, abs=1.5) and prompt > 230

@@ -15,6 +15,7 @@ from factory.domain import content_of
 from factory.errors import RecipeError
 from factory.evaluations import evaluation_id, load_evaluation, record_evaluation
 from factory.gold import GoldLine, Placed, check_apart
+from factory.held_out import HeldOut
 from factory.store.store import Store
 from factory.types import Completion, Evaluation, GoldItem, ItemResult, Message
 from training.tasks import TASKS
@@ -67,6 +68,42 @@ async def test_of_items_with_one_follow_up_the_one_with_that_conversation_is_fou
     decision = await one(refiner, talk([(OPENING, "30 days."), (SHORT, "Yes.")]))
     assert (decision.action, decision.evidence["item"]) == ("drop", "test-1")
     assert (await one(refiner, make(SHORT, "Yes."))).action == "keep"
+
+
+def follow_up(key: str, question: str, *openings: str) -> GoldItem:
+    before = tuple(each for text in openings for each in (Message("user", text), BEFORE[1]))
+    return GoldItem(key, question, "So.", "notice", None, before)
+
+
+GROUPS = (
+    follow_up("keep-a", "until when may I keep it", "I have borrowed a book about ladders."),
+    follow_up("keep-b", "And until when may I keep it?", "May I take a boat out on the lake?"),
+    follow_up("keep-c", "And until when may I keep it?", "Boat?"),
+    follow_up("keep-d", "Until when may I keep it then?", "Hello!", "Is there a swing?", "Cake?"),
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "before", "key"),
+    [
+        ("And until when may I keep it?", ["I have borrowed a book about ladders."], "keep-a"),
+        ("until when may I keep it", ["May I take a boat out on the lake?"], "keep-b"),
+        ("Until when may I keep it?", ["Thanks.", "may I take a boat out on the lake", "Fine."], "keep-b"),
+        ("Until when may I keep it?", ["Boat?"], "keep-c"),
+        ("Until when may I keep it?", ["Hello!", "Boat?"], "keep-c"),
+        ("Until when may I keep it?", ["Boat?", "Thanks!"], "keep-c"),
+        ("Until when may I keep it?", ["Cake?"], "keep-d"),  # what is left out says less
+        ("Until when may I keep it?", ["Cake?", "Hello!"], None),
+        ("Until when may I keep it?", ["Hello!", "Do you sell boats?"], None),
+        ("Until when may I keep it?", ["Kite?"], None),
+        ("Until when may I keep it?", [], None),
+        ("Until when?", ["Boat?"], None),
+    ],
+)
+def test_every_follow_up_that_is_nearly_the_same_is_compared_turn_by_turn(question, before, key):
+    for items in (GROUPS, GROUPS[::-1]):
+        found = HeldOut(items).find(question, before)
+        assert (items[found[0]].key if found else None) == key
 
 
 def placed(number: int, question: str, opening: str = "") -> Placed[GoldLine]:

@@ -9,6 +9,7 @@ import yaml
 
 from factory.errors import RecipeError
 from factory.load import load
+from factory.tool_files import tools_of
 from factory.types import Completion
 from training.evaluate import Answers, AnswersOptions
 
@@ -68,6 +69,25 @@ async def test_every_item_is_asked_with_all_tools_in_the_files_order(tmp_path, w
     assert all(list(tool["function"]) == ["name", "description", "parameters"] for tool in asked[0][1])
 
 
+def also_paraphrased(file: str) -> list[object]:
+    """The strategies of the recipe, and one that wraps the tools of another file."""
+    return [*RECIPE["strategies"], {"name": "paraphrase", "of": {"name": "tool_calls", "tools": file}}]
+
+
+@pytest.mark.parametrize("path", ["tools.json", "./tools.json", "{}/tools.json", "wrapped.json"])
+def test_a_function_that_stands_in_several_files_is_offered_once(tmp_path, path):
+    (tmp_path / "wrapped.json").write_text(json.dumps([{"type": "function", "function": TOOLS[0]}]))
+    write(tmp_path, strategies=also_paraphrased(path.format(tmp_path)))
+    assert [tool["function"]["name"] for tool in tools_of(load(tmp_path))] == ["ring", "stop"]
+
+
+def test_two_functions_of_one_name_are_refused(tmp_path):
+    (tmp_path / "more.json").write_text(json.dumps([{"name": "stop", "parameters": {"properties": {}}}]))
+    write(tmp_path, strategies=also_paraphrased("more.json"))
+    with pytest.raises(RecipeError, match=r"more\.json: two functions are called 'stop'.* tools\.json"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -79,7 +99,9 @@ async def test_every_item_is_asked_with_all_tools_in_the_files_order(tmp_path, w
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_gold_that_cannot_be_right_is_told_with_its_item(tmp_path, split, answer, words):
     write(tmp_path, **{split: answer})
-    with pytest.raises(RecipeError, match=rf"gold\.{split}: .*'{split}-1'") as caught:
+    with pytest.raises(
+        RecipeError, match=rf"{tmp_path / split}\.jsonl item '{split}-1': the answer"
+    ) as caught:
         load(tmp_path)
     assert [word for word in words if word not in str(caught.value)] == [] and "\n" not in str(caught.value)
 
@@ -97,5 +119,14 @@ def test_a_server_of_ours_must_be_told_how_calls_are_read(tmp_path):
         load(tmp_path)
     write(tmp_path, servers={"main": served["main"] | {"tool_call_parser": "hermes"}})
     load(tmp_path)
+    write(tmp_path, servers={"main": served["main"] | {"tool_call_parser": "llama3_json.v2-x"}})
+    load(tmp_path)
     write(tmp_path, servers=served, models={"teacher": {"server": "main"}})  # nobody is asked with tools
     load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "--x", "-x", "her mes", "hermes\n", "a/b"])
+def test_the_name_of_a_parser_must_be_one(tmp_path, name):
+    write(tmp_path, servers={"main": {"kind": "vllm", "model": "m", "tool_call_parser": name}})
+    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+ servers\.main\.tool_call_parser"):
+        load(tmp_path)

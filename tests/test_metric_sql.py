@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -184,6 +185,43 @@ def test_numbers_that_are_off_by_a_little_find_their_rows(rows, random):
     assert same_rows(other, rows, ordered=False)
     changed = [(other[0][0], other[0][1] + 1), *other[1:]]
     assert not same_rows(changed, rows, ordered=False)
+
+
+NOISE = st.sampled_from([1 - 1e-9, 1 - 1e-12, 1.0, 1 + 1e-12, 1 + 1e-9])
+NOISY = st.tuples(st.sampled_from("ab"), *[st.tuples(st.integers(0, 3), NOISE, NOISE)] * 3)
+
+
+@given(st.lists(NOISY, min_size=1, max_size=8), st.randoms())
+def test_rows_keep_their_places_whatever_number_of_them_is_off_by_a_little(rows, random):
+    left, right = (
+        [
+            (text, *(number * (0.1 + 0.2) * noise[side] for number, *noise in numbers))
+            for text, *numbers in rows
+        ]
+        for side in (0, 1)
+    )
+    random.shuffle(right)
+    assert same_rows(left, right, ordered=False)
+    changed = [(*right[0][:-1], right[0][-1] + 1), *right[1:]]
+    assert not same_rows(left, changed, ordered=False)
+
+
+def test_rows_whose_numbers_run_into_each_other_find_one_another():
+    assert same_rows([(0.3, 2), (0.1 + 0.2, 1)], [(0.1 + 0.2, 2), (0.3, 1)], ordered=False)
+    assert not same_rows([(0.3, 2), (0.1 + 0.2, 1)], [(0.1 + 0.2, 2), (0.3, 2)], ordered=False)
+    seconds = [1.7e9 + 1000 * number for number in range(50)]  # each within the tolerance of the next
+    left = [(0.3 + number % 3 * 1e-12, second) for number, second in enumerate(seconds)]
+    right = [(0.3 + number % 7 * 1e-12, second) for number, second in enumerate(seconds)]
+    assert same_rows(left, right, ordered=False)
+    assert not same_rows(left, [*right[:-2], right[0], right[0]], ordered=False)
+
+
+def test_many_rows_are_compared_quickly():
+    left = [(number % 7 / 3, number / 3, number) for number in range(MAX_ROWS)]
+    right = [(a * (1 + 1e-12), b * (1 - 1e-12), c) for a, b, c in left]
+    begun = time.process_time()
+    assert same_rows(left, right[::-1], ordered=False)
+    assert time.process_time() - begun < 2
 
 
 def test_numbers_of_any_type_are_alike():

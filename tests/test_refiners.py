@@ -316,10 +316,12 @@ TEXTS = st.lists(st.sampled_from("abcdef"), max_size=20)
 
 @given(TEXTS, st.lists(TEXTS, max_size=4))
 def test_the_index_misses_nothing_that_comparing_finds(left: list[str], others: list[list[str]]) -> None:
-    found = Texts(" ".join(right) for right in others).find(" ".join(left))
+    texts = Texts(" ".join(right) for right in others)
+    found, found_all = texts.find(" ".join(left)), list(texts.find_all(" ".join(left)))
     hits = [overlap(tuple(left), tuple(right)) for right in others]
     assert (found is not None) == any(hits)
     assert found is None or hits[found[0]] == found[1]
+    assert sorted(found_all) == [(index, hit) for index, hit in enumerate(hits) if hit]
     assert hits == [overlap(tuple(right), tuple(left)) for right in others]
 
 

@@ -8,6 +8,7 @@ asked at once. What becomes of a comparison is the loop's.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -45,6 +46,11 @@ class Answers:
         self.options = options
         self.domain = domain
         self._task = TASKS[options.metric](domain)
+
+    def num_characters(self, item: GoldItem) -> int:
+        """Of all that an item asks the student with, its tools among them."""
+        said = sum(len(message.content) for message in self._task.messages(item))
+        return said + (len(json.dumps(self._task.tools, ensure_ascii=False)) if self._task.tools else 0)
 
     async def evaluate(
         self, model_id: str, split: Split, items: Sequence[GoldItem], ask: Ask, on_progress: OnProgress

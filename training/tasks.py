@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from factory.domain import Domain
@@ -40,6 +40,13 @@ class ScoredTask(Protocol):
     async def score(self, item: GoldItem, answer: str) -> float:
         """From 0.0 to 1.0."""
         ...
+
+
+def gold_of(domain: Domain) -> Iterator[tuple[str, GoldItem]]:
+    """The items of dev and test, each with its file and key for an error."""
+    gold = domain.recipe.gold
+    for path, items in ((gold.dev, domain.dev), (gold.test, domain.test)):
+        yield from ((f"{domain.folder / path} item '{item.key}'", item) for item in items)
 
 
 class Exact:
@@ -91,10 +98,8 @@ class Sql(Exact):
                 what = f"two schemas are called '{schema.source.slice}': {other.source.path}"
                 hint = "an item's slice must tell its schema: rename one"
                 raise RecipeError(what, where=schema.source.path, hint=hint)
-        gold = domain.recipe.gold
-        for path, items in ((gold.dev, domain.dev), (gold.test, domain.test)):
-            for item in items:
-                self._check(item, f"{domain.folder / path} item '{item.key}'")
+        for where, item in gold_of(domain):
+            self._check(item, where)
 
     def _check(self, item: GoldItem, where: str) -> None:
         schema = self._schemas.get(item.slice)
@@ -136,11 +141,10 @@ class Calls(Exact):
             what, hint = "no strategy of the recipe has tools", "add 'tool_calls' to `strategies`"
             raise RecipeError(what, where="evaluation.metric", hint=hint)
         offered = json.dumps(self.tools, ensure_ascii=False)
-        for split, items in (("dev", domain.dev), ("test", domain.test)):
-            for item in items:
-                if fault := fault_of_calls(item.answer, offered):
-                    what = f"the answer of item '{item.key}' cannot be right: {fault.error}"
-                    raise RecipeError(what, where=f"gold.{split}", hint=f"{fault.reason}; see the tools")
+        for where, item in gold_of(domain):
+            if fault := fault_of_calls(item.answer, offered):
+                what, hint = f"the answer cannot be right: {fault.error}", f"{fault.reason}; see the tools"
+                raise RecipeError(what, where=where, hint=hint)
 
     async def score(self, item: GoldItem, answer: str) -> float:
         return float(same_calls(item.answer, answer))
