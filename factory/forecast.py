@@ -101,9 +101,7 @@ def _evaluating(domain: Domain) -> Iterator[_Work]:
         return
     num_students = 1 + recipe.loop.rounds + len(recipe.loop.controls)
     prompt = None
-    if count := getattr(
-        create("evaluators", recipe.evaluation, domain, "evaluation"), "num_characters", None
-    ):
+    if count := getattr(domain.evaluator, "num_characters", None):
         prompt = sum(map(count, items)) / len(items) / CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
     yield _Work("evaluate", "student", num_students * len(items), prompt=prompt)
 
