@@ -14,11 +14,16 @@ from typing import NamedTuple
 from factory.bench import Bench
 from factory.forecast import COUNTS, cost_of_task
 
+# What attempts without an answer may have cost counts too, as it does in the budget, but not what was cut off
+# by us, since that says nothing of the tasks to come.
 SPENT = """
     SELECT coalesce(sum(attempts), 0)::BIGINT AS calls,
-           coalesce(sum(prompt_tokens + completion_tokens), 0)::BIGINT AS tokens,
-           coalesce(sum(cost_dollars), 0)::DOUBLE AS dollars
-    FROM calls WHERE run_id = ? AND round = ? AND stage IN ('generate', 'refine')"""
+           coalesce(sum(prompt_tokens + completion_tokens + lost_tokens), 0)::BIGINT AS tokens,
+           coalesce(sum(cost_dollars + lost_dollars), 0)::DOUBLE AS dollars
+    FROM (SELECT * REPLACE (
+        CASE WHEN error = 'cancelled' THEN 0 ELSE coalesce(lost_tokens, 0) END AS lost_tokens,
+        CASE WHEN error = 'cancelled' THEN 0 ELSE coalesce(lost_dollars, 0) END AS lost_dollars
+    ) FROM calls) WHERE run_id = ? AND round = ? AND stage IN ('generate', 'refine')"""
 
 
 class Affordable(NamedTuple):

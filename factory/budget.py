@@ -33,8 +33,10 @@ COUNTED = ("calls", "tokens", "dollars")  # limits on what calls cost; minutes p
 # record is not known and not counted.
 SPENT = """
 SELECT coalesce(sum(attempts), 0)::BIGINT AS calls,
-       coalesce(sum(prompt_tokens + completion_tokens + coalesce(lost_tokens, 0)), 0)::BIGINT AS tokens,
-       coalesce(sum(cost_dollars + coalesce(lost_dollars, 0)), 0)::DOUBLE AS dollars
+       coalesce(sum(prompt_tokens + completion_tokens), 0)::BIGINT AS tokens,
+       coalesce(sum(cost_dollars), 0)::DOUBLE AS dollars,
+       coalesce(sum(lost_tokens), 0)::BIGINT AS lost_tokens,
+       coalesce(sum(lost_dollars), 0)::DOUBLE AS lost_dollars
 FROM calls WHERE starts_with(run_id, ?)
 """
 MINUTES = """
@@ -99,9 +101,10 @@ class Spend:
 class Budget:
     """Limits of one run, shared by all its calls; belongs to one event loop.
 
-    `spent` and `minutes` are what the run has cost before this process; `held`, by call, is what those can
-    cost that an earlier process handed over and that are not settled. An endpoint that reports more tokens
-    than `max_tokens` allowed, or bills for calls that it refused, is beyond it.
+    `spent` and `minutes` are what the run has cost before this process, `lost` the part of `spent` that may
+    have been billed without an answer; `held`, by call, is what those can cost that an earlier process handed
+    over and that are not settled. An endpoint that reports more tokens than `max_tokens` allowed, or bills
+    for calls that it refused, is beyond it.
     """
 
     def __init__(
@@ -110,10 +113,12 @@ class Budget:
         spent: Spend | None = None,
         minutes: float = 0.0,
         held: Mapping[str, Spend] | None = None,
+        lost: Spend | None = None,
     ) -> None:
         self.spec = spec
         self._limits = [(name, limit) for name in COUNTED if (limit := getattr(spec, name)) is not None]
         self.spent = spent or Spend()
+        self.lost = lost or Spend()
         self.reserved = Spend()
         self._held = dict(held or {})
         self.held = sum(self._held.values(), Spend())
@@ -129,9 +134,10 @@ class Budget:
 
         A control's identity is the run's own with its name behind it.
         """
-        spent = store.select(SPENT, (run_id,))[0]
+        row = store.select(SPENT, (run_id,))[0]
+        lost = Spend(0, row["lost_tokens"], row["lost_dollars"])
         minutes = store.select(MINUTES, (run_id, run_id))[0]["minutes"]
-        return cls(spec, Spend(spent["calls"], spent["tokens"], spent["dollars"]), minutes, held)
+        return cls(spec, Spend(row["calls"], row["tokens"], row["dollars"]) + lost, minutes, held, lost)
 
     @property
     def minutes(self) -> float:
@@ -176,6 +182,7 @@ class Budget:
 
     def keep(self, reservation: Spend) -> None:
         """Counts a reservation as spent, after a call without an answer that may be billed."""
+        self.lost = self.lost + Spend(0, reservation.tokens, reservation.dollars)
         self._replace(reservation, reservation)
 
     def _replace(self, reservation: Spend, used: Spend) -> None:
@@ -200,12 +207,18 @@ class Budget:
             raise self.exceeded(name)
 
     def exceeded(self, name: str) -> BudgetExceeded:
-        """The error that names the limit and how much of it is used."""
+        """The error that names the limit, how much of it is used, and how much of that without an answer."""
         limit = getattr(self.spec, name)
-        used = self.minutes if name == "minutes" else getattr(self.spent, name)
-        shown = f"{used:,}" if isinstance(used, int) else f"{used:,.4g}"
+        used, lost = getattr(self.spent, name, self.minutes), getattr(self.lost, name, 0)
+        shown = f"{_show(used)} used"
+        if lost:
+            shown += f", of which {_show(lost)} may have been billed without an answer"
         return BudgetExceeded(
-            f"the next call could pass the limit of {limit:,} {name} ({shown} used)",
+            f"the next call could pass the limit of {limit:,} {name} ({shown})",
             where=f"budget.{name}",
             hint="raise it and run again; what is stored is not asked again",
         )
+
+
+def _show(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.4g}"

@@ -65,11 +65,11 @@ class Call:
                 error.kind, error.retryable = "server_error", True
 
     def may_be_billed(self, error: BaseException) -> bool:
-        """Whether the endpoint may have worked on an attempt that ended by `error`.
+        """Whether somebody may bill an attempt that ended by `error`, since the model may have worked on it.
 
         One that is left in a batch counts where its answer is collected.
         """
-        if self.goes_on(error):
+        if self.goes_on(error) or getattr(self.purpose.replicas[0], "is_ours", False):
             return False
         cut_off = isinstance(error, asyncio.CancelledError | BudgetExceeded)
         return error.worked_on if isinstance(error, EndpointError) else cut_off

@@ -87,3 +87,9 @@ def describe(counts: Counts, calls_per_second: float, tokens_per_second: float |
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in counts.failed.most_common())
         parts.append(f"{counts.num_failed:,} failed ({kinds})")
     return " · ".join(parts)
+
+
+def describe_lost(tokens: int, dollars: float) -> str:
+    """What may have been billed without an answer, beside what was reported; empty where that is nothing."""
+    amount = f"{tokens:,} tokens" + (f", ${dollars:,.2f}," if dollars else "")
+    return f"up to {amount} more may have been billed without an answer" if tokens else ""

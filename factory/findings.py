@@ -25,7 +25,7 @@ from factory.funnel import (
     read_steps,
     read_yields,
 )
-from factory.store.queries import state_of
+from factory.store.queries import CALLS, state_of
 from factory.types import Json, digest
 
 
@@ -59,7 +59,8 @@ class Spend:
     `num_asked_again`: not as the schema asks, so that a later call took its place. `num_unused`: no sample,
     decision or evaluated item rests on it, because its task failed later or is still under way. `num_found`
     are answers that another run had paid for, over and above `num_calls`.
-    `seconds` is the sum of latencies, so it exceeds the wall clock where calls overlap.
+    `seconds` is the sum of latencies, so it exceeds the wall clock where calls overlap. `lost_tokens` and
+    `lost_dollars` may have been billed without an answer, over and above what was reported.
     """
 
     label: str
@@ -74,6 +75,8 @@ class Spend:
     completion_tokens: int
     dollars: float
     seconds: float
+    lost_tokens: int
+    lost_dollars: float
 
 
 @dataclass(frozen=True)
@@ -216,20 +219,22 @@ SPEND = """
         SELECT run_id, stage, role, 1 AS num_calls, (status = 'failed')::INT AS num_failed,
                (status = 'ok' AND replaced.id IS NOT NULL)::INT AS num_asked_again,
                (status = 'ok' AND used.id IS NULL AND replaced.id IS NULL)::INT AS num_unused,
-               0 AS num_found, prompt_tokens, completion_tokens, cost_dollars, latency_ms
-        FROM calls LEFT JOIN (SELECT DISTINCT id FROM used) used USING (id) LEFT JOIN replaced USING (id)
-        UNION ALL SELECT run_id, stage, role, 0, 0, 0, 0, 1, 0, 0, 0, 0 FROM found
+               0 AS num_found, prompt_tokens, completion_tokens, cost_dollars, latency_ms,
+               lost_tokens, lost_dollars
+        FROM CALLS LEFT JOIN (SELECT DISTINCT id FROM used) used USING (id) LEFT JOIN replaced USING (id)
+        UNION ALL SELECT run_id, stage, role, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0 FROM found
     )
     SELECT run_id, stage, role, sum(num_calls)::BIGINT AS num_calls,
            sum(num_failed)::BIGINT AS num_failed, sum(num_asked_again)::BIGINT AS num_asked_again,
-           sum(num_unused)::BIGINT AS num_unused,
-           sum(num_found)::BIGINT AS num_found, sum(prompt_tokens)::BIGINT AS prompt_tokens,
+           sum(num_unused)::BIGINT AS num_unused, sum(num_found)::BIGINT AS num_found,
+           sum(prompt_tokens)::BIGINT AS prompt_tokens,
            sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_dollars) AS dollars,
-           sum(latency_ms) / 1000 AS seconds
+           sum(latency_ms) / 1000 AS seconds, coalesce(sum(lost_tokens), 0)::BIGINT AS lost_tokens,
+           coalesce(sum(lost_dollars), 0)::DOUBLE AS lost_dollars
     FROM counted WHERE list_contains($1::VARCHAR[], run_id)
     GROUP BY run_id, stage, role
     ORDER BY list_position($1::VARCHAR[], run_id),
-             list_position(['generate', 'refine', 'evaluate'], stage), role"""
+             list_position(['generate', 'refine', 'evaluate'], stage), role""".replace("CALLS", CALLS)
 
 
 def _spend(store: Selects, labels: Mapping[str, str]) -> tuple[Spend, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from factory.accuracy import Accuracy, Paired
+from factory.counts import describe_lost
 from factory.findings import Report, Spend, total_spend
 from factory.funnel import Yield
 from factory.plots import percent
@@ -94,6 +95,7 @@ def describe_spend(spend: Sequence[Spend]) -> str:
     return (
         f"{total.num_calls:,} calls ({total.num_failed:,} failed{again}{unused}), "
         f"{total.num_found:,} answers used again without a call, {tokens:,} tokens, ${total.dollars:,.2f}"
+        + (f"; {lost}" if (lost := describe_lost(total.lost_tokens, total.lost_dollars)) else "")
     )
 
 

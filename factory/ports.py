@@ -56,7 +56,8 @@ class Model(Protocol):
     """Something that completes chats. `id` names model and adapter by content, for request hashes.
 
     One whose calls go on when nobody waits for them any more, and are found again by the next process that
-    asks, says so in an attribute `calls_outlive: bool`.
+    asks, says so in an attribute `calls_outlive: bool`. One that runs for us alone, so that nobody bills
+    calls that end without an answer, says so in `is_ours: bool`.
 
     One that answers at several places names them in an attribute `replicas: Sequence[Model]`, always in the
     same order; the engine asks these, the least loaded first.

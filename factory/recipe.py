@@ -200,7 +200,9 @@ class BudgetSpec(Strict):
     """Hard limits over the whole run; null is no limit.
 
     An attempt that was cut off, or that got no answer though the endpoint may have worked on it, counts with
-    the most that it can have cost; the report's spend is what the endpoint reported.
+    the most that it can have cost, but not at a server of ours (kinds vllm and scripted), which nobody bills.
+    The report's spend is what the endpoint reported; status and report name the rest beside it. What a killed
+    process (kill -9, a power cut) had in flight is not counted: its calls may be billed, and no row says so.
     """
 
     calls: int | None = Field(None, ge=1, description="To models, evaluation included.")

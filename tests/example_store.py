@@ -60,8 +60,11 @@ def example() -> Example:
     return Example(source, seed, good, better, bad)
 
 
-def fill(store: Store) -> Example:
-    """Writes the run `run_a` into the store."""
+LOST = {"lost_tokens": 900, "lost_dollars": 0.25}
+
+
+def fill(store: Store, lost: dict[str, float] = LOST) -> Example:
+    """Writes the run `run_a` into the store; `lost` is what its failed call may have cost."""
     made = example()
     store.append(
         "runs", [{"id": "run_a", "recipe": "georgia", "digest": "d", "config": {"a": 1}, "version": "0.1"}]
@@ -83,6 +86,7 @@ def fill(store: Store) -> Example:
     )
     refine = {"stage": "refine", "role": "refiner", "model_id": "mdl_refiner"}
     failed = call("call_4", status="failed", response=None, error="timeout", attempts=3, completion_tokens=0)
+    failed |= lost
     store.append("calls", [call("call_1"), call("call_2"), call("call_3", **refine), failed])
     for table, rows in zip(("samples", "edges"), sample_rows([made.good, made.bad], "run_a", 1), strict=True):
         store.append(table, rows)

@@ -20,7 +20,7 @@ from factory.errors import BudgetExceeded, EndpointError, FactoryError, Workspac
 from factory.failures import REQUEST_FAULTS
 from factory.models.batch_endpoint import EndpointCarrier
 from factory.models.batch_files import LeftCarrier
-from factory.models.batch_lines import request_line
+from factory.models.batch_lines import read_results, request_line, unanswered
 from factory.models.batch_log import BatchLog
 from factory.models.batches import BatchModel
 from factory.models.chat import ChatRequests
@@ -670,3 +670,23 @@ async def test_a_file_that_lacks_lines_counts_once_it_does_not_grow(tmp_path):
         assert not carrier._is_whole(batch)
         carrier.settled_seconds = -1.0
         assert carrier._is_whole(batch)
+
+
+ABORTED = {"message": {"content": "half an"}, "finish_reason": "abort"}
+
+
+@pytest.mark.parametrize(
+    ("result", "worked_on"),
+    [
+        ({"response": {"status_code": 200, "body": "<html>"}}, True),
+        ({"response": {"status_code": 200, "body": {"choices": [ABORTED]}}}, True),
+        ({"response": {"status_code": 504, "body": "gateway timeout"}}, True),
+        ({"response": {"status_code": 500, "body": "broken"}}, False),
+        ({"response": {"status_code": 429, "body": "slow down"}}, False),
+        ({"error": {"code": "batch_expired"}}, False),
+    ],
+)
+def test_a_line_without_an_answer_is_billed_as_a_call_by_itself_would_be(result, worked_on):
+    found = read_results([json.dumps({"custom_id": "call_1", **result}).encode()], "here")["call_1"]
+    assert isinstance(found, EndpointError) and found.worked_on is worked_on
+    assert unanswered("no line is about it", "here").worked_on

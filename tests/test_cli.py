@@ -135,7 +135,8 @@ def test_status_counts_runs(workspace: Path, capsys: pytest.CaptureFixture[str])
     assert run["run_id"] == "run_a"
     assert run["num_calls"] > 0
     assert cli.main(["status", "-w", str(workspace)]) == 0
-    assert "run_a" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "run_a: up to 900 tokens, $0.25, more may have been billed without an answer" in out
 
 
 def test_sql_prints_a_table_json_and_csv(

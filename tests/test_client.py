@@ -1,10 +1,13 @@
 """EndpointModel against a real endpoint on loopback: what is sent, what is read, how it fails."""
 
 import asyncio
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
+import aiohttp
 import pytest
 from fake_endpoint import Drop, FakeEndpoint, Hang, Status, answer
 from hypothesis import given
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from factory.errors import EndpointError
 from factory.models.chat import split_reasoning
 from factory.models.client import EndpointModel
+from factory.models.connection import Reply
 from factory.models.failure import parse_retry_after
 from factory.types import Completion, Message, Request, Sampling
 
@@ -200,6 +204,50 @@ async def test_dropped_connections_are_unreachable(drop):
 )
 async def test_what_the_endpoint_may_have_worked_on_is_told_from_what_it_refused(reply, worked_on):
     assert (await fail([reply], timeout_seconds=0.5)).worked_on is worked_on
+
+
+async def test_a_connection_that_is_never_made_sends_nothing_that_could_be_billed():
+    with socket.socket() as busy, socket.socket() as first, socket.socket() as second:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen(0)
+        for waiting in (first, second):  # nobody accepts them, so that there is no room for a third
+            waiting.setblocking(False)
+            waiting.connect_ex(busy.getsockname())
+        model = EndpointModel(f"http://127.0.0.1:{busy.getsockname()[1]}/v1", "m", "id", KEY, 0.5)
+        with pytest.raises(EndpointError, match=r"no connection within 0\.5 s") as caught:
+            await model.complete(request())
+        await model.close()
+    assert (caught.value.kind, caught.value.retryable, caught.value.worked_on) == ("timeout", True, False)
+
+
+FAR = SimpleNamespace(host="far", port=443, ssl=True, real_url="https://far/v1")
+
+
+class NoWay:
+    """A way to an endpoint on which every connection fails by `error`, before anything is sent."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def post(self, body: bytes, sent: asyncio.Event) -> Reply:
+        raise self.error
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.ConnectionTimeoutError("no connection"),
+        aiohttp.ClientConnectorError(FAR, TimeoutError(110, "timed out")),
+        aiohttp.ClientHttpProxyError(FAR, (), status=407, message="who are you?"),
+        TimeoutError(110, "timed out"),
+    ],
+)
+async def test_what_fails_on_the_way_to_a_connection_is_not_billed(error):
+    with pytest.raises(EndpointError) as caught:
+        await EndpointModel("http://far/v1", "m", "id", KEY, 5.0, connection=NoWay(error)).complete(request())
+    assert not caught.value.worked_on
 
 
 async def test_nobody_listens():

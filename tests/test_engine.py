@@ -27,6 +27,8 @@ HELLO = [Message("user", "hello")]
 class Script(ScriptedModel):
     """A scripted model that remembers its requests; `reply` gets each with its number, from 1 on."""
 
+    is_ours = False  # it stands for an endpoint, which may bill what it began
+
     def __init__(
         self,
         reply: Callable[[Request, int], str | Exception] = lambda request, number: "yes",
@@ -416,6 +418,35 @@ async def test_a_call_that_we_cut_off_may_be_billed(store):
     await asyncio.gather(ask, return_exceptions=True)
     bound = bound_spend(bound_prompt_tokens(HELLO), SPEC.sampling.max_tokens, SPEC.price)
     assert engine.budget.spent == Budget.from_store(store, "run_1", BudgetSpec()).spent == bound
+
+
+async def test_what_a_server_of_ours_did_not_answer_costs_nothing(store):
+    lost = EndpointError("no answer", kind="timeout", worked_on=True)
+    model = Script(lambda request, number: lost if number == 1 else "yes")
+    model.is_ours = True
+    engine = engine_on(store)
+    await engine.ask("teacher", model, SPEC, "generate", 1)(HELLO)
+    assert engine.budget.spent == Budget.from_store(store, "run_1", BudgetSpec()).spent == Spend(2, 10, 0.0)
+    assert engine.budget.lost == Spend()
+
+
+async def test_a_refusal_names_what_was_used_without_an_answer(store):
+    model = Script(lambda request, number: EndpointError("no answer", kind="timeout", worked_on=True))
+    spec = SPEC.model_copy(update={"max_retries": 0, "price": Price(prompt=3.0, completion=5.0)})
+    bound = bound_spend(bound_prompt_tokens(HELLO), spec.sampling.max_tokens, spec.price)
+    engine = engine_on(store, BudgetSpec(tokens=bound.tokens + 1, dollars=1.0))
+    for _ in range(2):
+        with pytest.raises(FactoryError) as caught:
+            await engine.ask("teacher", model, spec, "generate", 1)(HELLO)
+    said = f"{bound.tokens:,} used, of which {bound.tokens:,} may have been billed without an answer)"
+    assert said in str(caught.value)
+    again = Budget.from_store(store, "run_1", engine.budget.spec)
+    assert said in str(again.exceeded("tokens")) and "billed without an answer" in str(
+        again.exceeded("dollars")
+    )
+    assert "answer" not in str(
+        Budget(BudgetSpec(calls=9, minutes=1.0), again.spent, lost=again.lost).exceeded("calls")
+    )
 
 
 async def test_a_call_is_cut_off_where_the_minutes_end(store):

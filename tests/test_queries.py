@@ -23,7 +23,7 @@ from rich.console import Console
 from factory.errors import InputError, WorkspaceError
 from factory.findings import collect
 from factory.printable import printable, printable_line
-from factory.store import confined, remote
+from factory.store import confined, remote, schema
 from factory.store.queries import Reader, check_select, read, render, status, trace
 from factory.store.store import Store
 
@@ -244,7 +244,18 @@ def test_status_tells_stage_accepted_and_spend(tmp_path):
     assert (first.run_id, first.round, first.stage, first.state) == ("run_a", 1, "refine", "started")
     assert first.accepted == ((1, 1),) and first.since is not None and first.since >= first.started_at
     assert (first.num_calls, first.num_failed, first.tokens, first.dollars) == (4, 1, 55, 2.0)
+    assert (first.lost_tokens, first.lost_dollars) == (900, 0.25)
     assert (second.control, second.stage, second.accepted, second.num_calls) == ("raw", None, (), 0)
+
+
+def test_a_file_of_an_older_version_has_a_status_and_a_report(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:-1])
+        with Store.open(tmp_path) as store:
+            fill(store, lost={})
+    with Reader(tmp_path) as reader:
+        assert [(run.num_calls, run.lost_tokens, run.lost_dollars) for run in status(reader)] == [(4, 0, 0.0)]
+        assert sum(each.lost_tokens for each in collect(reader).spend) == 0
 
 
 def test_a_run_that_was_killed_is_cut_off(tmp_path):

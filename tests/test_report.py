@@ -177,6 +177,21 @@ def test_every_paid_call_is_used_unused_or_failed(tmp_path):
     assert "Unused" in grid_spend(report).columns
 
 
+def test_what_may_be_billed_without_an_answer_is_told_beside_the_spend(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store)
+        before = collect(store)
+        assert "without an answer" not in print_plain(render_terminal(before), 200)
+        (row,) = store.select("SELECT * FROM calls WHERE id = 'call_2-0'")
+        row |= {"id": "call_cut_off", "request": {}, "status": "failed", "error": "cancelled"}
+        store.append("calls", [row | {"lost_tokens": 87_622, "lost_dollars": 0.125}])
+        report = collect(store)
+    said = "up to 87,622 tokens, $0.12, more may have been billed without an answer"
+    assert said in print_plain(render_terminal(report), 400) and said in render_html(report)
+    lost = {(each.stage, each.role): each.lost_tokens for each in report.spend if each.lost_tokens}
+    assert lost == {("generate", "teacher"): 87_622}
+
+
 def test_stage_seconds_and_gate(report):
     assert {(each.label, each.stage): each.seconds for each in report.stages}["round 2", "train"] == 7
     (gate,) = report.gates

@@ -35,6 +35,7 @@ def status(workspace: Workspace = DEFAULT_WORKSPACE, json: AsJson = False) -> No
     """Say where each run of a workspace stands, and what it spent."""
     from dataclasses import asdict
 
+    from factory.counts import describe_lost
     from factory.screen import print_json, print_table, print_text
     from factory.store import queries
 
@@ -73,6 +74,9 @@ def status(workspace: Workspace = DEFAULT_WORKSPACE, json: AsJson = False) -> No
             for run in runs
         ]
         print_table(columns, rows)
+        for run in runs:
+            if lost := describe_lost(run.lost_tokens, run.lost_dollars):
+                print_text(f"{run.run_id}: {lost}; the budget counts them")
 
 
 def sql(

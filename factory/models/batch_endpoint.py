@@ -42,6 +42,7 @@ ENDED: Final = {"completed", "expired", "cancelled", "failed"}
 class EndpointCarrier:
     """Implements batches.Carrier for one endpoint."""
 
+    is_ours = False
     first_wait_seconds, longest_wait_seconds = 2.0, 60.0  # between two questions about a batch
 
     def __init__(self, base_url: str, api_key: str | None) -> None:

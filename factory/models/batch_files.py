@@ -38,6 +38,8 @@ exec {command}
 class RunnerCarrier:
     """Implements batches.Carrier by a vLLM process for each batch; `turn` is when it may hold the device."""
 
+    is_ours = True
+
     def __init__(
         self,
         process_of: Callable[[Path], VllmProcess],
@@ -78,6 +80,7 @@ class RunnerCarrier:
 class LeftCarrier:
     """Implements batches.Carrier by leaving the file where it is and waiting for the answers."""
 
+    is_ours = True
     settled_seconds = 60.0  # without a change, after which a file that lacks lines is taken as it is
 
     def __init__(

@@ -34,6 +34,8 @@ class BatchLost(EndpointError):
 class Carrier(Protocol):
     """How the files of a batch come to a model, and the answers back."""
 
+    is_ours: bool  # nobody bills what it carries
+
     @property
     def where(self) -> str: ...
 
@@ -89,6 +91,7 @@ class BatchModel:
         on_progress: Callable[[str], None],
     ) -> None:
         self.max_requests = min(max_requests, MAX_REQUESTS)
+        self.is_ours = carrier.is_ours
         self._id = model_id
         self._encode = requests.encode
         self._carrier = carrier

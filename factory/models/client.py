@@ -23,7 +23,9 @@ SHOWN_CHARS: Final = 120  # of an answer that is none
 class Posts(Protocol):
     """The way to an endpoint, as far as single calls go."""
 
-    async def post(self, body: bytes) -> Reply: ...
+    async def post(self, body: bytes, sent: asyncio.Event) -> Reply:
+        """The reply; `sent` is set before anything leaves, since nobody works on what never left."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -61,13 +63,13 @@ class EndpointModel:
     async def complete(self, request: Request) -> Completion:
         """The first choice of one chat completion, its latency in milliseconds; raises EndpointError."""
         connection = self._connected()  # imports openai the first time, which is no part of the latency
-        began = time.monotonic()
+        began, sent = time.monotonic(), asyncio.Event()
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                reply = await self._post(connection, self._requests.encode(request))
+                reply = await self._post(connection, self._requests.encode(request), sent)
         except TimeoutError as error:
-            what = f"no answer within {self.timeout_seconds:g} s"
-            raise self._failure(what, "timeout", worked_on=True) from error
+            what = f"no {'answer' if sent.is_set() else 'connection'} within {self.timeout_seconds:g} s"
+            raise self._failure(what, "timeout", worked_on=sent.is_set()) from error
         return self._read(reply, 1000 * (time.monotonic() - began))
 
     async def close(self) -> None:
@@ -87,19 +89,17 @@ class EndpointModel:
                 raise self._failure(f"not an address{why}", "unreachable") from None
         return self._connection
 
-    async def _post(self, connection: Posts, body: bytes) -> Reply:
+    async def _post(self, connection: Posts, body: bytes, sent: asyncio.Event) -> Reply:
         import aiohttp
 
         try:
-            return await connection.post(body)
+            return await connection.post(body, sent)
         except (aiohttp.ClientError, OSError) as error:
             root = _root(error)
             if isinstance(root, TimeoutError):
                 raise root from None
-            connected = not isinstance(error, aiohttp.ClientConnectorError)
-            raise self._failure(
-                str(root) or type(root).__name__, "unreachable", worked_on=connected
-            ) from None
+            what = str(root) or type(root).__name__
+            raise self._failure(what, "unreachable", worked_on=sent.is_set()) from None
         except ValueError as error:  # a key that no header can hold
             raise self._failure(f"the request cannot be sent: {error}", "malformed") from None
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 if TYPE_CHECKING:
+    import asyncio
     import ssl
     from contextlib import AbstractAsyncContextManager
     from typing import IO
@@ -75,11 +76,16 @@ class Connection:
             timeout=aiohttp.ClientTimeout(total=None),  # the caller's deadline covers all
         )
 
-    async def post(self, body: bytes) -> Reply:
-        """The endpoint's reply to one chat completion; raises aiohttp.ClientError, OSError, ValueError."""
+    async def post(self, body: bytes, sent: asyncio.Event) -> Reply:
+        """The endpoint's reply to one chat completion; raises aiohttp.ClientError, OSError, ValueError.
+
+        `sent` is set once there is a connection, before anything of the request leaves.
+        """
+        from factory.models.body import Body
+
         async with self._session.post(
             self._url,
-            data=body,
+            data=Body(body, sent),
             headers=self._headers,
             proxy=self._proxy,
             proxy_headers=self._proxy_headers,

@@ -78,8 +78,9 @@ class PipeConnection:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    async def post(self, body: bytes) -> Reply:
+    async def post(self, body: bytes, sent: asyncio.Event) -> Reply:
         """The reply to one chat completion; raises OSError."""
+        sent.set()
         return await self._pipe.request(CHAT, body)
 
     async def close(self) -> None:

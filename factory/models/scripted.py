@@ -25,6 +25,8 @@ DEFAULT_NUMBER: Final = 1
 class ScriptedModel:
     """Implements ports.Model with a script; an Exception that the script returns is raised."""
 
+    is_ours = True  # nobody bills its calls
+
     def __init__(self, script: Script, name: str = "test", latency_seconds: float = 0.0) -> None:
         self.script = script
         self.name = f"scripted:{name}"

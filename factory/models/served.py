@@ -22,6 +22,8 @@ Ready = Callable[[str], Awaitable["VllmReplicas"]]
 class ServedModel:
     """A model on one replica of a server of ours; asking it brings the server back where it was put aside."""
 
+    is_ours = True  # nobody bills its calls
+
     def __init__(
         self, server: str, name: str, model_id: str, timeout_seconds: float, ready: Ready, replica: int = 0
     ) -> None:

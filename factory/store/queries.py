@@ -113,13 +113,19 @@ class RunStatus:
     num_failed: int
     tokens: int
     dollars: float
+    lost_tokens: int  # that may have been billed without an answer, beside the tokens
+    lost_dollars: float
 
 
+# Calls with what they lost, also in a file that no newer version has opened for writing yet.
+CALLS = """(SELECT * FROM calls UNION ALL BY NAME
+            SELECT NULL::BIGINT AS lost_tokens, NULL::DOUBLE AS lost_dollars WHERE false)"""
 # Times as seconds since 1970, which are the same from a file and over a socket.
 RUNS = """
     SELECT r.id, r.recipe, r.control, epoch(r.started_at) AS started, e.round, e.stage, e.status, e.since,
            coalesce(c.num_calls, 0) AS num_calls, coalesce(c.num_failed, 0) AS num_failed,
-           coalesce(c.tokens, 0) AS tokens, coalesce(c.dollars, 0.0) AS dollars
+           coalesce(c.tokens, 0) AS tokens, coalesce(c.dollars, 0.0) AS dollars,
+           coalesce(l.lost_tokens, 0) AS lost_tokens, coalesce(l.lost_dollars, 0.0) AS lost_dollars
     FROM runs r
     LEFT JOIN (
         SELECT run_id, epoch(max(created_at)) AS since,
@@ -132,7 +138,11 @@ RUNS = """
                sum(prompt_tokens + completion_tokens) AS tokens, sum(dollars) AS dollars
         FROM spend GROUP BY run_id
     ) c ON c.run_id = r.id
-    ORDER BY r.started_at, r.id"""
+    LEFT JOIN (
+        SELECT run_id, sum(lost_tokens) AS lost_tokens, sum(lost_dollars) AS lost_dollars
+        FROM CALLS GROUP BY run_id
+    ) l ON l.run_id = r.id
+    ORDER BY r.started_at, r.id""".replace("CALLS", CALLS)
 ACCEPTED = """
     SELECT run_id, round, count(*) AS num_samples FROM decisions
     WHERE final AND action = 'keep' GROUP BY run_id, round ORDER BY run_id, round"""
@@ -164,6 +174,8 @@ def status(store: Selects) -> tuple[RunStatus, ...]:
             int(row["num_failed"]),
             int(row["tokens"]),
             float(row["dollars"]),
+            int(row["lost_tokens"]),
+            float(row["lost_dollars"]),
         )
         for row in store.select(RUNS)
     )
