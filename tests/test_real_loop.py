@@ -13,8 +13,6 @@ import duckdb
 import psutil
 import pytest
 
-from factory.significance import mcnemar, wilson
-
 pytestmark = [pytest.mark.loop, pytest.mark.vllm, pytest.mark.train, pytest.mark.timeout(1500)]
 
 RECIPE = "recipes/georgia_workers_comp"
@@ -115,29 +113,18 @@ def test_edges_point_at_things_that_exist(rows):
 
 
 def test_the_loop_teaches(rows):
-    found = rows(
-        """SELECT coalesce(r.control, 'round ' || e.round), e.mean, e.num_items
-           FROM evaluations e JOIN runs r ON r.id = e.run_id WHERE split = 'test'"""
+    accuracy = dict(
+        rows(
+            """SELECT coalesce(r.control, 'round ' || e.round), e.mean
+               FROM evaluations e JOIN runs r ON r.id = e.run_id WHERE split = 'test'"""
+        )
     )
-    accuracy = {name: mean for name, mean, _ in found}
-    limits = {name: wilson(mean, num_items) for name, mean, num_items in found}
     assert accuracy["round 0"] <= 0.10
     assert accuracy["raw"] <= 0.80
-    # The goal is a mean of 90 % and round 2 not below round 1: benchmarks/loop.py measures it on five seeds.
-    # This is one student, which the processor's rounding alone moves by some points (docs/log.md), asked 128
-    # questions: it must not contradict the goal.
-    assert limits["round 2"][1] >= 0.90
-
-
-def test_round_2_is_not_below_round_1(rows):
-    pairs = """
-        SELECT count(*) FILTER (i2.score > i1.score), count(*) FILTER (i2.score < i1.score)
-        FROM evaluations e1 JOIN evaluations e2 USING (run_id, split)
-        JOIN evaluation_items i1 ON i1.evaluation_id = e1.id
-        JOIN evaluation_items i2 ON i2.evaluation_id = e2.id AND i2.item_key = i1.item_key
-        WHERE split = 'test' AND e1.round = 1 AND e2.round = 2"""
-    ((num_better, num_worse),) = rows(pairs)
-    assert num_better >= num_worse or mcnemar(num_better, num_worse) > 0.05
+    # The goal is 90 %, and round 2 not below round 1: benchmarks/loop.py measures it on five seeds. One
+    # student differs from the next by some points, also with the processor, and this is one.
+    assert accuracy["round 2"] >= 0.88
+    assert accuracy["round 2"] >= accuracy["round 1"] - 0.02
 
 
 def test_a_control_trains_while_round_1_does(rows):
