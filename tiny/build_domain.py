@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from tiny.generated import write_or_check
+
 Rule = dict[str, Any]
 Draft = tuple[
     str, str, str | None, str
@@ -180,17 +182,8 @@ def main() -> int:
         print("tiny/rules.yaml:", *bad, sep="\n  ", file=sys.stderr)
         return 1
     files = build(slices, rules)
-    for name, text in files.items():
-        path = RECIPE / name
-        if "--check" not in sys.argv[1:]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            print(
-                f"{path.relative_to(HERE.parent)} is out of date: python -m tiny.build_domain",
-                file=sys.stderr,
-            )
-            return 1
+    if not write_or_check(files, RECIPE, "tiny.build_domain"):
+        return 1
     counts = ", ".join(f"{name} {text.count(chr(10))}" for name, text in files.items() if name.endswith("l"))
     print(f"{len(rules)} rules, {len(slices)} slices; {counts}")
     return 0

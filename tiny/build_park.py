@@ -15,6 +15,7 @@ from typing import Any
 
 from factory.words import words
 from tiny import park
+from tiny.generated import write_or_check
 from tiny.park import Park, Script, Section
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "town_park"
@@ -101,16 +102,10 @@ def main() -> int:
     if bad := faults(found):
         print("tiny/park.yaml:", *bad, sep="\n  ", file=sys.stderr)
         return 1
-    for name, text in build(found).items():
-        path = RECIPE / name
-        if "--check" not in sys.argv[1:]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            where = path.relative_to(RECIPE.parents[1])
-            print(f"{where} is out of date: python -m tiny.build_park", file=sys.stderr)
-            return 1
-        print(f"{name}: {text.count(chr(10))} lines")
+    files = build(found)
+    if not write_or_check(files, RECIPE, "tiny.build_park"):
+        return 1
+    print(", ".join(f"{name} {text.count(chr(10))}" for name, text in files.items()), "lines")
     return 0
 
 

@@ -15,6 +15,7 @@ from random import Random
 from factory.overlap import Texts
 from factory.sql_worker import open_database, same_rows
 from tiny import sql_intents
+from tiny.generated import write_or_check
 from tiny.sql_intents import Intent, Questions
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "bicycle_workshop"
@@ -85,15 +86,15 @@ def main() -> int:
     if bad := check(questions):
         print("tiny/sql_questions.yaml:", *bad, sep="\n  ", file=sys.stderr)
         return 1
-    for split in ("dev", "test"):
-        path = RECIPE / "gold" / f"{split}.jsonl"
-        text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items(questions, split))
-        if "--check" not in sys.argv[1:]:
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            print(f"{path.name} is out of date: python -m tiny.build_sql_domain", file=sys.stderr)
-            return 1
-        print(f"{split}: {text.count(chr(10))} items")
+    files = {
+        f"gold/{split}.jsonl": "".join(
+            json.dumps(item, ensure_ascii=False) + "\n" for item in items(questions, split)
+        )
+        for split in ("dev", "test")
+    }
+    if not write_or_check(files, RECIPE, "tiny.build_sql_domain"):
+        return 1
+    print(", ".join(f"{name} {text.count(chr(10))}" for name, text in files.items()), "items")
     return 0
 
 

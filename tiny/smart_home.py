@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import yaml
 
+from tiny.generated import write_or_check
+
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "smart_home"
 WORDS_SHARE = 0.25  # of the values that are said in words, where a kind of wish has such
@@ -105,17 +107,10 @@ def build() -> dict[str, str]:
 
 
 def main() -> int:
-    for name, text in build().items():
-        path = RECIPE / name
-        if "--check" not in sys.argv[1:]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            print(
-                f"{path.relative_to(HERE.parent)} is out of date: python -m tiny.smart_home", file=sys.stderr
-            )
-            return 1
-        print(f"{name}: {text.count(chr(10))} items")
+    files = build()
+    if not write_or_check(files, RECIPE, "tiny.smart_home"):
+        return 1
+    print(", ".join(f"{name} {text.count(chr(10))}" for name, text in files.items()), "items")
     return 0
 
 
