@@ -23,7 +23,7 @@ from factory.feed import Feed
 from factory.models.batched import is_batched
 from factory.ports import Ask
 from factory.recipe import Recipe
-from factory.refine import BATCH_SIZE, Steps, open_refiners, refine_batch, refine_round
+from factory.refine import BATCH_SIZE, Refining, Steps, refine_round
 from factory.registry import find
 from factory.sending import window_of
 from factory.servers import VllmServer
@@ -114,9 +114,9 @@ async def _generate_round(bench: Bench, number: int, feed: Feed, watch: Watch) -
 
 async def _settle_round(bench: Bench, number: int, feed: Feed, watch: Watch) -> None:
     refiners = bench.refiners()
-    open_refiners(bench.store, bench.run_id, refiners)
+    refining = Refining(bench.store, bench.run_id, number, refiners)
     watch.refined(Counter(count_actions(bench, number)))
-    await consume(bench, number, refiners, feed, watch)
+    await consume(bench, number, refining, feed, watch)
 
 
 async def _drain(feed: Feed) -> None:
@@ -166,29 +166,28 @@ async def produce(
 async def consume(
     bench: Bench,
     number: int,
-    refiners: Steps,
+    refining: Refining,
     feed: Feed,
     watch: Watch,
     on_spent: Callable[[BudgetExceeded], None] | None = None,
 ) -> None:
-    """Settles what comes through a feed by refiners that are open.
+    """Settles what comes through a feed.
 
     Raises BudgetExceeded; where `on_spent` is given it is told instead, and what needs no further call is
     settled sample by sample: one whose call was refused does not take along those that are paid.
     """
     ask: Ask | None = None
-    where = bench.store, bench.run_id, number, refiners
     async for batch in feed.batches(BATCH_SIZE):
-        ask = ask or await ask_refiner(bench, number, refiners)  # its server starts when it is needed
+        ask = ask or await ask_refiner(bench, number, refining.refiners)  # its server starts when needed
         try:
-            watch.refined(await refine_batch(*where, batch, ask))
+            watch.refined(await refining.settle(batch, ask))
         except BudgetExceeded as error:
             if on_spent is None:
                 raise
             on_spent(error)
             for sample in batch:
                 with suppress(BudgetExceeded):
-                    watch.refined(await refine_batch(*where, [sample], ask))
+                    watch.refined(await refining.settle([sample], ask))
 
 
 async def run_together(*work: Coroutine[Any, Any, None]) -> None:

@@ -33,7 +33,7 @@ from factory.making import (
     produce,
     run_together,
 )
-from factory.refine import open_refiners
+from factory.refine import Refining
 from factory.sending import window_of
 from factory.strategies import Strategies
 from factory.target import STEP, Target, num_accepted, num_missing, num_reached, refuse_if_missed
@@ -93,7 +93,8 @@ class _Reaching:
         targets = allocate(spec.accepted or 0, slices, slice_states(bench, number), spec.slice_floor)
         weights, served = self.strategies.weights, self.strategies.served
         self.waves = Waves.create(targets, weights, served, self.strategies.num_samples)
-        self.refiners = [*bench.refiners(), (STEP, Target(num_missing(bench, number, targets)))]
+        refiners = [*bench.refiners(), (STEP, Target(num_missing(bench, number, targets)))]
+        self._refining = Refining(bench.store, bench.run_id, number, refiners)
         self.overlaps = can_overlap(bench.recipe)
         self.rule = FailureRule(spec.max_failure_share)
         self.spent: BudgetExceeded | None = None
@@ -106,7 +107,6 @@ class _Reaching:
 
     async def run(self) -> None:
         """Wave after wave."""
-        open_refiners(self.bench.store, self.bench.run_id, self.refiners)
         self.watch.refined(Counter(count_actions(self.bench, self.number)))
         try:
             while not self.spent:
@@ -195,7 +195,7 @@ class _Reaching:
             await asyncio.wait([before])
             if before.cancelled() or before.exception():
                 return  # which ends the round
-        await consume(self.bench, self.number, self.refiners, wave.feed, self.watch, self._spend)
+        await consume(self.bench, self.number, self._refining, wave.feed, self.watch, self._spend)
 
     def _spend(self, error: BudgetExceeded) -> None:
         """The budget is spent: what is under way is finished, nothing begins."""

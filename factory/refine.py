@@ -8,7 +8,7 @@ never decided anew: running it again goes on with what is open. What to check is
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -26,6 +26,7 @@ Steps = Sequence[tuple[str, Refiner]]
 MAX_REWRITES = 3  # in one line of descent; a rewriter that never comes to rest is stopped here
 BATCH_SIZE = 128
 
+DECIDED = "SELECT sample_id FROM decisions WHERE run_id = ?"
 STORED = """
     SELECT sample_id, step, rewrite_id, final FROM decisions
     WHERE run_id = ? AND sample_id = ANY(?) ORDER BY sample_id, step"""
@@ -70,15 +71,14 @@ async def refine_round(
 ) -> Counter[str]:
     """Settles every sample of a round; returns how many were kept, rewritten and dropped just now.
 
-    `samples` are those the generators made, in the same order each time, all of them stored. Refiners
-    are opened here: each over what it let pass before in this run. Errors of a refiner, such as
-    EndpointError, end it; finished batches stay, the others are open and come again next time.
+    `samples` are those the generators made, in the same order each time, all of them stored. Errors of a
+    refiner, such as EndpointError, end it; finished batches stay, the others are open and come again.
     """
-    open_refiners(store, run_id, refiners)
+    refining = Refining(store, run_id, round_number, refiners)
     counts: Counter[str] = Counter()
     num_done, remaining = 0, iter(samples)
     while batch := list(islice(remaining, batch_size)):
-        counts += await refine_batch(store, run_id, round_number, refiners, batch, ask)
+        counts += await refining.settle(batch, ask)
         num_done += len(batch)
         if on_progress:
             on_progress(
@@ -87,57 +87,64 @@ async def refine_round(
     return counts
 
 
-async def refine_batch(
-    store: Store, run_id: str, round_number: int, refiners: Steps, batch: Sequence[Sample], ask: Ask
-) -> Counter[str]:
-    """Settles some samples by refiners that are open; returns how many were kept, rewritten and dropped.
+class Refining:
+    """The refiners of a run at work on one round.
 
-    The same samples in the same batches are decided the same, whether or not some are settled already.
+    They are opened over the samples that each let pass so far in this run. These are more than the accepted
+    ones: with what later steps dropped or rewrote, a run that was cut off decides as one that was not.
+    Samples with a decision are known by their ids, so that a new one costs no question to the database.
     """
-    waiting = _unsettled(store, run_id, batch)
-    outcome = _Outcome()
-    while waiting:
-        waiting = await _run_steps(refiners, waiting, ask, outcome)
-    _write(store, run_id, round_number, outcome)
-    return Counter(decision.action for _, decision, final in outcome.decisions if final)
 
+    def __init__(self, store: Store, run_id: str, round_number: int, refiners: Steps) -> None:
+        self.refiners = refiners
+        self._store, self._run_id, self._round = store, run_id, round_number
+        self._decided = {row["sample_id"] for row in store.stream(DECIDED, (run_id,))}
+        for step, (_, refiner) in enumerate(refiners):
+            refiner.open(map(sample_from_row, _stream(store, PASSED, (run_id, step))))
 
-def open_refiners(store: Store, run_id: str, refiners: Steps) -> None:
-    """Opens each refiner over the samples that it let pass so far in this run.
+    async def settle(self, batch: Sequence[Sample], ask: Ask) -> Counter[str]:
+        """Settles some samples; returns how many were kept, rewritten and dropped.
 
-    These are more than the accepted ones: with what later steps dropped or rewrote, a run that was cut
-    off decides as one that was not.
-    """
-    for step, (_, refiner) in enumerate(refiners):
-        refiner.open(map(sample_from_row, _stream(store, PASSED, (run_id, step))))
+        The same samples in the same batches are decided the same, whether or not some are settled already.
+        """
+        waiting = self._unsettled(batch)
+        outcome = _Outcome()
+        while waiting:
+            waiting = await _run_steps(self.refiners, waiting, ask, outcome)
+        _write(self._store, self._run_id, self._round, outcome)
+        self._decided.update(decision.sample_id for _, decision, _ in outcome.decisions)
+        return Counter(decision.action for _, decision, final in outcome.decisions if final)
+
+    def _unsettled(self, batch: Iterable[Sample]) -> list[_Open]:
+        """Those of a batch that have no final decision, and the stored rewrites that have none."""
+        waiting = list({sample.id: _Open(sample) for sample in batch}.values())
+        unsettled: list[_Open] = []
+        while waiting:
+            stored = self._stored(waiting)
+            rewritten: dict[str, _Open] = {}
+            for item in waiting:
+                last = stored.get(item.sample.id)
+                if last is None or not last["final"]:
+                    unsettled.append(replace(item, next_step=last["step"] + 1 if last else 0))
+                elif last["rewrite_id"]:
+                    rewritten[last["rewrite_id"]] = _heir(item, item.sample, last["step"])
+            waiting = []
+            if rewritten:
+                for row in self._store.select(SAMPLES.format(where="s.id = ANY(?)"), (list(rewritten),)):
+                    waiting.append(replace(rewritten[row["id"]], sample=sample_from_row(row)))
+        return unsettled
+
+    def _stored(self, waiting: Iterable[_Open]) -> dict[str, dict[str, Any]]:
+        """The latest decision about each sample that has one, by the sample's id."""
+        ids = [item.sample.id for item in waiting if item.sample.id in self._decided]
+        if not ids:
+            return {}
+        return {row["sample_id"]: row for row in self._store.select(STORED, (self._run_id, ids))}
 
 
 def _stream(store: Store, sql: str, params: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Rows of a query that is not run before the first is wanted."""
     yield from store.stream(sql, params)
-
-
-def _unsettled(store: Store, run_id: str, batch: Iterable[Sample]) -> list[_Open]:
-    """Those of a batch that have no final decision, and the stored rewrites that have none."""
-    waiting = list({sample.id: _Open(sample) for sample in batch}.values())
-    unsettled: list[_Open] = []
-    while waiting:
-        stored: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in store.select(STORED, (run_id, [item.sample.id for item in waiting])):
-            stored[row["sample_id"]].append(row)
-        rewritten: dict[str, _Open] = {}
-        for item in waiting:
-            rows = stored[item.sample.id]
-            last = rows[-1] if rows else None
-            if last is None or not last["final"]:
-                unsettled.append(replace(item, next_step=last["step"] + 1 if last else 0))
-            elif last["rewrite_id"]:
-                rewritten[last["rewrite_id"]] = _heir(item, item.sample, last["step"])
-        waiting = []
-        if rewritten:
-            for row in store.select(SAMPLES.format(where="s.id = ANY(?)"), (list(rewritten),)):
-                waiting.append(replace(rewritten[row["id"]], sample=sample_from_row(row)))
-    return unsettled
 
 
 def _heir(item: _Open, child: Sample, step: int) -> _Open:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from factory.errors import EndpointError, FactoryError
 from factory.ports import Ask
-from factory.refine import MAX_REWRITES, refine_round
+from factory.refine import MAX_REWRITES, Refining, refine_round
 from factory.store.rows import sample_rows
 from factory.store.store import Store
 from factory.types import Completion, Decision, Message, Parent, Sample, Score
@@ -256,6 +256,18 @@ async def test_running_again_decides_nothing_anew(store: Store) -> None:
     assert await refine_round(store, RUN, 1, steps(form, edit), samples, ask) == Counter()
     assert (form.seen, edit.seen) == ([], [])
     assert contents(store) == before
+
+
+async def test_new_samples_cost_no_question_to_the_database(store: Store, monkeypatch: Any) -> None:
+    samples, asked = generate(store, "abcd"), list[str]()
+    refining = Refining(store, RUN, 1, steps(Rules("form")))
+    select = store.select
+    monkeypatch.setattr(store, "select", lambda sql, params=(): asked.append(sql) or select(sql, params))
+    await refining.settle(samples[:2], ask)
+    await refining.settle(samples[2:], ask)
+    assert asked == []  # each waits for the disk, and with it everything that is under way
+    assert await refining.settle(samples[1:3], ask) == Counter()
+    assert len(asked) == 1
 
 
 async def test_another_run_decides_by_itself(store: Store) -> None:
