@@ -12,8 +12,10 @@ setup:
 quickstart: setup
 	@$(BIN)/factory run $(DOMAIN) --profile tiny --workspace $(WORKSPACE)
 
+# Two files at a time, and then the whole real loop, which needs both cores.
 test: setup lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not loop"
+	@$(BIN)/python -m pytest -m loop
 
 lint: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
