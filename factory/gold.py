@@ -161,6 +161,13 @@ def _parse(kind: type[Line], text: str, place: str) -> Line:
         raise RecipeError(finding.what, where=f"{place} {dotted(finding.loc)}", hint=hint) from error
 
 
+def place_of(path: Path, item: GoldItem) -> str:
+    """Where an item that was read from a file stands in it, as `file:line`."""
+    lines = enumerate(read_text(path).split("\n"), 1)
+    numbers = (number for number, text in lines if text.strip() and json.loads(text)["id"] == item.key)
+    return f"{path}:{next(numbers)}"
+
+
 def check_apart(
     held_out: Iterable[tuple[str, list[Placed[GoldLine]]]], seen: Iterable[tuple[str, str]]
 ) -> None:

@@ -97,11 +97,9 @@ def test_two_functions_of_one_name_are_refused(tmp_path):
     ],
 )
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_gold_that_cannot_be_right_is_told_with_its_item(tmp_path, split, answer, words):
+def test_gold_that_cannot_be_right_is_told_with_its_line(tmp_path, split, answer, words):
     write(tmp_path, **{split: answer})
-    with pytest.raises(
-        RecipeError, match=rf"{tmp_path / split}\.jsonl item '{split}-1': the answer"
-    ) as caught:
+    with pytest.raises(RecipeError, match=rf"{tmp_path / split}\.jsonl:1 answer: the answer") as caught:
         load(tmp_path)
     assert [word for word in words if word not in str(caught.value)] == [] and "\n" not in str(caught.value)
 

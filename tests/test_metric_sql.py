@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import replace
@@ -53,6 +54,9 @@ def domain(folder: Path, *answers: str, slice: str = "shop", schemas=("*.sql",))
     gold = GoldSpec(dev="gold/dev.jsonl", test="gold/test.jsonl")
     recipe = made.recipe.model_copy(update={"strategies": [step], "gold": gold})
     items = tuple(GoldItem(f"dev-{n}", f"Question {n}?", sql, slice) for n, sql in enumerate(answers))
+    (folder / "gold").mkdir(exist_ok=True)
+    lines = ["", *(json.dumps({"id": item.key}) for item in items)]
+    (folder / "gold" / "dev.jsonl").write_text("\n".join(lines))
     return replace(made, recipe=recipe, dev=items, test=())
 
 
@@ -262,17 +266,17 @@ async def test_answers_score_with_fence_and_semicolon_or_not_at_all(folder):
         ("SELECT random()", "gives another result each time"),
     ],
 )
-def test_a_reference_with_which_nothing_can_be_compared_is_told_with_its_item(folder, sql, message):
+def test_a_reference_with_which_nothing_can_be_compared_is_told_with_its_line(folder, sql, message):
     with pytest.raises(RecipeError, match=message) as caught:
         evaluator(domain(folder, "SELECT 1", sql))
-    assert caught.value.where == f"{folder}/gold/dev.jsonl item 'dev-1'"
+    assert caught.value.where == f"{folder}/gold/dev.jsonl:3 answer"
     assert "\n" not in str(caught.value)
 
 
 def test_an_item_without_a_schema_is_told(folder):
     with pytest.raises(RecipeError, match=r"no schema 'stop'.*: shop, zoo") as caught:
         evaluator(domain(folder, "SELECT 1", slice="stop"))
-    assert "item 'dev-0'" in caught.value.where
+    assert caught.value.where == f"{folder}/gold/dev.jsonl:2 slice"
     made = domain(folder, "SELECT 1")
     plain = made.recipe.model_copy(update={"strategies": [StrategySpec(name="grounded")]})
     with pytest.raises(RecipeError, match=r"no schema 'shop'.*`schemas`: none"):

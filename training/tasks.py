@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from factory.domain import Domain
 from factory.errors import RecipeError
+from factory.gold import place_of
 from factory.schemas import Schema, schemas_of
 from factory.sql_chat import instruct, plain_sql
 from factory.sql_sandbox import SqlSandbox
@@ -42,11 +44,11 @@ class ScoredTask(Protocol):
         ...
 
 
-def gold_of(domain: Domain) -> Iterator[tuple[str, GoldItem]]:
-    """The items of dev and test, each with its file and key for an error."""
+def gold_of(domain: Domain) -> Iterator[tuple[Path, GoldItem]]:
+    """The items of dev and test, each with its file."""
     gold = domain.recipe.gold
     for path, items in ((gold.dev, domain.dev), (gold.test, domain.test)):
-        yield from ((f"{domain.folder / path} item '{item.key}'", item) for item in items)
+        yield from ((domain.folder / path, item) for item in items)
 
 
 class Exact:
@@ -98,24 +100,28 @@ class Sql(Exact):
                 what = f"two schemas are called '{schema.source.slice}': {other.source.path}"
                 hint = "an item's slice must tell its schema: rename one"
                 raise RecipeError(what, where=schema.source.path, hint=hint)
-        for where, item in gold_of(domain):
-            self._check(item, where)
+        for path, item in gold_of(domain):
+            if fault := self._fault(item):
+                key, what, hint = fault
+                raise RecipeError(what, where=f"{place_of(path, item)} {key}", hint=hint)
 
-    def _check(self, item: GoldItem, where: str) -> None:
+    def _fault(self, item: GoldItem) -> tuple[str, str, str] | None:
+        """The key of an item that cannot be scored, what is wrong with it, and what to do."""
         schema = self._schemas.get(item.slice)
         if schema is None:
             there = ", ".join(self._schemas) or "none"
             hint = f"a slice is the name of a file in a strategy's `schemas`: {there}"
-            raise RecipeError(f"there is no schema '{item.slice}'", where=where, hint=hint)
+            return "slice", f"there is no schema '{item.slice}'", hint
         if item.before and item.before[0].role == "system":
-            raise RecipeError("a system message in `before`", where=where, hint="the metric writes its own")
+            return "before", "a system message in `before`", "the metric writes its own"
         found = self._sandbox.check(schema, plain_sql(item.answer))
         if found.fault:
-            hint = f"its answer must be a query over {schema.source.path} that gives rows"
-            raise RecipeError(f"the reference query fails: {found.error}", where=where, hint=hint)
+            hint = f"it must be a query over {schema.source.path} that gives rows"
+            return "answer", f"the reference query fails: {found.error}", hint
         if not found.same:
             hint = "nothing can be compared with it; random() and the like are no reference"
-            raise RecipeError("the reference query gives another result each time", where=where, hint=hint)
+            return "answer", "the reference query gives another result each time", hint
+        return None
 
     def messages(self, item: GoldItem) -> Sequence[Message]:
         return [instruct(self._schemas[item.slice]), *super().messages(item)]
@@ -141,10 +147,10 @@ class Calls(Exact):
             what, hint = "no strategy of the recipe has tools", "add 'tool_calls' to `strategies`"
             raise RecipeError(what, where="evaluation.metric", hint=hint)
         offered = json.dumps(self.tools, ensure_ascii=False)
-        for where, item in gold_of(domain):
+        for path, item in gold_of(domain):
             if fault := fault_of_calls(item.answer, offered):
                 what, hint = f"the answer cannot be right: {fault.error}", f"{fault.reason}; see the tools"
-                raise RecipeError(what, where=where, hint=hint)
+                raise RecipeError(what, where=f"{place_of(path, item)} answer", hint=hint)
 
     async def score(self, item: GoldItem, answer: str) -> float:
         return float(same_calls(item.answer, answer))
