@@ -26,7 +26,7 @@ Steps = Sequence[tuple[str, Refiner]]
 MAX_REWRITES = 3  # in one line of descent; a rewriter that never comes to rest is stopped here
 BATCH_SIZE = 128
 
-DECIDED = "SELECT sample_id FROM decisions WHERE run_id = ?"
+DECIDED = "SELECT DISTINCT sample_id FROM decisions WHERE run_id = ?"
 STORED = """
     SELECT sample_id, step, rewrite_id, final FROM decisions
     WHERE run_id = ? AND sample_id = ANY(?) ORDER BY sample_id, step"""
@@ -88,7 +88,7 @@ async def refine_round(
 
 
 class Refining:
-    """The refiners of a run at work on one round.
+    """The refiners of a run at work on one round; one object at a time for each run.
 
     They are opened over the samples that each let pass so far in this run. These are more than the accepted
     ones: with what later steps dropped or rewrote, a run that was cut off decides as one that was not.
