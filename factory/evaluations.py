@@ -56,6 +56,7 @@ def record_evaluation(
             "score": item.score,
             "call_id": item.call_id,
             "before": [message._asdict() for message in item.before] or None,
+            "detail": item.detail or None,
         }
         for item in evaluation.items
     ]
@@ -98,6 +99,7 @@ def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | Non
             item["score"],
             item["call_id"],
             tuple(Message(**message) for message in from_json(item["before"] or "[]")),
+            item["detail"] or "",
         )
         for item in found
     )

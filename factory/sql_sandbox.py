@@ -36,7 +36,8 @@ class Result(NamedTuple):
 
     `fault`: not_select, sql_error, sql_timeout, sql_crashed, or '' where it was executed; bad_reference where
     there is nothing to compare with. Rows are counted up to factory.sql_worker.MAX_ROWS.
-    `same` is told where there was a reference; rows are then counted up to one more than that has.
+    `same` and `difference` ('' where there is none) are told where there was a reference; rows are then
+    counted up to one more than that has.
     """
 
     num_rows: int = 0
@@ -44,6 +45,7 @@ class Result(NamedTuple):
     fault: str = ""
     error: str = ""
     same: bool = False
+    difference: str = ""
 
 
 class SqlSandbox:
@@ -59,7 +61,10 @@ class SqlSandbox:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, schema, sql)
 
     async def compare(self, schema: Schema, sql: str, reference: str) -> Result:
-        """Whether the query gives what `reference` gives; both together have twice the time of one."""
+        """Whether the query gives what `reference` gives, and in what it differs.
+
+        Both together have twice the time of one.
+        """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._run, schema, sql, reference)
 

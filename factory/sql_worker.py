@@ -95,7 +95,7 @@ def execute(cursor: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def compare(connection: duckdb.DuckDBPyConnection, sql: str, reference: str) -> dict[str, Any]:
-    """The shape of a query's result, and whether it is that of `reference`.
+    """The shape of a query's result, whether it is that of `reference`, and in what it differs.
 
     Raises BadReference for what is wrong with that one, NotSelect or duckdb.Error for the query.
     """
@@ -107,8 +107,12 @@ def compare(connection: duckdb.DuckDBPyConnection, sql: str, reference: str) -> 
     if not expected or len(expected) > MAX_ROWS:
         raise BadReference("it gives no rows" if not expected else f"it gives more than {MAX_ROWS:,} rows")
     found_columns, found = fetch(connection, sql, len(expected) + 1)
-    same = (found_columns, len(found)) == (num_columns, len(expected)) and same_rows(found, expected, ordered)
-    return {"num_columns": found_columns, "num_rows": len(found), "same": same}
+    if found_columns != num_columns:
+        difference = "other number of columns"
+    else:
+        difference = difference_of_rows(found, expected, ordered)
+    shape = {"num_columns": found_columns, "num_rows": len(found)}
+    return {**shape, "same": not difference, "difference": difference}
 
 
 def fetch(
@@ -127,6 +131,17 @@ def is_ordered(connection: duckdb.DuckDBPyConnection, sql: str) -> bool:
     if found["error"]:
         raise ValueError(f"whether it is ordered cannot be told: {found['error_message']}")
     return any(each["type"] == "ORDER_MODIFIER" for each in found["statements"][0]["node"]["modifiers"])
+
+
+def difference_of_rows(
+    found: Sequence[Sequence[Any]], expected: Sequence[Sequence[Any]], ordered: bool
+) -> str:
+    """In what rows of as many columns are not the expected ones; '' where they are."""
+    if len(found) != len(expected):
+        return "other number of rows"
+    if same_rows(found, expected, ordered):
+        return ""
+    return "other order" if ordered and same_rows(found, expected, False) else "other rows"
 
 
 def same_rows(left: Sequence[Sequence[Any]], right: Sequence[Sequence[Any]], ordered: bool) -> bool:

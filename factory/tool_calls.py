@@ -59,15 +59,23 @@ def text_of_calls(functions: Sequence[Mapping[str, Json]]) -> str:
     return json.dumps(calls, ensure_ascii=False)
 
 
-def same_calls(one: str, other: str) -> bool:
-    """Whether two answers consist of the same calls, in any order.
+def difference_of_calls(expected: str, answer: str) -> str:
+    """In what an answer's calls are not the expected ones, in any order; '' where they are.
 
     Arguments are compared as JSON: the order of keys does not matter, and 1 is 1.0. Strings must be equal.
+    Functions that are missing or too many are told first, else the arguments of one call.
     """
-    left, right = read_calls(one), read_calls(other)
-    if left is None or right is None:
-        return False
-    return Counter(map(canonical, map(_normal, left))) == Counter(map(canonical, map(_normal, right)))
+    read = read_calls(expected), read_calls(answer)
+    if read[0] is None or read[1] is None:
+        return "no list of calls"
+    wanted, found = (Counter(map(canonical, map(_normal, calls))) for calls in read if calls)
+    lost, extra = _read_each(wanted - found), _read_each(found - wanted)
+    if not lost and not extra:
+        return ""
+    names, others = (Counter(call["name"] for call in calls) for calls in (lost, extra))
+    counts = {"missing": names - others, "too many": others - names}
+    told = "; ".join(f"{what}: {', '.join(each)}" for what, each in counts.items() if each)
+    return (told or _other_arguments(lost[0], extra))[:MAX_ERROR_CHARS]
 
 
 def fault_of_calls(text: str, tools: str) -> Fault | None:
@@ -157,6 +165,24 @@ def _error_in(arguments: Mapping[str, Json], validator: Any, name: str) -> str:
         what = f"the schema of tool '{name}' cannot be applied: {unresolved}"
         raise RecipeError(what, hint="a '$ref' must lead to a part of the same schema") from unresolved
     return f"{error.json_path}: {error.message}" if error else ""
+
+
+def _read_each(calls: Counter[str]) -> list[dict[str, Json]]:
+    return [json.loads(call) for call in calls.elements()]
+
+
+def _other_arguments(wanted: Mapping[str, Json], calls: Sequence[Mapping[str, Json]]) -> str:
+    """In which arguments the nearest call of the same function is not the wanted one."""
+    there = _written(wanted)
+    of_each = [_written(call) for call in calls if call["name"] == wanted["name"]]
+    differing = [[key for key in there | here if there.get(key) != here.get(key)] for here in of_each]
+    fewest = min(differing, key=len)
+    return f"other arguments of {wanted['name']}: {', '.join(sorted(fewest))}"
+
+
+def _written(call: Mapping[str, Json]) -> dict[str, str]:
+    """A call's arguments, each as JSON, in which true is not 1."""
+    return {key: canonical(value) for key, value in call["arguments"].items()}
 
 
 def _read_arguments(arguments: Json) -> Json:

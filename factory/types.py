@@ -187,18 +187,16 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call as it is sent; its hash is the identity of the stored answer. `instead_of` is the id of the
-    same question's last call, where its answer was not as the schema asks. `tools` are what the model may
-    call, in OpenAI's form, and `tool_call_parser` names what reads its calls at a server of ours."""
+    """One call as it is sent; its hash is the identity of the stored answer."""
 
     model_id: str
     messages: tuple[Message, ...]
     schema: Json | None
     sampling: Sampling
     ordinal: int = 0
-    instead_of: str = ""
-    tools: tuple[Json, ...] = ()
-    tool_call_parser: str = ""
+    instead_of: str = ""  # id of the same question's last call, where its answer was not as the schema asks
+    tools: tuple[Json, ...] = ()  # what the model may call, in OpenAI's form
+    tool_call_parser: str = ""  # what reads its calls at a server of ours
 
     @property
     def id(self) -> str:
@@ -269,6 +267,7 @@ class ItemResult:
     score: float
     call_id: str
     before: tuple[Message, ...] = ()
+    detail: str = ""  # why it scores no more, where the metric can tell
 
 
 @dataclass(frozen=True, slots=True)

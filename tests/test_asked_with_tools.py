@@ -19,7 +19,7 @@ from factory.models.vllm_command import build_batch_command, build_command, buil
 from factory.recipe import BudgetSpec, ModelSpec, Recipe
 from factory.servers import VllmServer
 from factory.store.store import Store
-from factory.tool_calls import read_calls, same_calls, text_of_calls
+from factory.tool_calls import difference_of_calls, read_calls, text_of_calls
 from factory.types import Message, Request, Sampling
 
 RING = {
@@ -97,7 +97,7 @@ def test_calls_become_the_answer(message, text, reasoning):
 def test_arguments_that_cannot_be_read_stay_text_and_score_nothing(arguments):
     text = completion_of(body(content=None, tool_calls=[call("ring", arguments)])).text
     assert json.loads(text) == [{"name": "ring", "arguments": arguments}]
-    assert read_calls(text) is None and not same_calls(text, text)
+    assert read_calls(text) is None and difference_of_calls(text, text) == "no list of calls"
 
 
 @pytest.mark.parametrize("calls", [[{}], "ring", [{"function": {"name": "ring"}}], [call(5, "{}")], [None]])
@@ -132,26 +132,33 @@ A, B = ("ring", {"who": "Ann", "times": 1}), ("stop", {})
 
 
 @pytest.mark.parametrize(
-    ("answer", "same"),
+    ("answer", "difference"),
     [
-        (calls(A, B), True),
-        (calls(B, A), True),
-        (calls(("ring", {"times": 1.0, "who": "Ann"}), B), True),
-        (calls(A), False),
-        (calls(A, B, B), False),
-        (calls(A, A), False),
-        (calls(("ring", {"who": "ann", "times": 1}), B), False),
-        (calls(("ring", {"who": "Ann", "times": "1"}), B), False),
-        (calls(("ring", {"who": "Ann", "times": True}), B), False),
-        (calls(("ring", {"who": "Ann"}), B), False),
-        (calls(("rings", {"who": "Ann", "times": 1}), B), False),
-        ("ring Ann", False),
-        ("", False),
+        (calls(A, B), ""),
+        (calls(B, A), ""),
+        (calls(("ring", {"times": 1.0, "who": "Ann"}), B), ""),
+        (calls(A), "missing: stop"),
+        (calls(A, B, B), "too many: stop"),
+        (calls(A, A), "missing: stop; too many: ring"),
+        (calls(("ring", {"who": "ann", "times": 1}), B), "other arguments of ring: who"),
+        (calls(("ring", {"who": "Ann", "times": "1"}), B), "other arguments of ring: times"),
+        (calls(("ring", {"who": "Ann", "times": True}), B), "other arguments of ring: times"),
+        (calls(("ring", {"who": "Ann"}), B), "other arguments of ring: times"),
+        (calls(("ring", {"who": "Ben", "at": 5}), B), "other arguments of ring: at, times, who"),
+        (calls(("rings", {"who": "Ann", "times": 1}), B), "missing: ring; too many: rings"),
+        ("ring Ann", "no list of calls"),
+        ("", "no list of calls"),
     ],
 )
-def test_calls_are_compared_as_a_multiset_of_json(answer, same):
-    assert same_calls(calls(A, B), answer) is same
-    assert same_calls(answer, calls(A, B)) is same
+def test_calls_are_compared_as_a_multiset_of_json(answer, difference):
+    assert difference_of_calls(calls(A, B), answer) == difference
+    assert bool(difference_of_calls(answer, calls(A, B))) is bool(difference)
+
+
+def test_parallel_calls_of_one_function_are_told_by_the_nearest():
+    here = calls(("set", {"room": 1, "on": True, "level": 3}), ("set", {"room": 2, "on": True, "level": 9}))
+    there = calls(("set", {"room": 2, "on": False, "level": 8}), ("set", {"room": 1, "on": True, "level": 4}))
+    assert difference_of_calls(here, there) == "other arguments of set: level"
 
 
 numbers = st.integers(-(10**6), 10**6)
@@ -160,10 +167,10 @@ numbers = st.integers(-(10**6), 10**6)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.dictionaries(st.text(max_size=2), numbers)), min_size=1))
 def test_the_same_calls_in_another_order_and_with_other_numbers_of_the_same_value(each):
     other = [(name, {key: float(value) for key, value in reversed(args.items())}) for name, args in each]
-    assert same_calls(calls(*each), calls(*reversed(other)))
-    assert not same_calls(calls(*each), calls(*each, each[0]))
+    assert not difference_of_calls(calls(*each), calls(*reversed(other)))
+    assert difference_of_calls(calls(*each), calls(*each, each[0])) == f"too many: {each[0][0]}"
     as_sent = [{"name": name, "arguments": json.dumps(args)} for name, args in each]
-    assert same_calls(calls(*each), text_of_calls(as_sent))
+    assert not difference_of_calls(calls(*each), text_of_calls(as_sent))
 
 
 @pytest.mark.parametrize("build", [build_command, build_worker_command, build_batch_command])

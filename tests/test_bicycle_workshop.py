@@ -44,10 +44,10 @@ async def test_every_reference_is_right_and_few_others_are():
     evaluator = create("evaluators", domain.recipe.evaluation, domain, "evaluation")
     task, scores = evaluator._task, Counter()
     for item in domain.test:
-        assert await task.score(item, f"```sql\n{item.answer};\n```") == 1.0
+        assert await task.score(item, f"```sql\n{item.answer};\n```") == (1.0, "")
         for other in domain.test:
             if (other.slice, other.answer) > (item.slice, item.answer):
-                scores[await task.score(item, other.answer)] += 1
+                scores[(await task.score(item, other.answer)).value] += 1
     assert scores[1.0] < 0.05 * scores[0.0]
 
 

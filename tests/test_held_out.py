@@ -178,22 +178,25 @@ async def test_the_store_holds_what_was_asked(tmp_path: Path):
 
     made = await make_answers().evaluate("m", "test", ITEMS, ask, lambda *_: None)
     assert [item.answer for item in made.items] == ["3 messages", "3 messages", "2 messages"]
-    plain = ItemResult("zz", "notice", "zz", "Why?", "So.", "So \ud800.", 1.0, "call_2")
+    plain = ItemResult("zz", "notice", "zz", "Why?", "So.", "So \ud800.", 0.0, "call_2", (), "other rows")
     kept = Evaluation("m", "test", "facts", made.mean, made.low, made.high, (*made.items, plain))
     with Store.open(tmp_path) as store:
         bench: Any = SimpleNamespace(store=store, run_id="run_1", control=None)
         record_evaluation(bench, 1, kept, None, None)
         rows = store.select(
-            "SELECT item_key, before->>'$[0].content' AS first, json_array_length(before) AS n "
+            "SELECT item_key, before->>'$[0].content' AS first, json_array_length(before) AS n, detail "
             "FROM evaluation_items WHERE evaluation_id = ? ORDER BY item_key",
             (evaluation_id("run_1", 1, "test"),),
         )
         loaded = load_evaluation(bench, 1, "test")
     assert [tuple(row.values()) for row in rows] == [
-        ("test-alone", "Be brief.", 1),
-        ("test-long", OPENING, 2),
-        ("test-short", OPENING, 2),
-        ("zz", None, None),
+        ("test-alone", "Be brief.", 1, None),
+        ("test-long", OPENING, 2, None),
+        ("test-short", OPENING, 2, None),
+        ("zz", None, None, "other rows"),
     ]
     assert loaded is not None
-    assert {item.key: item.before for item in loaded.items} == {item.key: item.before for item in kept.items}
+    for name in ("before", "detail"):
+        assert [getattr(item, name) for item in loaded.items] == [
+            getattr(item, name) for item in sorted(kept.items, key=lambda item: item.key)
+        ]

@@ -60,6 +60,7 @@ async def test_every_item_is_asked_with_all_tools_in_the_files_order(tmp_path, w
     student = Answers(AnswersOptions(metric="calls"), domain)
     found = await student.evaluate("m", "dev", [*domain.dev, *domain.test], ask, lambda *_: None)
     assert [item.score for item in found.items] == [1.0, 0.0] and found.metric == "calls"
+    assert [item.detail for item in found.items] == ["", "missing: stop; too many: ring"]
     offered = [
         {"type": "function", "function": {"name": "ring", "description": "", **TOOLS[0]}},
         {"type": "function", "function": TOOLS[1]["function"]},

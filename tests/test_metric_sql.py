@@ -73,7 +73,7 @@ async def evaluate(domain: Domain, *answers: str):
         return Completion(next(given))
 
     found = await evaluator(domain).evaluate("m", "dev", domain.dev, ask, lambda *_: None)
-    return asked, [item.score for item in found.items]
+    return asked, [(item.score, item.detail) for item in found.items]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,21 @@ async def evaluate(domain: Domain, *answers: str):
 async def test_results_are_compared(sandbox, shop, reference, sql, same):
     found = await sandbox.compare(shop, sql, reference)
     assert (found.fault, found.error, found.same) == ("", "", same)
+    assert bool(found.difference) is not same
+
+
+@pytest.mark.parametrize(
+    ("reference", "sql", "difference"),
+    [
+        ("SELECT name FROM goods", "SELECT name, 1 FROM goods", "other number of columns"),
+        ("SELECT name FROM goods", "SELECT name FROM goods WHERE id < 4", "other number of rows"),
+        ("SELECT name FROM goods", "SELECT id FROM goods", "other rows"),
+        ("SELECT id FROM goods ORDER BY id", "SELECT id FROM goods ORDER BY id DESC", "other order"),
+        ("SELECT id FROM goods ORDER BY id", "SELECT id + 1 FROM goods ORDER BY id", "other rows"),
+    ],
+)
+async def test_how_results_differ_is_told(sandbox, shop, reference, sql, difference):
+    assert (await sandbox.compare(shop, sql, reference)).difference == difference
 
 
 @pytest.mark.parametrize(
@@ -251,8 +266,20 @@ async def test_answers_score_with_fence_and_semicolon_or_not_at_all(folder):
         "",
         "VALUES ('pen'), ('ink')",
     ]
-    _, scores = await evaluate(domain(folder, *references), *answers)
-    assert scores == [1.0, 0.0, 0.0, 0.0, 0.0]
+    _, scored = await evaluate(domain(folder, *references), *answers)
+    assert [score for score, _ in scored] == [1.0, 0.0, 0.0, 0.0, 0.0]
+    details = [detail for _, detail in scored]
+    assert details[:2] == ["", "other order"]
+    assert details[2].startswith("Catalog Error: Table with name good does not exist")
+    assert details[3:] == ["one statement expected, not 0", "a SELECT expected"]
+
+
+async def test_a_reference_that_no_longer_runs_is_not_taken_for_the_answer(folder):
+    made = domain(folder, "SELECT 1")
+    task = evaluator(made)._task
+    changed = replace(made.dev[0], answer="SELECT nam FROM goods")
+    value, why = await task.score(changed, "SELECT 1")
+    assert value == 0.0 and why.startswith("of the reference: Binder Error")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from factory.models.pool import ModelPool
 from factory.overlap import Texts
 from factory.recipe import BudgetSpec
 from factory.store.store import Store
-from factory.tool_calls import chat_of, fault_of_calls, same_calls, text_of_calls
+from factory.tool_calls import chat_of, difference_of_calls, fault_of_calls, text_of_calls
 from factory.tool_files import tools_of
 from factory.types import Message
 
@@ -140,4 +140,4 @@ def test_vllms_parser_reads_what_the_template_writes(num_calls):
     request = ChatCompletionRequest(messages=[{"role": "user", "content": "x"}], tools=tools)
     found = ToolParserManager.get_tool_parser("hermes")(tokenizer).extract_tool_calls(text, request)
     message = ChatMessage(role="assistant", content=found.content, tool_calls=found.tool_calls).model_dump()
-    assert same_calls(completion_of({"choices": [{"message": message}]}).text, answer)
+    assert difference_of_calls(answer, completion_of({"choices": [{"message": message}]}).text) == ""

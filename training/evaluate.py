@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -81,7 +82,8 @@ class Answers:
                 results.append(result)
             elif isinstance(result, EndpointError) and result.kind in REQUEST_FAULTS:
                 failures.observe(result)
-                results.append(await self._result(item, Completion("", result.kind)))
+                lost = await self._result(item, Completion("", result.kind))
+                results.append(replace(lost, detail=f"no answer: {result.kind}"))
             else:
                 raise result
         failures.finish()
@@ -100,6 +102,7 @@ class Answers:
         )
 
     async def _result(self, item: GoldItem, answer: Completion) -> ItemResult:
+        score, detail = await self._task.score(item, answer.text)
         return ItemResult(
             key=item.key,
             slice=item.slice,
@@ -107,9 +110,10 @@ class Answers:
             question=item.question,
             expected=item.answer,
             answer=answer.text,
-            score=await self._task.score(item, answer.text),
+            score=score,
             call_id=answer.call_id,
             before=item.before,
+            detail=detail,
         )
 
     def _evaluation(self, model_id: str, split: Split, results: Sequence[ItemResult]) -> Evaluation:

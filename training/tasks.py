@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from factory.domain import Domain
 from factory.errors import RecipeError
@@ -18,12 +18,19 @@ from factory.gold import place_of
 from factory.schemas import Schema, schemas_of
 from factory.sql_chat import instruct, plain_sql
 from factory.sql_sandbox import SqlSandbox
-from factory.tool_calls import fault_of_calls, same_calls
+from factory.tool_calls import difference_of_calls, fault_of_calls
 from factory.tool_files import tools_of
 from factory.types import GoldItem, Json, Message
 from training import metrics
 
 MetricName = Literal["exact", "facts", "sql", "calls"]
+
+
+class Scored(NamedTuple):
+    """From 0.0 to 1.0, and why not more, where the metric can tell."""
+
+    value: float
+    why: str = ""
 
 
 class ScoredTask(Protocol):
@@ -39,9 +46,7 @@ class ScoredTask(Protocol):
         """The conversation up to the answer."""
         ...
 
-    async def score(self, item: GoldItem, answer: str) -> float:
-        """From 0.0 to 1.0."""
-        ...
+    async def score(self, item: GoldItem, answer: str) -> Scored: ...
 
 
 def gold_of(domain: Domain) -> Iterator[tuple[Path, GoldItem]]:
@@ -62,8 +67,8 @@ class Exact:
     def messages(self, item: GoldItem) -> Sequence[Message]:
         return [*item.before, Message("user", item.question)]
 
-    async def score(self, item: GoldItem, answer: str) -> float:
-        return metrics.exact(item.answer, answer)
+    async def score(self, item: GoldItem, answer: str) -> Scored:
+        return Scored(metrics.exact(item.answer, answer))
 
 
 class Facts(Exact):
@@ -78,8 +83,8 @@ class Facts(Exact):
             what = f"not a regular expression: {error}"
             raise RecipeError(what, where="domain.citation_pattern") from error
 
-    async def score(self, item: GoldItem, answer: str) -> float:
-        return metrics.facts(item.answer, answer, self._pattern)
+    async def score(self, item: GoldItem, answer: str) -> Scored:
+        return Scored(metrics.facts(item.answer, answer, self._pattern))
 
 
 class Sql(Exact):
@@ -126,10 +131,11 @@ class Sql(Exact):
     def messages(self, item: GoldItem) -> Sequence[Message]:
         return [instruct(self._schemas[item.slice]), *super().messages(item)]
 
-    async def score(self, item: GoldItem, answer: str) -> float:
+    async def score(self, item: GoldItem, answer: str) -> Scored:
         schema = self._schemas[item.slice]
         found = await self._sandbox.compare(schema, plain_sql(answer), plain_sql(item.answer))
-        return float(found.same)
+        of = "of the reference: " if found.fault == "bad_reference" else ""
+        return Scored(float(found.same), of + (found.error or found.difference))
 
 
 class Calls(Exact):
@@ -152,8 +158,9 @@ class Calls(Exact):
                 what, hint = f"the answer cannot be right: {fault.error}", f"{fault.reason}; see the tools"
                 raise RecipeError(what, where=f"{place_of(path, item)} answer", hint=hint)
 
-    async def score(self, item: GoldItem, answer: str) -> float:
-        return float(same_calls(item.answer, answer))
+    async def score(self, item: GoldItem, answer: str) -> Scored:
+        difference = difference_of_calls(item.answer, answer)
+        return Scored(float(not difference), difference)
 
 
 TASKS: Final[Mapping[MetricName, Callable[[Domain], ScoredTask]]] = {

@@ -228,10 +228,16 @@ def add_lost_spend(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
 
 
+def add_reasons_of_scores(connection: duckdb.DuckDBPyConnection) -> None:
+    """Why an item scores no more: in words, where the metric can tell; NULL elsewhere."""
+    connection.execute("ALTER TABLE evaluation_items ADD COLUMN detail VARCHAR")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
     add_batches,
     add_conversations_of_items,
     add_lost_spend,
+    add_reasons_of_scores,
 )
