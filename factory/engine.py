@@ -21,6 +21,7 @@ from factory.backoff import delay_seconds, is_overload
 from factory.budget import Budget, bound_prompt_tokens
 from factory.calls import Call, Purpose, answered_row, failed_row
 from factory.counts import Counts, Rate, describe
+from factory.digests import canonical_pairs, hash_text
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, InputError, ServerError
 from factory.failures import FailureRule
 from factory.interpreter import tuned_for_calls
@@ -137,7 +138,8 @@ class Engine:
         """Sampling with a seed of its own for each request, so that the same run draws the same answers."""
         if sampling.temperature == 0 or sampling.seed is not None:
             return sampling
-        return replace(sampling, seed=int(digest([self.seed, messages, ordinal], 8), 16) >> 1)
+        what = f"[{self.seed},{canonical_pairs(messages)},{ordinal}]"  # as canonical JSON
+        return replace(sampling, seed=int(hash_text(what)[:8], 16) >> 1)
 
     async def _answer(self, request: Request, purpose: Purpose) -> Completion:
         call_id = request.id

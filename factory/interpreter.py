@@ -1,4 +1,4 @@
-"""The Python interpreter while thousands of calls are under way: seldom collects, readily switches.
+"""The Python interpreter while thousands of calls are under way: a fast loop, seldom a collection.
 
 The cyclic collector walks every object again and again, the hundred thousands of loaded modules and
 sources among them, while a call leaves next to nothing for it: reference counts free what it used. And a
@@ -8,16 +8,27 @@ the time of a commit. Both are settings of the whole process; figures stand in d
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
 
 NUM_YOUNG: Final = 10_000  # objects made, less those freed, that call for a collection; Python's own: 700
 SWITCH_SECONDS: Final = 0.0005  # Python's own: 0.005
 
 _usual: list[tuple[tuple[int, int, int], float]] = []  # what to go back to; one entry for each that is open
+
+Result = TypeVar("Result")
+
+
+def run_work(work: Coroutine[Any, Any, Result]) -> Result:
+    """What `asyncio.run` does, in uvloop's event loop (libuv)."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 @contextmanager

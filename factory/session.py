@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from factory.bench import Bench, material_of_strategies
 from factory.domain import content_of
 from factory.errors import InputError, RecipeError
+from factory.interpreter import run_work
 from factory.load import load, placed
 from factory.models.folders import find_model
 from factory.needs import Needs, Stage, check_needs, needs_of_base, needs_until
@@ -120,7 +121,7 @@ def run(
             await run_loop(bench)
             return asdict(collect(bench.store, bench.run_id))
 
-    return asyncio.run(work())
+    return run_work(work())
 
 
 def run_until(
@@ -154,7 +155,7 @@ def run_until(
             await run_round(bench, number, until=stage)
             return {"run": bench.run_id, "stage": stage, "round": number, "detail": bench.done(number, stage)}
 
-    return asyncio.run(work())
+    return run_work(work())
 
 
 def train_refiner(
@@ -211,7 +212,7 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
             return {"samples": samples}
 
     try:
-        return asyncio.run(work())
+        return run_work(work())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -238,7 +239,7 @@ def evaluate_model(
             summary = {"mean": found.mean, "low": found.low, "high": found.high, "items": len(items)}
             return {"model": model, "model_id": model_id, "split": split, **summary, "slices": means(found)}
 
-    return asyncio.run(work())
+    return run_work(work())
 
 
 def serve(
@@ -258,7 +259,7 @@ def serve(
             await asyncio.Event().wait()
             return {}
 
-    return asyncio.run(work())
+    return run_work(work())
 
 
 def _asked_at_once(recipe: Recipe) -> dict[str, Server]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from factory.digests import canonical, hash_text
+from factory.digests import canonical, canonical_pairs, hash_text
 from factory.digests import digest as digest  # noqa: PLC0414 (the name that everybody asks for here)
 
 Json = Any  # what json.loads returns
@@ -120,8 +120,7 @@ class Sample:
         attributes: Mapping[str, str],
     ) -> Sample:
         """A sample whose id is the hash of content, parents and operation (not of attributes)."""
-        content = canonical([(message.role, message.content) for message in messages])
-        origin = canonical([(parent.id, parent.relation) for parent in parents])
+        content, origin = canonical_pairs(messages), canonical_pairs(parents)
         # The canonical JSON of [content, origin, operation], with the long part written once for both hashes.
         identity = f"[{content},{origin},{canonical(operation)}]"
         id, content_hash = "smp_" + hash_text(identity)[:20], hash_text(content)[:20]
@@ -204,7 +203,9 @@ class Request:
         # Only where there are some, so that stored answers keep their ids.
         further: list[Json] = [self.instead_of] if self.instead_of else []
         further += [{"tools": self.tools, "parser": self.tool_call_parser}] if self.tools else []
-        return "call_" + digest([self.model_id, self.messages, self.schema, sampling, self.ordinal, *further])
+        rest = canonical([self.schema, sampling, self.ordinal, *further])
+        what = f"[{canonical(self.model_id)},{canonical_pairs(self.messages)},{rest[1:]}"  # as one list
+        return "call_" + hash_text(what)[:20]
 
 
 @dataclass(frozen=True, slots=True)

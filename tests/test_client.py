@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from factory.errors import EndpointError
 from factory.models.chat import split_reasoning
 from factory.models.client import EndpointModel
-from factory.models.connection import Reply
 from factory.models.failure import parse_retry_after
+from factory.models.wire import Reply
 from factory.types import Completion, Message, Request, Sampling
 
 KEY = "sk-very-secret-1234"

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.digests import canonical, canonical_pairs
 from factory.types import Message, Parent, Request, Sample, Sampling, digest
 
 SCHEMA = {
@@ -44,3 +45,17 @@ def test_a_sample_is_the_hash_of_content_parents_and_operation(contents, parents
     content = [["user", each] for each in contents]
     assert sample.content_hash == digest(content)
     assert sample.id == "smp_" + digest([content, [[each, "call"] for each in parents], operation])
+
+
+@given(st.lists(st.tuples(st.text(), st.text())))
+def test_pairs_are_the_same_text_by_the_shorter_way(pairs):
+    assert canonical_pairs(pairs) == canonical(pairs)
+
+
+@given(st.lists(st.text()), st.text(), st.floats(0, 2), st.lists(st.dictionaries(st.text(), st.floats())))
+def test_a_request_is_the_hash_of_everything_that_is_sent(contents, model, temperature, tools):
+    messages = tuple(Message("user", content) for content in contents)
+    request = Request(model, messages, SCHEMA, Sampling(temperature, 1.0, 9), 2, "", tuple(tools), "hermes")
+    further = [{"tools": tools, "parser": "hermes"}] if tools else []
+    what = [model, messages, SCHEMA, [temperature, 1.0, 9, None], 2, *further]
+    assert request.id == "call_" + digest(what)

@@ -23,8 +23,9 @@ from factory.models.batch_lines import URL
 from factory.models.batch_log import Batch
 from factory.models.batches import BatchLost
 from factory.models.chat import server_message
-from factory.models.connection import Connection, Reply
+from factory.models.connection import Connection
 from factory.models.failure import failure_from_status, one_line
+from factory.models.wire import Reply
 from factory.store.database import unwritable
 
 NAME: Final = "dataset_factory_batch"  # key of the metadata

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import orjson
+
 from factory.tool_calls import text_of_calls
 from factory.types import OPEN_TURN, Completion, Json, Request
 
@@ -63,7 +65,7 @@ class ChatRequests:
 def read_completion(content: bytes, latency_ms: float = 0.0) -> Completion:
     """The first choice of an answer's body; raises ValueError where it is no chat completion."""
     try:
-        body = json.loads(content)
+        body = _parsed(content)
     except (ValueError, RecursionError) as error:
         raise ValueError("the answer is not a chat completion") from error
     return completion_of(body, latency_ms)
@@ -112,4 +114,18 @@ def server_message(content: bytes) -> str:
     return inner if isinstance(inner, str) and inner else text
 
 
-_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+def _parsed(content: bytes) -> Json:
+    try:
+        return orjson.loads(content)
+    except ValueError:  # Python's own reads lone surrogates and NaN
+        return json.loads(content)
+
+
+def _text(value: Json) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # lone surrogates, numbers of more than 64 bits, named tuples
+        return _python_text(value)
+
+
+_python_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

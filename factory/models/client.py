@@ -13,8 +13,9 @@ from typing import Final, Protocol
 from factory.address import without_password
 from factory.errors import EndpointError
 from factory.models.chat import ChatRequests, read_completion, server_message
-from factory.models.connection import Connection, Reply
+from factory.models.connection import Connection
 from factory.models.failure import failure_from_status, one_line
+from factory.models.wire import Reply
 from factory.types import Completion, Request
 
 SHOWN_CHARS: Final = 120  # of an answer that is none

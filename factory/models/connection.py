@@ -11,9 +11,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+from factory.models.wire import KEEPALIVE_SECONDS, Reply, Wire
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,19 +26,9 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse
     from openai import AsyncOpenAI
 
-# Below the five seconds after which uvicorn (vLLM) closes idle connections, so that none is reused too late.
-KEEPALIVE_SECONDS: Final = 4.0
 MAX_CONNECTIONS: Final = 4096
 SILENCE_SECONDS: Final = 120.0  # of a server that takes or gives a file
 PIECE_BYTES: Final = 1 << 20
-
-
-class Reply(NamedTuple):
-    """What came back; names of headers are found in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +59,11 @@ class Connection:
         self._headers = CIMultiDict(route.headers)
         self._proxy = route.proxy
         self._proxy_headers = route.proxy_headers
+        context = _certificates() if route.url.startswith("https:") else None
+        self._wire = None if route.proxy else Wire(route.url, route.headers, context)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=MAX_CONNECTIONS,
-                keepalive_timeout=KEEPALIVE_SECONDS,
-                ssl=_certificates() if route.url.startswith("https:") else True,
+                limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, ssl=context or True
             ),
             timeout=aiohttp.ClientTimeout(total=None),  # the caller's deadline covers all
         )
@@ -81,6 +73,8 @@ class Connection:
 
         `sent` is set once there is a connection, before anything of the request leaves.
         """
+        if self._wire:
+            return await self._wire.post(body, sent)
         from factory.models.body import Body
 
         async with self._session.post(
@@ -127,6 +121,8 @@ class Connection:
 
     async def close(self) -> None:
         """Closes all connections."""
+        if self._wire:
+            await self._wire.close()
         await self._session.close()
         await self.client.close()
 

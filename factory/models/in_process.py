@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from factory.errors import ServerError
 from factory.models.client import EndpointModel
-from factory.models.connection import Reply
 from factory.models.vllm_command import build_worker_command
 from factory.models.vllm_server import REQUEST_SECONDS, VllmProcess
 from factory.models.vllm_worker import CHAT, MAX_LINE, SOCKET, encode
+from factory.models.wire import Reply
 
 NO_HEADERS: Final[dict[str, str]] = {}
 _STARTS: Final = count(1)

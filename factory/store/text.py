@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]|\ufffd(?=\\{)")
 _ESCAPED = re.compile("\ufffd\\{([0-9a-f]{4})\\}")
 
@@ -34,7 +36,10 @@ def to_json(value: Any) -> str:
 
     Raises TypeError for what JSON cannot say.
     """
-    text = _STORED.encode(value)
+    try:
+        text = orjson.dumps(value, _plain, _AS_JSON_DOES).decode()
+    except TypeError:  # lone surrogates, numbers of more than 64 bits, or what Python's own refuses too
+        text = _STORED.encode(value)
     if "\\u0000" in text or (not text.isascii() and _UNSTORABLE.search(text)):
         text = _STORED.encode(_escape_within(json.loads(text)))
     return text
@@ -56,6 +61,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
 
 
+_AS_JSON_DOES = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _STORED = json.JSONEncoder(ensure_ascii=False, default=_plain)
 
 
