@@ -583,6 +583,106 @@ async def test_a_batch_of_a_changed_folder_is_asked_again(tmp_path):
     assert endpoint.sizes() == [1, 1]
 
 
+def fail_even(body) -> Status | str:
+    """Every other text is called off, so that there is a file of errors beside that of answers."""
+    text = body["messages"][-1]["content"]
+    return say_last(body) if int(text.split()[1]) % 2 else "batch_cancelled"
+
+
+async def test_files_at_the_endpoint_are_deleted_once_the_answers_are_in_the_store(tmp_path):
+    """Those of the batch alone: input, output and errors."""
+    told: list[str] = []
+    async with FakeBatches(fail_even, num_free=0) as endpoint:
+        endpoint.files["file/theirs"] = b"somebody else's"
+        async with opened(tmp_path, endpoint.base_url, told=told) as (store, _, ask):
+            work = asyncio.create_task(ask_all(ask, TEXTS))
+            await until(lambda: statuses(store)["submitted"] == 1)
+            await leave_quietly(work)
+        assert endpoint.deleted == [], "it is out"
+        endpoint.num_free = 9
+        async with opened(tmp_path, endpoint.base_url, told=told) as (store, _, ask):
+            assert (await ask_all(ask, TEXTS))[1::2] == CAPITALS[1::2]
+            assert (statuses(store)["done"], endpoint.deleted) == (0, []), (
+                "nothing is known to be in the store"
+            )
+        with Store.open(tmp_path) as store:
+            assert statuses(store)["done"] == 1
+            assert store.select("SELECT count(*) AS n FROM calls WHERE status = 'ok'") == [{"n": 6}]
+    assert list(endpoint.files) == ["file/theirs"] and len(endpoint.deleted) == 3
+    assert not any("delete" in line for line in told)
+
+
+async def test_files_of_a_batch_that_is_done_go_while_later_ones_are_out(tmp_path):
+    async with FakeBatches() as endpoint, opened(tmp_path, endpoint.base_url) as (_, engine, ask):
+        await make_two_steps(engine, ask, 8)
+        await until(lambda: len(endpoint.deleted) == 2)
+        assert len(endpoint.files) == 2, "of the second"
+
+
+async def test_what_a_killed_process_had_stored_and_not_deleted_goes_with_the_next(tmp_path, monkeypatch):
+    async with FakeBatches() as endpoint:
+        with monkeypatch.context() as killed:
+            killed.setattr(BatchLog, "finish", lambda *_: False)
+            async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+                assert await ask_all(ask, TEXTS) == CAPITALS
+        assert len(endpoint.files) == 2
+        async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+    assert endpoint.files == {} and endpoint.sizes() == [12]
+    assert not list((tmp_path / "batches").iterdir())
+
+
+@pytest.mark.parametrize("status", [403, 405, 503])
+async def test_files_that_cannot_be_deleted_are_told_once_and_fail_nothing(tmp_path, status):
+    told: list[str] = []
+    async with FakeBatches() as endpoint:
+        endpoint.refuse = lambda method, _path: status if method == "DELETE" else None
+        async with opened(tmp_path, endpoint.base_url, told=told, concurrency=3) as (_, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+    assert endpoint.sizes() == [3] * 4
+    (line,) = [line for line in told if "delete" in line]
+    assert str(status) in line and endpoint.base_url in line
+
+
+async def test_an_endpoint_that_does_not_answer_any_more_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(EndpointCarrier, "discard_seconds", 0.2)
+    told: list[str] = []
+    real = Connection.request
+
+    async def hang(self, method, path, data=None):
+        if method == "DELETE":
+            await asyncio.sleep(60)
+        return await real(self, method, path, data)
+
+    monkeypatch.setattr(Connection, "request", hang)
+    async with (
+        asyncio.timeout(20),
+        FakeBatches() as endpoint,
+        opened(tmp_path, endpoint.base_url, told=told) as (_, _, ask),
+    ):
+        assert await ask_all(ask, TEXTS) == CAPITALS
+    assert sum("delete" in line for line in told) == 1
+
+
+@pytest.mark.parametrize("metadata", [{}, None, "text", {"dataset_factory_batch": "batch_of_others"}])
+async def test_files_of_a_batch_that_bears_another_name_are_left_alone(tmp_path, metadata):
+    """The endpoint knows another batch by the id that ours had."""
+    told: list[str] = []
+    async with FakeBatches() as endpoint, opened(tmp_path, endpoint.base_url, told=told) as (_, _, ask):
+        assert await ask_all(ask, TEXTS) == CAPITALS
+        endpoint.batches["batch/0"]["metadata"] = metadata
+    assert endpoint.deleted == [] and len(endpoint.files) == 2
+    assert sum("delete" in line for line in told) == 1
+
+
+async def test_files_that_are_gone_already_are_no_failure(tmp_path):
+    told: list[str] = []
+    async with FakeBatches() as endpoint, opened(tmp_path, endpoint.base_url, told=told) as (_, _, ask):
+        assert await ask_all(ask, TEXTS) == CAPITALS
+        endpoint.files.clear()
+    assert not any("delete" in line for line in told)
+
+
 async def test_files_that_are_left_are_read_when_they_are_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("factory.models.batch_files.POLL_SECONDS", 0.02)
     told: list[str] = []

@@ -57,6 +57,10 @@ class Carrier(Protocol):
         """
         ...
 
+    async def discard(self, batch: Batch) -> None:
+        """Deletes what the batch left elsewhere, and nothing else; raises EndpointError where it cannot."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -100,6 +104,8 @@ class BatchModel:
         self._gathering: _Trip | None = None
         self._trips: dict[str, _Trip] = {}  # by call, until its result is taken
         self._all: list[_Trip] = []
+        self._discards: set[asyncio.Task[None]] = set()
+        self._is_told_of_files = False
         for batch in log.open_batches():
             if batch.model_id == model_id:
                 trip = _Trip(batch=batch, perhaps_sent=True)
@@ -128,14 +134,17 @@ class BatchModel:
         return result
 
     async def close(self) -> None:
-        """Leaves what is out to itself, and forgets what is finished; calling it again does nothing."""
+        """Leaves what is out to itself, and discards what is finished; calling it again does nothing."""
         trips, self._all = self._all, []
         left = [trip.work for trip in trips if trip.work]
         for work in left:
             work.cancel()
         await asyncio.gather(*left, return_exceptions=True)
         self._finish(trips)
-        await self._carrier.close()
+        try:
+            await asyncio.gather(*self._discards)
+        finally:
+            await self._carrier.close()
 
     @property
     def _where(self) -> str:
@@ -222,9 +231,27 @@ class BatchModel:
         self._all = self._finish(self._all)
 
     def _finish(self, trips: list[_Trip]) -> list[_Trip]:
-        """Those that are not finished: their answers are not in the store yet."""
-        return [
-            trip
-            for trip in trips
-            if trip.batch is None or trip.results is None or not self._log.finish(trip.batch, trip.failed)
-        ]
+        """Those that are not finished: their answers are not in the store yet.
+
+        A process that was killed may have left a batch of which all is in the store: nobody asks for it.
+        """
+        left = []
+        for trip in trips:
+            batch = trip.batch
+            is_here = batch and (trip.results is not None or (trip.work is None and batch.answers.is_file()))
+            if batch and is_here and self._log.finish(batch, trip.failed):
+                task = asyncio.create_task(self._discard(batch))
+                self._discards.add(task)
+                task.add_done_callback(self._discards.discard)
+            else:
+                left.append(trip)
+        return left
+
+    async def _discard(self, batch: Batch) -> None:
+        """Nobody waits for it but the end, and that it fails is told once: the answers are here."""
+        try:
+            await self._carrier.discard(batch)
+        except (EndpointError, OSError) as error:
+            if not self._is_told_of_files:
+                self._is_told_of_files = True
+                self._on_progress(f"the files of batch {batch.id} could not be deleted: {error}")
