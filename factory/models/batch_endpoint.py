@@ -119,6 +119,7 @@ class EndpointCarrier:
                         return await self._delete_files(batch)
                     except EndpointError as error:
                         if not num_left or not error.retryable:
+                            error.hint = ""  # those are about batches that cannot be made
                             raise
                     await asyncio.sleep(self.first_wait_seconds)
         except TimeoutError:
