@@ -5,11 +5,13 @@
 
 `reply` makes of a request's body an answer of tests/fake_endpoint.py, an error code such as 'batch_expired',
 or a bytes line that is written as it is. The first `num_free` batches end when they are asked about. `refuse`
-may answer any request to a path with a status first; `status` is how batches end.
+may answer any request to a path with a status first; `status` is how batches end. Where it `holds_deletions`,
+whoever wants to delete a file waits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -39,6 +41,8 @@ class FakeBatches:
         self.errors: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.deleted: list[str] = []
+        self.holds_deletions = False
+        self.num_held = 0
         self._num_kept = 0
         self.batches: dict[str, dict[str, Any]] = {}
         self.bodies: list[dict[str, Any]] = []  # of all requests that were run, in order
@@ -87,6 +91,9 @@ class FakeBatches:
 
     async def _delete(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
+        if self.holds_deletions:
+            self.num_held += 1
+            await asyncio.sleep(60)
         if self.files.pop(name, None) is None:
             return web.json_response({"error": {"message": "no such file"}}, status=404)
         self.deleted.append(name)
