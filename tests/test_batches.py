@@ -636,6 +636,20 @@ async def test_what_a_killed_process_had_stored_and_not_closed_is_closed_by_the_
     assert not list((tmp_path / "batches").iterdir())
 
 
+async def test_a_folder_that_a_killed_process_left_of_a_batch_that_is_done_goes_with_the_next(
+    tmp_path, monkeypatch
+):
+    async with FakeBatches() as endpoint:
+        with monkeypatch.context() as killed:
+            killed.setattr("factory.models.batch_log.shutil.rmtree", lambda *_, **__: None)
+            async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+                await ask_all(ask, TEXTS)
+        left = tmp_path / "batches" / "batch_that_is_out"
+        left.mkdir()
+        async with opened(tmp_path, endpoint.base_url):
+            assert list((tmp_path / "batches").iterdir()) == [left]
+
+
 async def test_a_batch_of_which_one_answer_is_not_in_the_store_stays(tmp_path, monkeypatch):
     """As many are in the store as were answered, for one that had failed was answered later."""
     async with FakeBatches(fail_even) as endpoint:

@@ -134,6 +134,11 @@ class BatchLog:
         self.record(batch, "done")
         shutil.rmtree(batch.folder, ignore_errors=True)
 
+    def remove_folders(self) -> None:
+        """Of batches that are done: a process that was killed just then may have left its folder."""
+        for row in self._store.select("SELECT id FROM batches WHERE status = 'done'"):
+            shutil.rmtree(self._folder / row["id"], ignore_errors=True)
+
     def _left(self) -> Iterator[Batch]:
         for row in self._store.select(OPEN):
             folder = self._folder / row["id"]

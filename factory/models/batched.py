@@ -101,6 +101,7 @@ class BatchedModels:
         """
         from factory.models.batch_endpoint import EndpointCarrier
 
+        log.remove_folders()
         for batch in log.stored_batches():
             for name in self._servers_of(batch, log)[:1]:
                 server = self._recipe.servers[name]
