@@ -93,6 +93,7 @@ async def open_bench(
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
         with serve_metrics(metrics_port, engine, progress):
             try:
+                pool.batched.close_stored(log)
                 yield Bench(domain, workspace, store, pool, engine, progress, run_id, domain.evaluator)
             finally:
                 await pool.close()

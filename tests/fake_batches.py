@@ -5,11 +5,13 @@
 
 `reply` makes of a request's body an answer of tests/fake_endpoint.py, an error code such as 'batch_expired',
 or a bytes line that is written as it is. The first `num_free` batches end when they are asked about. `refuse`
-may answer any request to a path with a status first; `status` is how batches end.
+may answer any request to a path with a status first; `status` is how batches end. Where it `holds_deletions`,
+whoever wants to delete a file waits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -38,6 +40,10 @@ class FakeBatches:
         self.status = "completed"
         self.errors: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
+        self.deleted: list[str] = []
+        self.holds_deletions = False
+        self.num_held = 0
+        self._num_kept = 0
         self.batches: dict[str, dict[str, Any]] = {}
         self.bodies: list[dict[str, Any]] = []  # of all requests that were run, in order
         self.refuse: Callable[[str, str], int | None] = lambda _method, _path: None
@@ -48,6 +54,7 @@ class FakeBatches:
         app = web.Application(middlewares=[self._guard], client_max_size=2**30)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{id}/content", self._content)
+        app.router.add_delete("/v1/files/{id}", self._delete)
         app.router.add_post("/v1/batches", self._create)
         app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._state)
@@ -82,6 +89,16 @@ class FakeBatches:
     async def _content(self, request: web.Request) -> web.Response:
         return web.Response(body=self.files[request.match_info["id"]])
 
+    async def _delete(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        if self.holds_deletions:
+            self.num_held += 1
+            await asyncio.sleep(60)
+        if self.files.pop(name, None) is None:
+            return web.json_response({"error": {"message": "no such file"}}, status=404)
+        self.deleted.append(name)
+        return web.json_response({"id": name, "object": "file", "deleted": True})
+
     async def _create(self, request: web.Request) -> web.Response:
         body = await request.json()
         assert body["endpoint"] == "/v1/chat/completions"
@@ -92,6 +109,7 @@ class FakeBatches:
             "object": "batch",
             "status": "validating",
             "metadata": body["metadata"],
+            "input_file_id": body["input_file_id"],
             "request_counts": {"total": len(lines)},
             "input": lines,
             "number": len(self.batches),
@@ -145,7 +163,8 @@ class FakeBatches:
         batch["error_file_id"] = self._keep(b"\n".join(failed)) if failed else None
 
     def _keep(self, content: bytes) -> str:
-        name = f"file/{len(self.files)}"
+        self._num_kept += 1
+        name = f"file/{self._num_kept}"
         self.files[name] = content
         return name
 

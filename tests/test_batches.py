@@ -65,6 +65,7 @@ async def opened(workspace: Path, base_url: str, budget: BudgetSpec | None = Non
         held = hold_calls(made, pool.batched.log.open_calls())
         engine = Engine(store, Budget.from_store(store, "run_1", budget or BudgetSpec(), held), "run_1")
         try:
+            pool.batched.close_stored(pool.batched.log)
             teacher = await pool.model("teacher")
             yield store, engine, engine.ask("teacher", teacher, made.models["teacher"], "generate", 1)
         finally:
@@ -581,6 +582,132 @@ async def test_a_batch_of_a_changed_folder_is_asked_again(tmp_path):
         async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
             assert await ask_all(ask, ["x"]) == ["X"]
     assert endpoint.sizes() == [1, 1]
+
+
+def fail_even(body) -> Status | str:
+    """Every other text is called off, so that there is a file of errors beside that of answers."""
+    text = body["messages"][-1]["content"]
+    return say_last(body) if int(text.split()[1]) % 2 else "batch_cancelled"
+
+
+async def test_files_at_the_endpoint_are_deleted_once_the_answers_are_in_the_store(tmp_path):
+    """Those of the batch alone: input, output and errors."""
+    told: list[str] = []
+    async with FakeBatches(fail_even, num_free=0) as endpoint:
+        endpoint.files["file/theirs"] = b"somebody else's"
+        async with opened(tmp_path, endpoint.base_url, told=told) as (store, _, ask):
+            work = asyncio.create_task(ask_all(ask, TEXTS))
+            await until(lambda: statuses(store)["submitted"] == 1)
+            await leave_quietly(work)
+        assert endpoint.deleted == [], "it is out"
+        endpoint.num_free = 9
+        async with opened(tmp_path, endpoint.base_url, told=told) as (store, _, ask):
+            assert (await ask_all(ask, TEXTS))[1::2] == CAPITALS[1::2]
+            await until(lambda: statuses(store)["done"] == 1)
+            assert store.select("SELECT count(*) AS n FROM calls WHERE status = 'ok'") == [{"n": 6}]
+    assert list(endpoint.files) == ["file/theirs"] and len(endpoint.deleted) == 3
+    assert not any("delete" in line for line in told)
+
+
+async def test_files_of_a_batch_that_is_done_go_while_later_ones_are_out(tmp_path):
+    async with FakeBatches(num_free=1) as endpoint, opened(tmp_path, endpoint.base_url) as (_, engine, ask):
+        work = asyncio.create_task(make_two_steps(engine, ask, 8))
+        await until(lambda: len(endpoint.deleted) == 2 and len(endpoint.batches) == 2)
+        assert len(endpoint.files) == 1, "of the second"
+        await leave(work)
+
+
+@pytest.mark.parametrize("reply", [say_last, fail_even])
+async def test_what_a_killed_process_had_stored_and_not_closed_is_closed_by_the_next(
+    tmp_path, monkeypatch, reply
+):
+    """Nobody asks those calls again; of what failed nothing is held in the budget any more."""
+    async with FakeBatches(reply) as endpoint:
+        with monkeypatch.context() as killed:
+            killed.setattr(BatchModel, "_finish", lambda *_: [])
+            async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+                await ask_all(ask, TEXTS)
+        assert len(endpoint.files) >= 2
+        async with opened(tmp_path, endpoint.base_url) as (_, engine, _):
+            assert engine.budget.held == Spend()
+    with Store.open(tmp_path) as store:
+        assert statuses(store) == {"prepared": 1, "submitted": 1, "collected": 1, "done": 1}
+    assert endpoint.files == {} and endpoint.sizes() == [12]
+    assert not list((tmp_path / "batches").iterdir())
+
+
+async def test_a_folder_that_a_killed_process_left_of_a_batch_that_is_done_goes_with_the_next(
+    tmp_path, monkeypatch
+):
+    async with FakeBatches() as endpoint:
+        with monkeypatch.context() as killed:
+            killed.setattr("factory.models.batch_log.shutil.rmtree", lambda *_, **__: None)
+            async with opened(tmp_path, endpoint.base_url) as (_, _, ask):
+                await ask_all(ask, TEXTS)
+        left = tmp_path / "batches" / "batch_that_is_out"
+        left.mkdir()
+        async with opened(tmp_path, endpoint.base_url):
+            assert list((tmp_path / "batches").iterdir()) == [left]
+
+
+async def test_a_batch_of_which_one_answer_is_not_in_the_store_stays(tmp_path, monkeypatch):
+    """As many are in the store as were answered, for one that had failed was answered later."""
+    async with FakeBatches(fail_even) as endpoint:
+        with monkeypatch.context() as killed:
+            killed.setattr(BatchModel, "_finish", lambda *_: [])
+            async with opened(tmp_path, endpoint.base_url) as (store, _, ask):
+                await ask_all(ask, TEXTS)
+                paid = store.select("SELECT * EXCLUDE (request) FROM calls WHERE status = 'ok' LIMIT 1")
+        with Store.open(tmp_path) as store:
+            failed = store.select("SELECT id FROM calls WHERE status = 'failed' LIMIT 1")
+            store.append("calls", [{**paid[0], "request": {}, "id": failed[0]["id"]}])
+            store._answered.discard(paid[0]["id"])
+            assert len(BatchLog(store, "run_1").open_batches()) == 1
+
+
+@pytest.mark.parametrize("status", [403, 405, 503])
+async def test_files_that_cannot_be_deleted_are_told_once_and_fail_nothing(tmp_path, status):
+    told: list[str] = []
+    async with FakeBatches() as endpoint:
+        endpoint.refuse = lambda method, _path: status if method == "DELETE" else None
+        async with opened(tmp_path, endpoint.base_url, told=told, concurrency=3) as (_, _, ask):
+            assert await ask_all(ask, TEXTS) == CAPITALS
+    assert endpoint.sizes() == [3] * 4
+    (line,) = [line for line in told if "delete" in line]
+    assert str(status) in line and endpoint.base_url in line
+    assert "Batch API" not in line, "it has one"
+
+
+async def test_an_endpoint_that_does_not_answer_any_more_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(EndpointCarrier, "discard_seconds", 0.2)
+    told: list[str] = []
+    async with (
+        asyncio.timeout(20),
+        FakeBatches() as endpoint,
+        opened(tmp_path, endpoint.base_url, told=told) as (_, _, ask),
+    ):
+        endpoint.holds_deletions = True
+        assert await ask_all(ask, TEXTS) == CAPITALS
+    assert sum("delete" in line for line in told) == 1
+
+
+@pytest.mark.parametrize("metadata", [{}, None, "text", {"dataset_factory_batch": "batch_of_others"}])
+async def test_files_of_a_batch_that_bears_another_name_are_left_alone(tmp_path, metadata):
+    """The endpoint knows another batch by the id that ours had."""
+    told: list[str] = []
+    async with FakeBatches() as endpoint, opened(tmp_path, endpoint.base_url, told=told) as (_, _, ask):
+        assert await ask_all(ask, TEXTS) == CAPITALS
+        endpoint.batches["batch/0"]["metadata"] = metadata
+    assert endpoint.deleted == [] and len(endpoint.files) == 2
+    assert sum("delete" in line for line in told) == 1
+
+
+async def test_files_that_are_gone_already_are_no_failure(tmp_path):
+    told: list[str] = []
+    async with FakeBatches() as endpoint, opened(tmp_path, endpoint.base_url, told=told) as (_, _, ask):
+        assert await ask_all(ask, TEXTS) == CAPITALS
+        endpoint.files.clear()
+    assert not any("delete" in line for line in told)
 
 
 async def test_files_that_are_left_are_read_when_they_are_whole(tmp_path, monkeypatch):

@@ -14,16 +14,20 @@ from fake_endpoint import FakeEndpoint, Status, answer
 from tiny_llama import make_adapter
 
 from factory import session
+from factory.calls import Call, Purpose, answered_row
 from factory.errors import RecipeError
 from factory.init import write_template
+from factory.models.batch_endpoint import EndpointCarrier
 from factory.models.batch_lines import request_line
 from factory.models.batch_log import BatchLog
 from factory.models.chat import ChatRequests
 from factory.models.pool import ModelPool
 from factory.models.scripted import echo
 from factory.progress import Progress
+from factory.recipe import ModelSpec
+from factory.slots import Slots
 from factory.store.store import Store
-from factory.types import Message, Request, Sampling
+from factory.types import Completion, Message, Request, Sampling
 
 
 def reply(body) -> Status:
@@ -149,3 +153,95 @@ async def test_batches_are_not_turned_off_while_one_is_out(tmp_path, trained):
         await open_with(batch=False)
     (folder / "requests.jsonl").unlink()
     await open_with(batch=False)
+
+
+async def test_kill_9_while_files_are_deleted(tmp_path):
+    """The next run deletes what is left, although all is in the store and it asks nothing."""
+    write_template(tmp_path / "domain")
+    async with FakeBatches(reply) as endpoint:
+        far = {"kind": "endpoint", "base_url": endpoint.base_url, "batch": True}
+        teacher = {"server": "far", "model": "big", "concurrency": 99}
+        profile = {"servers": {"far": far}, "models": {"teacher": teacher}}
+        (tmp_path / "domain" / "profiles" / "far.yaml").write_text(yaml.safe_dump(profile))
+        endpoint.holds_deletions = True
+        first = await run(tmp_path / "domain", tmp_path / "w")
+        async with asyncio.timeout(60):
+            while not endpoint.num_held:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)
+        first.kill()
+        _, told = await first.communicate()
+        assert first.returncode == -9, told.decode()
+        assert endpoint.files
+        endpoint.holds_deletions = False
+        second = await run(tmp_path / "domain", tmp_path / "w")
+        _, told = await second.communicate()
+    assert second.returncode == 0, told.decode()
+    assert endpoint.files == {}
+    assert not list((tmp_path / "w" / "batches").iterdir())
+    with Store.open(tmp_path / "w") as store:
+        (ended,) = store.select(
+            "SELECT count(DISTINCT id) AS num, count(*) FILTER (status = 'done') AS done FROM batches"
+        )
+    assert ended["num"] == ended["done"] == len(endpoint.batches)
+
+
+async def store_answers(workspace: Path, endpoint: FakeBatches) -> None:
+    """Carries the batch that was left, up to its answers in the store: what kill -9 then leaves."""
+    carrier = EndpointCarrier(endpoint.base_url, None)
+    with Store.open(workspace) as store:
+        log = BatchLog(store, "run_1")
+        (batch,) = log.open_batches()
+        batch.remote_id = await carrier.submit(batch, perhaps_sent=False)
+        log.record(batch, "submitted")
+        await carrier.collect(batch)
+        log.record(batch, "collected")
+        call = Call(batch.call_ids[0], Request(batch.model_id, (), None, Sampling()), PURPOSE)
+        store.append("calls", [answered_row(call, "run_1", Completion("X"), 0.0)])
+    await carrier.close()
+
+
+PURPOSE = Purpose("teacher", (), ModelSpec(server="far"), Slots(1), "generate", 1)
+
+
+@pytest.mark.parametrize("is_batched", [True, False])
+@pytest.mark.parametrize("is_trained", [False, True])
+async def test_a_batch_of_which_all_is_stored_is_closed_although_its_model_is_not_asked(
+    tmp_path, is_trained, is_batched
+):
+    write_template(tmp_path / "domain")
+    make_adapter(tmp_path / "adapter")
+    async with FakeBatches() as endpoint:
+        far = {"kind": "endpoint", "base_url": endpoint.base_url, "can_load_adapters": True}
+        models = {role: {"server": "far", "model": role} for role in ("teacher", "student")}
+        profile = tmp_path / "domain" / "profiles" / "far.yaml"
+        profile.write_text(
+            yaml.safe_dump({"servers": {"far": {**far, "batch": is_batched}}, "models": models})
+        )
+        domain, quiet = session.open_domain(tmp_path / "domain", "far"), Progress(bars=False)
+        folder = left_batch(domain, tmp_path / "w", tmp_path / "adapter" if is_trained else None)
+        await store_answers(tmp_path / "w", endpoint)
+        async with session.open_bench(domain, tmp_path / "w", quiet) as bench:
+            assert bench.pool.batched.log.open_batches() == []
+        assert endpoint.files == {}
+    assert not folder.exists()
+    with Store.open(tmp_path / "w") as store:
+        assert store.select("SELECT id FROM batches WHERE status = 'done'") == [{"id": "batch_1"}]
+
+
+async def test_a_batch_of_another_recipe_is_left_to_it(tmp_path):
+    """Where it went, and with which key, is not known here."""
+    write_template(tmp_path / "domain")
+    async with FakeBatches() as endpoint:
+        far = {"kind": "endpoint", "base_url": endpoint.base_url, "batch": True}
+        profile = tmp_path / "domain" / "profiles" / "far.yaml"
+        for model in ("big", "other"):
+            models = {"teacher": {"server": "far", "model": model}}
+            profile.write_text(yaml.safe_dump({"servers": {"far": far}, "models": models}))
+            domain = session.open_domain(tmp_path / "domain", "far")
+            if model == "big":
+                folder = left_batch(domain, tmp_path / "w")
+                await store_answers(tmp_path / "w", endpoint)
+        async with session.open_bench(domain, tmp_path / "w", Progress(bars=False)):
+            pass
+        assert len(endpoint.files) == 2 and folder.exists()

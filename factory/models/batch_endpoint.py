@@ -2,7 +2,8 @@
 
 The batch bears our name in its metadata, so that one whose creation was answered by silence is found rather
 than made a second time. While it is out, failures to ask about it are waited out: it is paid for. The
-output and the error file come down one after the other into the file of answers.
+output and the error file come down one after the other into the file of answers. Once the answers are in the
+store, the files of the batch are deleted there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ NO_LIST: Final = {404, 405}
 PAGE: Final = 100  # batches of a list
 MAX_PAGES: Final = 100
 OF_DISK: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+MAX_DISCARDS: Final = 3  # tries to delete the files of a batch
+FILES: Final = ("input_file_id", "output_file_id", "error_file_id")
 ENDED: Final = {"completed", "expired", "cancelled", "failed"}
 
 
@@ -45,6 +48,7 @@ class EndpointCarrier:
 
     is_ours = False
     first_wait_seconds, longest_wait_seconds = 2.0, 60.0  # between two questions about a batch
+    discard_seconds = 15.0  # at most, to delete the files of a batch: who leaves waits for it
 
     def __init__(self, base_url: str, api_key: str | None) -> None:
         self._base_url = base_url
@@ -107,6 +111,31 @@ class EndpointCarrier:
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(1.5 * wait_seconds, self.longest_wait_seconds)
 
+    async def discard(self, batch: Batch) -> None:
+        """Deletes the files of a batch that was collected; raises EndpointError where they may be left."""
+        try:
+            async with asyncio.timeout(self.discard_seconds):
+                for num_left in reversed(range(MAX_DISCARDS)):
+                    try:
+                        return await self._delete_files(batch)
+                    except EndpointError as error:
+                        if not num_left or not error.retryable:
+                            error.hint = ""  # those are about batches that cannot be made
+                            raise
+                    await asyncio.sleep(self.first_wait_seconds)
+        except TimeoutError:
+            raise self._failure(f"no end within {self.discard_seconds:g} seconds", "timeout") from None
+
+    async def _delete_files(self, batch: Batch) -> None:
+        """Those that the endpoint says are of the batch with our name; what is gone already is no failure."""
+        state = await self._json("GET", f"batches/{quote(batch.remote_id or '', safe='')}")
+        if not _bears_name(state, batch):
+            raise self._failure(f"the batch {batch.remote_id} does not bear our name there", "refused")
+        for file_id in [state[key] for key in FILES if state.get(key)]:
+            reply = await self._sent(self._connected().request("DELETE", _path_of(file_id)))
+            if reply.status not in GONE:
+                self._check(reply)
+
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -124,7 +153,7 @@ class EndpointCarrier:
                 raise
             rows = [row for row in page.get("data") or [] if isinstance(row, dict)]
             for row in rows:
-                if (row.get("metadata") or {}).get(NAME) == batch.id:
+                if _bears_name(row, batch):
                     return str(row["id"])
             if not page.get("has_more") or not rows:
                 return None
@@ -147,15 +176,14 @@ class EndpointCarrier:
     async def _fetch(self, batch: Batch, state: dict[str, Any]) -> None:
         """The results of a batch that has ended; raises BatchLost where it has none, WorkspaceError where the
         disk takes no more."""
-        files = [state[key] for key in ("output_file_id", "error_file_id") if state.get(key)]
+        files = [state[key] for key in FILES[1:] if state.get(key)]
         if not files:
             raise self._lost(state)
         part = batch.answers.with_suffix(".part")
         try:
             with part.open("wb") as file:
                 for file_id in files:
-                    path = f"files/{quote(str(file_id), safe='')}/content"
-                    reply = await self._sent(self._connected().download(path, file))
+                    reply = await self._sent(self._connected().download(f"{_path_of(file_id)}/content", file))
                     self._check(reply)
                     file.write(b"\n")
                 file.flush()
@@ -230,6 +258,15 @@ class EndpointCarrier:
     def _failure(self, what: str, kind: str) -> EndpointError:
         retryable = kind != "refused"
         return EndpointError(one_line(self.hide(what)), kind=kind, retryable=retryable, where=self.where)
+
+
+def _bears_name(state: dict[str, Any], batch: Batch) -> bool:
+    metadata = state.get("metadata")
+    return isinstance(metadata, dict) and metadata.get(NAME) == batch.id
+
+
+def _path_of(file_id: object) -> str:
+    return f"files/{quote(str(file_id), safe='')}"
 
 
 def _refused(batch: Batch, refused: Sequence[EndpointError]) -> EndpointError:

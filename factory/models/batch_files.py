@@ -73,6 +73,9 @@ class RunnerCarrier:
             )
         move(part, batch.answers)
 
+    async def discard(self, batch: Batch) -> None:
+        """Nothing is elsewhere."""
+
     async def close(self) -> None:
         """The process ends with whoever waits for it."""
 
@@ -115,6 +118,9 @@ class LeftCarrier:
         self._on_progress(f"batch {batch.id} waits for somebody to run {script}")
         while not self._is_whole(batch):  # noqa: ASYNC110 (another process writes it)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def discard(self, batch: Batch) -> None:
+        """What somebody copied elsewhere is theirs."""
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -8,7 +8,7 @@ what is tried again, is not here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from factory.budget import bound_prompt_tokens
@@ -66,6 +66,11 @@ def read_results(lines: Iterable[bytes], where: str, hide: Callable[[str], str] 
         if not isinstance(results.get(call_id), Completion):
             results[call_id] = _result(found, where, hide)
     return results
+
+
+def failed_calls(call_ids: Iterable[str], results: Mapping[str, Result]) -> set[str]:
+    """Those of which no line says that they were answered."""
+    return {call for call in call_ids if not isinstance(results.get(call), Completion)}
 
 
 def unanswered(what: str, where: str) -> EndpointError:

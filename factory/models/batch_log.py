@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from factory.models.batch_lines import read_bounds, read_ids
+from factory.models.batch_lines import failed_calls, read_bounds, read_ids, read_results
 from factory.store.database import unwritable
 from factory.types import Json
 
@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 REQUESTS: Final = "requests.jsonl"
 ANSWERS: Final = "answers.jsonl"  # written elsewhere and moved here, so that what is there is whole
 OPEN = """
-    SELECT id, model_id, max(run_id) AS run_id, max(remote_id) AS remote_id FROM batches
+    SELECT id, model_id, max(run_id) AS run_id, max(remote_id) AS remote_id,
+        bool_or(status = 'collected') AS collected FROM batches
     GROUP BY id, model_id HAVING NOT bool_or(status IN ('lost', 'done')) ORDER BY min(created_at), id"""
 
 
 @dataclass(slots=True)
 class Batch:
-    """A batch and where its files are; `remote_id` is None until it was handed over."""
+    """A batch and where its files are; `remote_id` is None until it was handed over.
+
+    `failed` are the calls that came back without an answer; None until it was collected.
+    """
 
     id: str
     model_id: str
@@ -39,6 +43,7 @@ class Batch:
     call_ids: list[str]
     run_id: str
     remote_id: str | None = None
+    failed: set[str] | None = None
 
     @property
     def requests(self) -> Path:
@@ -59,14 +64,18 @@ class BatchLog:
 
     def open_batches(self) -> list[Batch]:
         """Those of all models whose answers are not in the store yet, the oldest first."""
-        found = []
-        for row in self._store.select(OPEN):
-            folder = self._folder / row["id"]
-            if (folder / REQUESTS).is_file():  # else somebody deleted it: its calls are asked again
-                with (folder / REQUESTS).open("rb") as lines:
-                    ids = read_ids(lines)
-                found.append(Batch(row["id"], row["model_id"], folder, ids, row["run_id"], row["remote_id"]))
-        return found
+        return [batch for batch in self._left() if not self.is_stored(batch)]
+
+    def stored_batches(self) -> list[Batch]:
+        """Those whose answers are all in the store, and which nobody has ended."""
+        return [batch for batch in self._left() if self.is_stored(batch)]
+
+    def is_stored(self, batch: Batch) -> bool:
+        """Whether it was collected and every answer that it brought is in the store."""
+        failed = batch.failed
+        return failed is not None and all(
+            call in failed or self._store.is_answered(call) for call in batch.call_ids
+        )
 
     def unanswered_batches(self) -> list[Batch]:
         """Those of all models and runs with a call that has no stored answer."""
@@ -120,11 +129,25 @@ class BatchLog:
         self._store.append("batches", [row])
         self._store.flush()
 
-    def finish(self, batch: Batch, failed: Collection[str]) -> bool:
-        """Forgets a batch once every answer is in the store; whether that is so. `failed` had none."""
-        waiting = (call for call in batch.call_ids if call not in failed)
-        if not all(self._store.is_answered(call) for call in waiting):
-            return False
+    def finish(self, batch: Batch) -> None:
+        """Forgets a batch that is stored."""
         self.record(batch, "done")
         shutil.rmtree(batch.folder, ignore_errors=True)
-        return True
+
+    def remove_folders(self) -> None:
+        """Of batches that are done: a process that was killed just then may have left its folder."""
+        for row in self._store.select("SELECT id FROM batches WHERE status = 'done'"):
+            shutil.rmtree(self._folder / row["id"], ignore_errors=True)
+
+    def _left(self) -> Iterator[Batch]:
+        for row in self._store.select(OPEN):
+            folder = self._folder / row["id"]
+            if not (folder / REQUESTS).is_file():  # somebody deleted it: its calls are asked again
+                continue
+            with (folder / REQUESTS).open("rb") as lines:
+                ids = read_ids(lines)
+            batch = Batch(row["id"], row["model_id"], folder, ids, row["run_id"], row["remote_id"])
+            if row["collected"] and batch.answers.is_file():
+                with batch.answers.open("rb") as lines:
+                    batch.failed = failed_calls(ids, read_results(lines, ""))
+            yield batch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 from factory.errors import RecipeError, ServerError
 from factory.models.api_key import read_key
+from factory.models.batch_closing import Closing
 from factory.models.chat import ChatRequests
 from factory.models.folders import find_model
 from factory.models.identity import name_adapter
@@ -22,7 +23,7 @@ from factory.recipe import ModelSpec, Recipe, Role
 from factory.servers import EndpointServer, Server, VllmServer
 
 if TYPE_CHECKING:
-    from factory.models.batch_log import BatchLog
+    from factory.models.batch_log import Batch, BatchLog
     from factory.models.batches import BatchModel, Carrier
     from factory.models.vllm_server import VllmProcess
 
@@ -52,6 +53,7 @@ class BatchedModels:
         self._on_progress = on_progress
         self._pool = pool
         self._models: dict[str, BatchModel] = {}
+        self._closings: dict[str, Closing] = {}  # by server, of batches that nobody asks any more
 
     async def model(
         self,
@@ -83,9 +85,7 @@ class BatchedModels:
     def refuse_if_turned_off(self, log: BatchLog) -> None:
         """Raises RecipeError where calls are out in a batch and would be asked one by one now, paid twice."""
         for batch in log.unanswered_batches():
-            roles = [role for role in self._recipe.models if self._id_of(role) == batch.model_id]
-            trained = [role for role in log.trained_roles(batch.model_id) if role in self._recipe.models]
-            servers = [self._recipe.models[role].server for role in roles or trained]
+            servers = self._servers_of(batch, log)
             if servers and not any(is_batched(self._recipe.servers[name]) for name in servers):
                 is_endpoint = isinstance(self._recipe.servers[servers[0]], EndpointServer)
                 raise RecipeError(
@@ -94,10 +94,37 @@ class BatchedModels:
                     hint=f"set it as it was until it is collected, or delete {batch.folder} to give it up",
                 )
 
+    def close_stored(self, log: BatchLog) -> None:
+        """Begins to end the batches that a process left with all answers in the store; nobody may ask again.
+
+        Those of other recipes are theirs, and so are those whose key is not here now.
+        """
+        from factory.models.batch_endpoint import EndpointCarrier
+
+        log.remove_folders()
+        for batch in log.stored_batches():
+            for name in self._servers_of(batch, log)[:1]:
+                server = self._recipe.servers[name]
+                if not isinstance(server, EndpointServer):
+                    log.finish(batch)
+                    continue
+                with suppress(RecipeError):
+                    if name not in self._closings:
+                        carrier = EndpointCarrier(server.base_url, _key_of(name, server))
+                        self._closings[name] = Closing(carrier, log, self._on_progress)
+                    self._closings[name].begin(batch)
+
     async def close(self) -> None:
         """Leaves what is out to itself; calling it again does nothing."""
-        models, self._models = list(self._models.values()), {}
-        await asyncio.gather(*[model.close() for model in models])
+        ending: list[BatchModel | Closing] = [*self._models.values(), *self._closings.values()]
+        self._models, self._closings = {}, {}
+        await asyncio.gather(*[each.close() for each in ending], return_exceptions=True)
+
+    def _servers_of(self, batch: Batch, log: BatchLog) -> list[str]:
+        """The servers of the roles that a batch asks; none where it is another recipe's."""
+        roles = [role for role in self._recipe.models if self._id_of(role) == batch.model_id]
+        trained = [role for role in log.trained_roles(batch.model_id) if role in self._recipe.models]
+        return [self._recipe.models[role].server for role in roles or trained]
 
     def _id_of(self, role: Role) -> str | None:
         with suppress(RecipeError):  # an adapter that is not there yet
@@ -110,7 +137,7 @@ class BatchedModels:
         from factory.models.batch_endpoint import EndpointCarrier
         from factory.models.endpoints import served_name
 
-        key = read_key(server.api_key_env, f"servers.{spec.server}.api_key_env")
+        key = _key_of(spec.server, server)
         name = await served_name(role, spec, server, adapter, key, self._on_progress)
         return name, EndpointCarrier(server.base_url, key)
 
@@ -135,3 +162,7 @@ class BatchedModels:
 
         device = process_of(Path()).device  # a wrong one is told before anything is asked
         return name, RunnerCarrier(process_of, loaded, lambda: self._pool.turn(device, spec.server), where)
+
+
+def _key_of(name: str, server: EndpointServer) -> str | None:
+    return read_key(server.api_key_env, f"servers.{name}.api_key_env")

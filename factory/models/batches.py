@@ -18,7 +18,8 @@ from uuid import uuid4
 
 from factory.errors import EndpointError
 from factory.failures import REQUEST_FAULTS
-from factory.models.batch_lines import Result, read_results, request_line, unanswered
+from factory.models.batch_closing import Closing
+from factory.models.batch_lines import Result, failed_calls, read_results, request_line, unanswered
 from factory.models.batch_log import Batch, BatchLog
 from factory.models.chat import ChatRequests
 from factory.types import Completion, Request
@@ -57,6 +58,10 @@ class Carrier(Protocol):
         """
         ...
 
+    async def discard(self, batch: Batch) -> None:
+        """Deletes what the batch left elsewhere, and nothing else; raises EndpointError where it cannot."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -71,7 +76,6 @@ class _Trip:
     batch: Batch | None = None
     perhaps_sent: bool = False
     results: dict[str, Result] | None = None
-    failed: set[str] = field(default_factory=set)
     work: asyncio.Task[None] | None = None
 
 
@@ -100,6 +104,7 @@ class BatchModel:
         self._gathering: _Trip | None = None
         self._trips: dict[str, _Trip] = {}  # by call, until its result is taken
         self._all: list[_Trip] = []
+        self._closing = Closing(carrier, log, on_progress)
         for batch in log.open_batches():
             if batch.model_id == model_id:
                 trip = _Trip(batch=batch, perhaps_sent=True)
@@ -123,19 +128,21 @@ class BatchModel:
             raise
         self._trips.pop(call_id, None)
         result = (trip.results or {}).pop(call_id, None) or unanswered("no line is about it", self._where)
+        if not trip.results:
+            asyncio.get_running_loop().call_soon(self._finish)  # the engine stores the last of them first
         if isinstance(result, EndpointError):
             raise result
         return result
 
     async def close(self) -> None:
-        """Leaves what is out to itself, and forgets what is finished; calling it again does nothing."""
-        trips, self._all = self._all, []
-        left = [trip.work for trip in trips if trip.work]
+        """Leaves what is out to itself, and ends what is in the store; calling it again does nothing."""
+        left = [trip.work for trip in self._all if trip.work]
         for work in left:
             work.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        self._finish(trips)
-        await self._carrier.close()
+        self._finish()
+        self._all = []
+        await self._closing.close()
 
     @property
     def _where(self) -> str:
@@ -213,18 +220,15 @@ class BatchModel:
     def _read(self, trip: _Trip, batch: Batch) -> None:
         with batch.answers.open("rb") as lines:
             trip.results = read_results(lines, self._where, self._carrier.hide)
-        answered = {call for call, result in trip.results.items() if isinstance(result, Completion)}
-        trip.failed = set(batch.call_ids) - answered
-        self._log.record(batch, "collected", {"answered": len(batch.call_ids) - len(trip.failed)})
-        self._on_progress(
-            f"batch {batch.id}: collected, {len(trip.failed):,} of {len(batch.call_ids):,} failed"
-        )
-        self._all = self._finish(self._all)
+        num, batch.failed = len(batch.call_ids), failed_calls(batch.call_ids, trip.results)
+        self._log.record(batch, "collected", {"answered": num - len(batch.failed)})
+        self._on_progress(f"batch {batch.id}: collected, {len(batch.failed):,} of {num:,} failed")
 
-    def _finish(self, trips: list[_Trip]) -> list[_Trip]:
-        """Those that are not finished: their answers are not in the store yet."""
-        return [
-            trip
-            for trip in trips
-            if trip.batch is None or trip.results is None or not self._log.finish(trip.batch, trip.failed)
-        ]
+    def _finish(self) -> None:
+        """Begins to end the batches whose answers are in the store."""
+        trips, self._all = self._all, []
+        for trip in trips:
+            if trip.batch is not None and self._log.is_stored(trip.batch):
+                self._closing.begin(trip.batch)
+            else:
+                self._all.append(trip)
