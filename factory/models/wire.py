@@ -39,6 +39,10 @@ class Wire:
 
     def __init__(self, url: str, headers: Mapping[str, str], context: ssl.SSLContext | None) -> None:
         """Raises ValueError for an address that is none."""
+        import aiohappyeyeballs  # noqa: F401 - here, since a first call has a deadline
+        import httptools  # noqa: F401
+        import multidict  # noqa: F401
+
         where = urlsplit(url)
         if where.scheme not in {"http", "https"} or not where.hostname:
             raise ValueError("neither http:// nor https:// and a host")
