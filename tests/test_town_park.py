@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-import duckdb
 import pytest
 import yaml
 from strategy_kit import Teacher, generate
+from test_tiny_domains import refine_few
 
 from factory.check import check_recipe
 from factory.load import load
@@ -128,27 +126,7 @@ async def test_what_the_teacher_is_taught_is_kept_but_for_the_faults_that_checks
 
 @pytest.mark.vllm
 def test_the_teacher_talks_and_the_checks_drop_what_they_can_see(tmp_path):
-    profile = yaml.safe_load((RECIPE / "profiles" / "tiny.yaml").read_text("utf-8"))
-    profile["loop"]["samples_per_round"] = 128
-    (tmp_path / "few.yaml").write_text(yaml.safe_dump(profile))
-    words = [
-        "refine",
-        str(RECIPE),
-        "--profile",
-        str(tmp_path / "few.yaml"),
-        "--workspace",
-        str(tmp_path / "w"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "factory", *words],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    with duckdb.connect(str(tmp_path / "w" / "factory.duckdb"), read_only=True) as connection:
-        rows = connection.sql(
-            "SELECT d.action, d.refiner, d.reason, s.messages, s.attributes->>'source_key' AS section "
-            "FROM decisions d JOIN samples s ON s.id = d.sample_id WHERE d.final"
-        ).fetchall()
+    rows = refine_few(RECIPE, tmp_path, 128)
     kept = [json.loads(messages) for action, *_, messages, _ in rows if action == "keep"]
     assert len(rows) == 128 and 48 <= len(kept) < 128
     assert {len(messages) for messages in kept} == {4, 6}
@@ -157,8 +135,8 @@ def test_the_teacher_talks_and_the_checks_drop_what_they_can_see(tmp_path):
     assert ("citation", "wrong_citation") in dropped and len({refiner for refiner, _ in dropped}) >= 2
     facts = {section.source_key: list(section.facts.values()) for section in park.read().sections}
     answers = [
-        any(fact in message["content"] for fact in facts[section])
-        for action, *_, messages, section in rows
+        any(fact in message["content"] for fact in facts[json.loads(attributes)["source_key"]])
+        for action, *_, messages, attributes in rows
         if action == "keep"
         for message in json.loads(messages)[1::2]
     ]

@@ -43,7 +43,7 @@ SWAPS: Final = [
     (" desc", ""),
     (" not in ", " in "),
 ]
-SHORT, WHOLE = 12_000, 960  # examples of either kind
+SHORT, WHOLE = 60_000, 3_000  # examples of either kind
 
 
 def examples(seed: int = 0) -> list[tasks.Pair]:

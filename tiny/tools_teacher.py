@@ -17,7 +17,7 @@ from factory.tool_files import read_tools
 from tiny import smart_home, tasks
 from tiny.smart_home import Call, Wish
 
-SHORT, WHOLE = 3000, 320  # examples of either kind for each function
+SHORT, WHOLE = 16_000, 1_000  # examples of either kind for each function
 MISTAKEN = 0.6  # of the values that are said in words
 FAULTS = {"beyond": 0.02, "as_text": 0.01, "misnamed": 0.02, "leaked": 0.02, "other_value": 0.03}
 
