@@ -18,6 +18,7 @@ from factory.errors import BudgetExceeded, EndpointError, InputError
 from factory.ports import Model
 from factory.recipe import ModelSpec
 from factory.slots import Slots
+from factory.store.text import quick_json
 from factory.types import Completion, Json, Request
 
 OF_REPLICA: Final = {401, 403, 404}  # statuses that need not be about the request
@@ -121,7 +122,7 @@ def _row(call: Call, run_id: str) -> dict[str, Json]:
         "stage": call.purpose.stage,
         "role": call.purpose.role,
         "model_id": call.request.model_id,
-        "request": _request_json(call.request),
+        "request": quick_json(_request_json(call.request)),
         "attempts": call.num_attempts,
         "lost_tokens": call.lost.tokens or None,
         "lost_dollars": call.lost.dollars or None,

@@ -15,13 +15,13 @@ from pathlib import Path
 import duckdb
 import pytest
 from example_store import call
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from factory.errors import InputError, WorkspaceError
 from factory.store import database, remote, schema
 from factory.store.store import Store
-from factory.store.text import escape, from_json, restore, to_json
+from factory.store.text import escape, from_json, quick_json, restore, to_json
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=40)
 any_text_and_marks = st.lists(st.sampled_from(["\ufffd", "{", "0000", "}", "\x00", "\ud800", "x"]) | any_text)
@@ -62,6 +62,12 @@ def test_escaped_json_comes_back(value):
     stored = to_json(value)
     stored.encode()
     assert from_json(stored) == value
+
+
+@given(any_json)
+def test_quick_json_says_the_same(value):
+    assume("NaN" not in (text := to_json(value)) and "Infinity" not in text)
+    assert from_json(to_json(quick_json(value))) == value
 
 
 @settings(max_examples=40, deadline=None)

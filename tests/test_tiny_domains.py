@@ -38,7 +38,7 @@ def refine_few(recipe: Path, folder: Path, num_samples: int) -> list[tuple[Any, 
 @pytest.mark.parametrize("profile", ["tiny", "one_gpu"])
 def test_the_recipe_checks(recipe, profile):
     models = check_recipe(ROOT / "recipes" / recipe, profile)["models"]
-    assert {model["role"] for model in models} == {"teacher", "student"}
+    assert {model["role"] for model in models} >= {"teacher", "student"}
 
 
 @pytest.mark.vllm
@@ -55,7 +55,7 @@ def test_most_that_the_teacher_writes_is_kept_and_faults_are_seen(tmp_path, reci
     kept = [json.loads(messages) for action, *_, messages, _ in rows if action == "keep"]
     assert len(rows) == 128 and 64 <= len(kept) < 128
     assert fault in reasons
-    questions = {messages[0]["content"] for messages in kept}
+    questions = {turn["content"] for messages in kept for turn in messages if turn["role"] == "user"}
     assert len(questions) > 0.9 * len(kept)
     assert {json.loads(attributes)["slice"] for *_, attributes in rows} == {
         row["slice"] for row in check_recipe(ROOT / "recipes" / recipe, "tiny")["slices"][:-1]

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import datetime
+import gzip
 import ipaddress
+import socket
 import ssl
 from collections.abc import AsyncIterator
 
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from factory.errors import EndpointError
+from factory.models import wire as wire_module
 from factory.models.client import EndpointModel
 from factory.models.wire import Wire
 from factory.types import Message, Request, Sampling
@@ -74,6 +77,11 @@ def chunked(*pieces: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body
 
 
+def encoded(coding: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -83,6 +91,12 @@ def chunked(*pieces: bytes) -> bytes:
         [bytes([byte]) for byte in OK],
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
         [b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", OK],
+        b"HTTP/1.1 200 OK\nContent-Length: 4\n\ngood",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4 \r\ngood\r\n0\r\n\r\n",
+        encoded("identity", b"good"),
+        encoded("", b"good"),
+        encoded("GZIP", gzip.compress(b"good")),
+        encoded("gzip", gzip.compress(b"go") + gzip.compress(b"od")),
     ],
 )
 async def test_replies_are_read_whole_and_the_connection_is_used_again(reply):
@@ -90,7 +104,7 @@ async def test_replies_are_read_whole_and_the_connection_is_used_again(reply):
     assert await post_all(raw, 3) == [b"good"] * 3
     assert raw.num_connections == 1
     head, body = raw.requests[0].split(b"\r\n\r\n")
-    assert head.startswith(b"POST /v1?a=b HTTP/1.1\r\nhost: 127.0.0.1:") and "X-One: é".encode() in head
+    assert head.startswith(b"POST /v1?a=b HTTP/1.1\r\nhost: 127.0.0.1:") and "x-one: é".encode() in head
     assert body == b"{}"
 
 
@@ -115,7 +129,6 @@ async def test_a_connection_that_the_server_closes_is_not_used_again():
         b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\ngood!",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\ngood\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\ngood",
         b"HTTP/1.1 200 OK\r\nContent-Len",
         b"",
     ],
@@ -131,6 +144,75 @@ async def test_what_is_no_whole_reply_is_an_error_and_never_part_of_an_answer(re
 async def test_what_comes_unasked_is_never_the_next_answer(more):
     for reply in (OK + more, [OK, more]):
         assert await post_all(Raw(reply, OK), 2, pause=0.05) == [b"good"] * 2
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"429 Slow\r\nContent-Encoding: gzip\r\nRetry-After: 3", 429),
+        (b"101 Switch\r\nUpgrade: x\r\nConnection: upgrade", 101),
+        (b"204 Nothing", 204),
+    ],
+)
+async def test_a_status_without_a_body_is_a_reply(head, status):
+    length = b"Content-Length: 0\r\n" if status == 429 else b""
+    raw = Raw(b"HTTP/1.1 %b\r\n%b\r\n" % (head, length))
+    async with serving(raw) as address:
+        wire = Wire(address, {}, None)
+        reply = await wire.post(b"{}", asyncio.Event())
+        await wire.close()
+    assert (reply.status, reply.content) == (status, b"")
+    assert reply.headers.get("retry-after") == ("3" if status == 429 else None)
+
+
+async def test_a_host_and_encodings_of_the_user_are_sent_as_theirs():
+    raw = Raw(OK)
+    async with serving(raw) as address:
+        wire = Wire(address, {"Host": "virtual.example", "Accept-Encoding": "identity", "Expect": "x"}, None)
+        await wire.post(b"{}", asyncio.Event())
+        await wire.close()
+    head = raw.requests[0].lower()
+    assert b"\r\nhost: virtual.example\r\n" in head and b"\r\naccept-encoding: identity\r\n" in head
+    assert head.count(b"host:") == 1 and b"expect" not in head
+
+
+async def test_a_name_is_looked_up_once_for_all_who_connect_and_again_where_that_failed(monkeypatch):
+    loop, looked_up = asyncio.get_running_loop(), []
+    real = socket.getaddrinfo
+
+    def look_up(host, *arguments, **options):
+        looked_up.append(host)
+        if len(looked_up) == 1:
+            raise socket.gaierror("not now")
+        return real("127.0.0.1", *arguments, **options)
+
+    if type(loop).__module__.startswith("uvloop"):
+        pytest.skip("its methods cannot be replaced")
+    monkeypatch.setattr(
+        loop, "getaddrinfo", lambda host, port, **options: asyncio.to_thread(look_up, host, port, **options)
+    )
+    raws = Raw(*[OK] * 40)
+    async with serving(raws) as address:
+        wire = Wire(address.replace("127.0.0.1", "models.test"), {}, None)
+        with pytest.raises(OSError, match="not now"):
+            await wire.post(b"{}", asyncio.Event())
+        await asyncio.gather(*[wire.post(b"{}", asyncio.Event()) for _ in range(20)])
+        await wire.close()
+    assert looked_up == ["models.test"] * 2
+
+
+async def test_connections_that_are_too_old_are_closed(monkeypatch):
+    monkeypatch.setattr(wire_module, "KEEPALIVE_SECONDS", 0.2)
+    raw = Raw(*[OK] * 40)
+    async with serving(raw) as address:
+        wire = Wire(address, {}, None)
+        await asyncio.gather(*[wire.post(b"{}", asyncio.Event()) for _ in range(10)])
+        assert len(wire._open) == 10
+        await asyncio.sleep(0.3)
+        await wire.post(b"{}", asyncio.Event())
+        await asyncio.sleep(0.1)
+        assert len(wire._open) == 1
+        await wire.close()
 
 
 async def test_a_cancelled_request_takes_its_connection_with_it():

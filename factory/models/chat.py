@@ -37,7 +37,7 @@ class ChatRequests:
         sampling = request.sampling
         turns = [{"role": turn.role, "content": turn.content} for turn in request.messages]
         body = (
-            f'{{"model":{self._model},"messages":{_text(turns)},"temperature":{float(sampling.temperature)!r},'
+            f'{{"model":{self._model},"messages":{_text_of_turns(turns)},"temperature":{float(sampling.temperature)!r},'
             f'"top_p":{float(sampling.top_p)!r},"max_tokens":{int(sampling.max_tokens)}'
         )
         if sampling.seed is not None:
@@ -121,11 +121,11 @@ def _parsed(content: bytes) -> Json:
         return json.loads(content)
 
 
-def _text(value: Json) -> str:
+def _text_of_turns(turns: list[dict[str, str]]) -> str:
     try:
-        return orjson.dumps(value).decode()
-    except TypeError:  # lone surrogates, numbers of more than 64 bits, named tuples
-        return _python_text(value)
+        return orjson.dumps(turns).decode()
+    except TypeError:  # lone surrogates
+        return _text(turns)
 
 
-_python_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

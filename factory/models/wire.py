@@ -9,10 +9,13 @@ forms and downloads are not here.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import time
 import zlib
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
 # Below the five seconds after which uvicorn (vLLM) closes idle connections, so that none is reused too late.
 KEEPALIVE_SECONDS: Final = 4.0
 NEXT_ADDRESS_SECONDS: Final = 0.25
-OURS: Final = {"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "expect"}
-GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
+ON_THE_WAY: Final = {100, 102, 103}  # statuses before that of the reply
+ADDRESSES_SECONDS: Final = 10.0  # for which a host's addresses are remembered
+OURS: Final = {"content-length", "transfer-encoding", "connection", "expect"}
 
 
 class Reply(NamedTuple):
@@ -49,12 +53,15 @@ class Wire:
         self._host, self._context = where.hostname, context
         self._port = where.port or (443 if context else 80)
         target = where.path + (f"?{where.query}" if where.query else "")
-        lines = [f"POST {target} HTTP/1.1", f"host: {where.netloc}", "accept-encoding: gzip, deflate"]
-        lines += [f"{name}: {value}" for name, value in headers.items() if name.lower() not in OURS]
+        usual = {"host": where.netloc, "accept-encoding": "gzip"}
+        given = {name.lower(): value for name, value in headers.items() if name.lower() not in OURS}
+        lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in (usual | given).items())]
         self._is_sound = not any(char in line for line in lines for char in "\r\n\0")
         self._head = "\r\n".join([*lines, "content-length: "]).encode()
-        self._idle: list[_Exchange] = []
+        self._idle: deque[_Exchange] = deque()
         self._open: set[_Exchange] = set()
+        self._lookup: asyncio.Task[list[Any]] | None = None
+        self._looked_up_at = 0.0
 
     async def post(self, body: bytes, sent: asyncio.Event) -> Reply:
         """The reply to one request; raises OSError, and ValueError for headers that cannot be sent.
@@ -73,34 +80,45 @@ class Wire:
         if exchange.can_go_on:
             exchange.idle_since = time.monotonic()
             self._idle.append(exchange)
+            while self._idle and not self._idle[0].is_rested:
+                self._idle.popleft().transport.close()
         else:
             exchange.transport.close()
         return reply
 
     async def close(self) -> None:
         """Closes all connections."""
-        for exchange in self._open:
+        for exchange in list(self._open):
             exchange.transport.abort()
+        self._open.clear()
+        if self._lookup:
+            self._lookup.cancel()
         await asyncio.sleep(0)  # transports tell their protocols in the next turn of the loop
 
     def _rested(self) -> _Exchange | None:
         """The connection that was used last, unless it is too old; then all others are older."""
         while self._idle:
             exchange = self._idle.pop()
-            if exchange.transport.is_closing():
-                continue
-            if time.monotonic() - exchange.idle_since < KEEPALIVE_SECONDS:
+            if exchange.is_rested:
                 return exchange
             exchange.transport.close()
         return None
+
+    async def _addresses(self) -> list[Any]:
+        """The host's addresses, looked up once for all who connect in the meantime."""
+        is_old = time.monotonic() - self._looked_up_at > ADDRESSES_SECONDS
+        if self._lookup is None or (self._lookup.done() and (is_old or self._lookup.exception())):
+            looking = asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            self._lookup, self._looked_up_at = asyncio.ensure_future(looking), time.monotonic()
+            self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._lookup)
 
     async def _connect(self) -> _Exchange:
         """A new connection; of several addresses of the host the first that answers (RFC 8305)."""
         from aiohappyeyeballs import start_connection
 
         loop = asyncio.get_running_loop()
-        addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        there = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
+        there = await start_connection(await self._addresses(), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
         name = self._host if self._context else None
         _, exchange = await loop.create_connection(
             lambda: _Exchange(self._open), sock=there, ssl=self._context, server_hostname=name
@@ -120,7 +138,15 @@ class _Exchange(asyncio.Protocol):
 
         self._all_open = all_open
         self._parser = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._reply: asyncio.Future[Reply] | None = None
+
+    @property
+    def is_rested(self) -> bool:
+        """Whether it can be used again: open, and idle for less than servers wait."""
+        return not self.transport.is_closing() and time.monotonic() - self.idle_since < KEEPALIVE_SECONDS
 
     def send(self, request: bytes) -> asyncio.Future[Reply]:
         """Sends a whole request; the future is its reply or an OSError."""
@@ -137,13 +163,15 @@ class _Exchange(asyncio.Protocol):
         self._all_open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        from httptools import HttpParserError
+        from httptools import HttpParserError, HttpParserUpgrade
 
         if self._reply is None:  # nobody asked
             self.transport.abort()
             return
         try:
             self._parser.feed_data(data)
+        except HttpParserUpgrade:  # status 101 is the reply; what follows is another protocol
+            self.transport.abort()
         except HttpParserError as error:
             self._fail(ConnectionError(f"the answer is not HTTP: {error}"))
             self.transport.abort()
@@ -172,7 +200,7 @@ class _Exchange(asyncio.Protocol):
         self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
-        if self._parser.get_status_code() < 200:  # on the way to the reply
+        if self._parser.get_status_code() in ON_THE_WAY:
             self._begin()
         else:
             self.can_go_on = self._parser.should_keep_alive()
@@ -190,12 +218,9 @@ class _Exchange(asyncio.Protocol):
             [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
         )
         content = b"".join(self._pieces)
-        if "content-encoding" in headers:
-            try:
-                content = zlib.decompress(content, GZIP_OR_ZLIB)
-            except zlib.error as error:
-                self._fail(ConnectionError(f"the answer cannot be unpacked: {error}"))
-                return
+        if headers.get("content-encoding", "").lower() in {"gzip", "x-gzip"}:
+            with suppress(OSError, EOFError, zlib.error):  # as it came, it is no answer
+                content = gzip.decompress(content)
         reply, self._reply = self._reply, None
         if reply is not None and not reply.done():
             reply.set_result(Reply(self._parser.get_status_code(), headers, content))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from factory.store.text import from_json, restore
+from factory.store.text import from_json, quick_json, restore
 from factory.types import Decision, Message, Parent, Sample, Score, Seed, Source
 
 Row = dict[str, Any]
@@ -40,7 +40,7 @@ def sample_rows(samples: Iterable[Sample], run_id: str, round_number: int) -> tu
                 "slice": sample.slice,
                 "question": sample.question,
                 "answer": sample.answer,
-                "messages": [message._asdict() for message in sample.messages],
+                "messages": quick_json([message._asdict() for message in sample.messages]),
                 "attributes": sample.attributes,
                 "content_hash": sample.content_hash,
             }
