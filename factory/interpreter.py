@@ -3,7 +3,7 @@
 The cyclic collector walks every object again and again, the hundred thousands of loaded modules and
 sources among them, while a call leaves next to nothing for it: reference counts free what it used. And a
 busy event loop lets the store's thread wait five milliseconds for each of its few steps, which is most of
-the time of a commit. Both are settings of the whole process; figures stand in docs/log.md.
+the time of a commit. Both are set for the whole process; figures stand in docs/log.md.
 """
 
 from __future__ import annotations

@@ -176,6 +176,7 @@ async def test_a_host_and_encodings_of_the_user_are_sent_as_theirs():
     assert head.count(b"host:") == 1 and b"expect" not in head
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])  # the methods of uvloop's cannot be replaced
 async def test_a_name_is_looked_up_once_for_all_who_connect_and_again_where_that_failed(monkeypatch):
     loop, looked_up = asyncio.get_running_loop(), []
     real = socket.getaddrinfo
@@ -186,8 +187,6 @@ async def test_a_name_is_looked_up_once_for_all_who_connect_and_again_where_that
             raise socket.gaierror("not now")
         return real("127.0.0.1", *arguments, **options)
 
-    if type(loop).__module__.startswith("uvloop"):
-        pytest.skip("its methods cannot be replaced")
     monkeypatch.setattr(
         loop, "getaddrinfo", lambda host, port, **options: asyncio.to_thread(look_up, host, port, **options)
     )
@@ -227,6 +226,19 @@ async def test_a_cancelled_request_takes_its_connection_with_it():
         assert (await wire.post(b"{}", asyncio.Event())).content == b"good"
         await wire.close()
     assert raw.num_connections == 2
+
+
+async def test_whatever_ends_a_connection_is_an_oserror():
+    raw = Raw([b"HTTP/1.1 200 OK\r\n"])
+    async with serving(raw) as address:
+        wire = Wire(address, {}, None)
+        task = asyncio.create_task(wire.post(b"{}", asyncio.Event()))
+        await asyncio.sleep(0.05)
+        (exchange,) = wire._open
+        exchange.connection_lost(RuntimeError("a library's own"))
+        with pytest.raises(OSError, match="disconnected"):
+            await task
+        await wire.close()
 
 
 @pytest.fixture(scope="module")

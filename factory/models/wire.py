@@ -19,6 +19,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from aiohappyeyeballs import start_connection
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from multidict import CIMultiDict
+
 if TYPE_CHECKING:
     import ssl
 
@@ -43,10 +47,6 @@ class Wire:
 
     def __init__(self, url: str, headers: Mapping[str, str], context: ssl.SSLContext | None) -> None:
         """Raises ValueError for an address that is none."""
-        import aiohappyeyeballs  # noqa: F401 - here, since a first call has a deadline
-        import httptools  # noqa: F401
-        import multidict  # noqa: F401
-
         where = urlsplit(url)
         if where.scheme not in {"http", "https"} or not where.hostname:
             raise ValueError("neither http:// nor https:// and a host")
@@ -115,8 +115,6 @@ class Wire:
 
     async def _connect(self) -> _Exchange:
         """A new connection; of several addresses of the host the first that answers (RFC 8305)."""
-        from aiohappyeyeballs import start_connection
-
         loop = asyncio.get_running_loop()
         there = await start_connection(await self._addresses(), happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
         name = self._host if self._context else None
@@ -134,8 +132,6 @@ class _Exchange(asyncio.Protocol):
     can_go_on = True  # after this reply
 
     def __init__(self, all_open: set[_Exchange]) -> None:
-        from httptools import HttpResponseParser
-
         self._all_open = all_open
         self._parser = HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
@@ -163,8 +159,6 @@ class _Exchange(asyncio.Protocol):
         self._all_open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        from httptools import HttpParserError, HttpParserUpgrade
-
         if self._reply is None:  # nobody asked
             self.transport.abort()
             return
@@ -184,7 +178,7 @@ class _Exchange(asyncio.Protocol):
         if error is None and self._is_body and not names & {b"content-length", b"transfer-encoding"}:
             self._finish()  # such a body ends with the connection
         else:
-            self._fail(error or ConnectionResetError("Server disconnected"))
+            self._fail(error if isinstance(error, OSError) else ConnectionResetError("Server disconnected"))
 
     def on_message_begin(self) -> None:
         if self._reply is None:  # more than was asked for: what follows could pass for the next reply
@@ -212,8 +206,6 @@ class _Exchange(asyncio.Protocol):
         self._is_body = False
 
     def _finish(self) -> None:
-        from multidict import CIMultiDict
-
         headers = CIMultiDict(
             [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
         )
