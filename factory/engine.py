@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from factory.answers import ask_again, mended
+from factory.backlog import Backlog
 from factory.backoff import delay_seconds, is_overload
 from factory.budget import Budget, bound_prompt_tokens
 from factory.calls import Call, Purpose, answered_row, failed_row
@@ -62,6 +63,7 @@ class Engine:
         self.max_failure_share = max_failure_share
         self._counts = Counts()
         self._rate = Rate()
+        self._backlog = Backlog(store)
         self._slots: dict[str, Slots] = {}
         self._in_flight: dict[str, _Shared] = {}
 
@@ -193,6 +195,7 @@ class Engine:
         request, price = call.request, call.purpose.spec.price
         first = call.num_attempts > 0 or bool(request.instead_of)
         async with call.purpose.slots.slot(first=first, not_at=call.replica) as slot:
+            await self._backlog.wait_for_room()
             call.replica = slot.replica
             bound = bound_prompt_tokens(request.messages, request.tools)
             reservation = await self.budget.reserve(bound, request.sampling.max_tokens, price, call.id)
@@ -235,9 +238,8 @@ class Engine:
         slots, attempts = call.purpose.slots, call.num_attempts
         is_up, elsewhere = slots.is_up(call.sent_at), slots.others_sound(call.replica)
         spread = int(digest([call.id, attempts], 6), 16) / 16**6
-        wait = delay_seconds(
-            error, attempts, self.backoff_seconds, is_up=is_up, elsewhere=elsewhere, spread=spread
-        )
+        most = self.backoff_seconds
+        wait = delay_seconds(error, attempts, most, is_up=is_up, elsewhere=elsewhere, spread=spread)
         seconds_left = self.budget.seconds_left()
         return wait if seconds_left is None else min(wait, seconds_left)
 

@@ -123,6 +123,11 @@ class Store:
         # Without LIMIT and ORDER BY, which cost three times as much as the look-up itself.
         return _completion(call_id, next(self._rows(FIND, [call_id], 1)))
 
+    @property
+    def num_unsaved(self) -> int:
+        """Answers that were appended and are not yet durable."""
+        return len(self._queued_calls)
+
     def is_answered(self, call_id: str) -> bool:
         """Whether `find_call` would find it; reads nothing."""
         return call_id in self._answered
