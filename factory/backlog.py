@@ -24,7 +24,7 @@ class Backlog:
         self._flushing: asyncio.Future[None] | None = None
 
     async def wait_for_room(self) -> None:
-        """Returns once fewer than `GROUP_ANSWERS` are not durable; raises WorkspaceError if they cannot be."""
+        """Returns once fewer than `GROUP_ANSWERS` are unsaved; raises WorkspaceError where the disk fails."""
         while self._store.num_unsaved >= GROUP_ANSWERS:
             if self._flushing is None or self._flushing.done():
                 self._flushing = asyncio.ensure_future(asyncio.to_thread(self._store.flush))
