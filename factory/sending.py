@@ -35,10 +35,13 @@ def in_windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def by_material(tasks: Sequence[Task]) -> list[Task]:
     """The same tasks: materials in the order of their first task, within one those that are asked alike."""
-    first: dict[Hashable, int] = {}
-    for index, task in enumerate(tasks):
-        first.setdefault(_material(task), index)
-    return sorted(tasks, key=lambda task: (first[_material(task)], _manner(task)))
+    groups: dict[Hashable, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(_material(task), []).append(task)
+    for group in groups.values():
+        if len(group) > 1:
+            group.sort(key=_manner)
+    return [task for group in groups.values() for task in group]
 
 
 def _material(task: Task) -> Hashable:
