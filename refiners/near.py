@@ -56,6 +56,7 @@ class Near:
 
     Options: ClassVar[type[BaseModel]] = NearOptions
     uses_model: ClassVar[bool] = False
+    works_alone: ClassVar[bool] = True
 
     def __init__(self, options: NearOptions, domain: Domain) -> None:
         self.options = options

@@ -45,7 +45,9 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=f"Example: factory preview {TINY} --count 5")(preview)
     app.command(epilog=f"Example: factory run {TINY} --workspace workspace")(run)
     app.command(epilog=f"Example: factory generate {TINY}")(generate)
-    app.command(epilog=f"Example: factory refine {TINY}")(refine)
+    app.command(epilog=f"Example: factory refine {TINY} · factory refine my.jsonl --steps exact,near,pii")(
+        refine
+    )
     app.command(epilog=f"Example: factory train {TINY} --role refiner --output adapters/refiner")(train)
     app.command(epilog=f"Example: factory evaluate {TINY} --model promoted --split test")(evaluate)
     app.command(epilog=f"Example: factory serve {TINY} --port 8000")(serve)
@@ -113,15 +115,44 @@ def generate(
 
 
 def refine(
-    recipe: RecipePath,
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE|FILE", help="recipe.yaml, its folder, or samples as JSONL or Parquet."
+        ),
+    ],
     profile: Profile = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: Annotated[
+        Path | None,
+        typer.Option("--workspace", "-w", help="Folder of the run; of a FILE's none is kept without it."),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option("--steps", help="For a FILE: names by comma, or a YAML list as a recipe's `refiners`."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="For a FILE: kept samples; else FILE.kept.jsonl.")
+    ] = None,
     metrics: Metrics = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
-    """Refine the first round that is not, and generate it if need be."""
-    _run_until("refine", recipe, profile, workspace, json, log, metrics)
+    """Refine the first round that is not, and generate it if need be; or curate the samples of a file."""
+    from factory.sample_files import is_sample_file
+
+    if not is_sample_file(recipe):
+        if steps is not None or output is not None:
+            raise typer.BadParameter("--steps and --output go with a FILE; a recipe has its own `refiners`")
+        _run_until("refine", recipe, profile, workspace or DEFAULT_WORKSPACE, json, log, metrics)
+        return
+    if steps is None:
+        raise typer.BadParameter("--steps says what to do with the samples, such as exact,near,pii")
+    from factory.refine_file import read_steps, refine_file
+
+    with _progress(json, log) as progress:
+        kept = output or recipe.with_suffix(".kept.jsonl")
+        found = refine_file(recipe, read_steps(steps), kept, workspace, progress)
+    _print(found, json)
 
 
 def train(
