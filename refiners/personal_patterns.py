@@ -35,6 +35,8 @@ BITCOIN = re.compile(r"\b(?:bc1[a-z0-9]{25,62}|[13][1-9A-HJ-NP-Za-km-z]{25,34})\
 ETHEREUM = re.compile(r"\b0x[0-9a-fA-F]{40}\b")
 IP4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)")
 IP6 = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{0,4}:){3,7}[0-9a-fA-F]{0,4}(?![\w:])")
+LONG_RUN = re.compile(r"[\w+/=-]{16}", re.ASCII)
+DIALLED = re.compile(r"[+(\d][\d\s()./\u2010-\u2015-]{5,}\d")
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
     re.DOTALL,
@@ -107,7 +109,7 @@ def _is_address(text: str) -> bool:
 def _secrets(text: str) -> Iterator[tuple[int, int]]:
     for match in PRIVATE_KEY.finditer(text) if "PRIVATE KEY" in text else ():
         yield match.span()
-    for pattern in _key_patterns():
+    for pattern in _key_patterns() if LONG_RUN.search(text) else ():
         for match in pattern.finditer(text):
             # Some patterns have the key as a group, and what tells that it is one around it.
             group = match.lastindex or 0
@@ -124,7 +126,7 @@ def _key_patterns() -> tuple[re.Pattern[str], ...]:
 
 
 def _phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
-    if sum(map(str.isdigit, text)) < MIN_PHONE_DIGITS:
+    if not any(sum(map(str.isdigit, run[0])) >= MIN_PHONE_DIGITS for run in DIALLED.finditer(text)):
         return
     for region in regions or (None,):
         for match in phonenumbers.PhoneNumberMatcher(text, region, phonenumbers.Leniency.STRICT_GROUPING):
