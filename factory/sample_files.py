@@ -92,13 +92,16 @@ def _values(path: Path) -> Iterator[tuple[int, Json]]:
     if path.suffix.lower() == ".parquet":
         yield from enumerate(_parquet(path), 1)
         return
-    with path.open(encoding="utf-8-sig") as file:
-        for number, text in enumerate(file, 1):
-            if text.strip():
-                try:
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, text in enumerate(file, 1):
+                if text.strip():
                     yield number, json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise InputError(f"not JSON: {error}", where=f"{path}:{number}") from error
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", where=f"{path}, after line {number}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}", where=f"{path}:{number}") from error
 
 
 def _parquet(path: Path) -> Iterator[Json]:

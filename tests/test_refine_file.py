@@ -130,6 +130,17 @@ def test_a_line_that_is_no_sample_is_named(tmp_path, text, place):
     assert not list(tmp_path.glob("*.kept.jsonl"))
 
 
+def test_bytes_that_are_no_text_are_told(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps(LINES[0]).encode() + b'\n{"question": "\xff\xfe", "answer": "b"}\n')
+    with pytest.raises(InputError, match="not UTF-8"):
+        refined(path)
+    pq_path = tmp_path / "a.parquet"
+    pq_path.write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="no Parquet"):
+        refined(pq_path)
+
+
 def test_steps_that_need_a_domain_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"'edit' needs a recipe.*alone work: exact"):
         refined(write(tmp_path / "a.jsonl", LINES), [StepSpec(name="edit")])
