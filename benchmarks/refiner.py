@@ -2,8 +2,8 @@
 
 A seed holds out a quarter of the sections. Of the drafts about the others it trains on 25, 50 … or all, by
 the recipe's own trainer, and asks what came of it about every held-out draft, through the recipe's own step
-`edit` on its own server. Results are lines of a file: what is there is not done again, and several processes
-may work on one file.
+`edit` on its own server. A training of few drafts takes as many steps as one of all. Results are lines of a
+file: what is there is not done again, and several processes may work on one file.
 
     .venv/bin/python benchmarks/refiner.py --domain beekeeping --seeds 0 1 2 3 4 --sizes 25 50 100 200 all
 """
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import fcntl
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -31,6 +32,7 @@ from factory.errors import InputError
 from factory.examples import refiner_examples, write_jsonl
 from factory.ports import Ask
 from factory.progress import Progress
+from factory.recipe import TrainingSpec
 from factory.registry import create
 from factory.session import open_bench, open_domain
 from factory.types import CheckedDraft, Message, Parent, Sample, digest
@@ -147,16 +149,26 @@ def prepare(cell: Cell, profile: str, options: dict[str, Any]) -> Domain:
     return replace(domain, recipe=recipe.model_copy(update=changed))
 
 
+def of_equal_steps(spec: TrainingSpec, num_all: int) -> TrainingSpec:
+    """The training in as many steps as the recipe's epochs over all drafts take, however many there are."""
+    options = {"batch_size": 16, "gradient_accumulation": 1, "num_epochs": 3.0, **spec.model_dump()}
+    if options.get("max_steps"):
+        return spec
+    steps = math.ceil(num_all / (options["batch_size"] * options["gradient_accumulation"]))
+    steps = round(steps * options["num_epochs"])
+    return type(spec).model_validate({**spec.model_dump(), "max_steps": steps, "num_epochs": None})
+
+
 async def measure(cell: Cell, domain: Domain, bench: Bench, folder: Path) -> dict[str, Any]:
     """Trains on the cell's drafts and asks about the held-out ones; figures overall and by kind."""
     trained, tested = split(domain, cell.seed)
     if cell.size > len(trained):
         raise InputError(f"{cell.domain} has {len(trained)} drafts to train on, not {cell.size}")
-    trained = trained[: cell.size or None]
+    num_all, trained = len(trained), trained[: cell.size or None]
     directory = folder / "-".join(map(str, cell))
     dataset = directory.with_suffix(".jsonl")
     write_jsonl(refiner_examples(replace(domain, drafts=tuple(trained))), dataset)
-    spec = domain.recipe.training["refiner"]
+    spec = of_equal_steps(domain.recipe.training["refiner"], num_all)
     start = time.perf_counter()
     trainer = create("trainers", spec, domain, "training.refiner")
     adapter = await asyncio.to_thread(trainer.train, dataset, spec.base, directory, lambda *_: None)
