@@ -55,12 +55,16 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the step made of a draft; `became` and `expected` are None where it was, or had to be, dropped."""
+    """What the step made of a draft; `became` and `expected` are None where it was, or had to be, dropped.
+
+    `refused` says why operations of the model could not be applied, where they could not.
+    """
 
     kind: str
     answer: str
     expected: str | None
     became: str | None
+    refused: str = ""
 
     @property
     def is_faulty(self) -> bool:
@@ -89,7 +93,9 @@ async def evaluate_drafts(domain: Domain, drafts: Sequence[CheckedDraft], ask: A
     for draft, decision in zip(drafts, await refiner.refine(samples, ask), strict=True):
         became = decision.rewrite.answer if decision.rewrite else draft.answer
         became = None if decision.action == "drop" else became
-        outcomes.append(Outcome(draft.reason, draft.answer, draft.corrected, became))
+        refused = decision.evidence.get("refused")
+        reason = str(refused["reason"]) if isinstance(refused, dict) else ""
+        outcomes.append(Outcome(draft.reason, draft.answer, draft.corrected, became, reason))
     return outcomes
 
 
@@ -125,7 +131,8 @@ def split(domain: Domain, seed: int) -> tuple[list[CheckedDraft], list[CheckedDr
     rng, cited = Random(f"refiner {seed}"), domain.source_by_key
     citations = sorted({cited[draft.source_key].citation for draft in domain.drafts})
     held_out = set(rng.sample(citations, round(HELD_OUT * len(citations))))
-    trained, tested = [], []
+    trained: list[CheckedDraft] = []
+    tested: list[CheckedDraft] = []
     for draft in domain.drafts:
         (tested if cited[draft.source_key].citation in held_out else trained).append(draft)
     rng.shuffle(trained)
@@ -182,6 +189,7 @@ async def measure(cell: Cell, domain: Domain, bench: Bench, folder: Path) -> dic
         "trained": len(trained),
         "tested": len(tested),
         **figures(outcomes),
+        "refused": Counter(each.refused for each in outcomes if each.refused),
         "kinds": {
             kind: {
                 "num": len(of_kind[kind]),
