@@ -23,6 +23,7 @@ lint: setup
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m tiny.build_domain --check
 	@$(BIN)/python -m tiny.build_park --check
+	@$(BIN)/python -m tiny.build_beekeeping --check
 	@$(BIN)/python -m tiny.build_sql_domain --check
 	@$(BIN)/python -m tiny.smart_home --check
 
