@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from factory import __version__
-from factory.commands import look, recipes, runs
+from factory.commands import look, recipes, refiner_evaluate, runs
 from factory.errors import FactoryError
 from factory.printable import printable
 
@@ -57,6 +57,14 @@ def options(
 recipes.add_to(app)
 runs.add_to(app)
 look.add_to(app)
+refiner = typer.Typer(  # merge: the sub-app with `data` and `train` takes `evaluate` in
+    help="Measure the refiner; every command prints JSON with --json.",
+    epilog=refiner_evaluate.EXAMPLE,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+refiner_evaluate.add_to(refiner)
+app.add_typer(refiner, name="refiner")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
