@@ -57,7 +57,7 @@ def train(
     faults: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """`factory refiner train`: a candidate from the recipe's and the workspace's drafts, promoted if better."""
+    """`factory refiner train`: a candidate from recipe's and workspace's drafts, promoted if better."""
     from factory.refiner_evaluation import edit_step
     from factory.refiner_training import train_and_compare, without_missing_adapter
     from factory.session import open_bench

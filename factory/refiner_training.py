@@ -1,7 +1,7 @@
-"""The refiner's own round: train on one side of the split, measure old and new on the other, keep the better.
+"""The refiner's own round: train on one side of the split, measure old and new on the other, keep the best.
 
-A candidate stands in the workspace and is never changed; only a promoted one is copied to where the refiner in
-charge stands, and what stood there is kept beside it. Running it again finds the adapter and the answers.
+A candidate stands in the workspace and is never changed; only a promoted one is copied to where the refiner
+in charge stands, and what stood there is kept beside it. Running it again finds the adapter and the answers.
 What to learn is in `factory.labels`, the rule of promotion in `factory.refiner_promotion`.
 """
 
@@ -40,7 +40,7 @@ def in_charge(domain: Domain, output: Path) -> Path | None:
 
 
 def without_missing_adapter(domain: Domain) -> Domain:
-    """The domain whose refiner is the bare model, where the adapter that the recipe names is still to come."""
+    """The domain whose refiner is the bare model, where the adapter that the recipe names is yet to come."""
     spec = domain.recipe.models.get("refiner")
     if spec is None or spec.adapter is None:
         return domain
@@ -73,7 +73,7 @@ async def train_and_compare(bench: Bench, labelled: Sequence[Labelled], output: 
     return {
         "promoted": promotion.promote,
         "reason": promotion.reason,
-        "in_charge": str(output.resolve()) if promotion.promote else (str(old) if old else None),
+        "in_charge": detail["output"] if promotion.promote else detail["old"],
         "candidate": str(adapter.path),
         "training_drafts": len(for_training(labelled)),
         "held_out_drafts": promotion.num_drafts,
@@ -96,7 +96,7 @@ def tell(promotion: Promotion) -> str:
 
 
 def put_in_charge(adapter: Adapter, output: Path) -> Path:
-    """Copies a candidate to `output`, whole or not at all; what stood there is kept under its digest.
+    """Copies a candidate to `output`, whole or not at all; what stood there is kept beside.
 
     Returns the folder. Raises InputError where something stands there that is no adapter, WorkspaceError
     where the disk refuses.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from factory.commands import refiner_evaluate
 from factory.commands.arguments import (
     DEFAULT_WORKSPACE,
     AsJson,
@@ -29,7 +30,7 @@ Faults = Annotated[
 ]
 
 app = typer.Typer(
-    help="Train the refiner: see what it would learn, train it, keep it if it is better.",
+    help="Teach the refiner: see what it would learn, train it, keep it if it is better, measure it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -39,6 +40,7 @@ def add_to(parent: typer.Typer) -> None:
     """Registers the group."""
     app.command(epilog=f"Example: factory refiner data {TINY}")(data)
     app.command(epilog=f"Example: factory refiner train {TINY} --output adapters/refiner")(train)
+    refiner_evaluate.add_to(app)
     parent.add_typer(app, name="refiner")
 
 

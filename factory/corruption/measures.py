@@ -87,7 +87,7 @@ def quantities(text: str) -> Iterator[Quantity]:
     for match in _QUANTITY.finditer(text):
         value = value_of(match["number"])
         unit = match["unit"] or ""
-        if value is None or unit.casefold() in WORDS:
+        if value is None or unit.casefold() in WORDS or unit.casefold() == "one":
             continue
         yield Quantity(
             *match.span("number"),

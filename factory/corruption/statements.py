@@ -44,7 +44,7 @@ _TURNS = (
 _CONDITION = re.compile(
     r"(?:,\s*|\s+|^)(?:but\s+)?\b(?:only\s+(?:if|when|where)|if|unless|provided(?:\s+that)?|except|"
     r"as long as|in case|on condition that|subject to|until|where|when|after|before|within|without)\b"
-    r"[^,.;:()]*",
+    r"[^,.;:()]*?(?=\s*(?:[,.;:()]|$))",
     re.IGNORECASE,
 )
 
