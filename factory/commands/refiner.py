@@ -30,7 +30,8 @@ Faults = Annotated[
 ]
 
 app = typer.Typer(
-    help="Teach the refiner: see what it would learn, train it, keep it if it is better, measure it.",
+    help="Teach the refiner and measure it; every command prints JSON with --json.",
+    epilog=f"Example: factory refiner data {TINY}",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
