@@ -8,8 +8,9 @@ What to learn is in `factory.labels`, the rule of promotion in `factory.refiner_
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from factory.refiner_data import draft_row, for_training, held_out
 from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts
 from factory.refiner_promotion import Promotion, compare_refiners
 from factory.refiner_records import record_refiner_evaluation
-from factory.types import Adapter, CheckedDraft, digest
+from factory.stored_pairs import StoredPairs
+from factory.types import Adapter, CheckedDraft, Json, digest
 
 if TYPE_CHECKING:
     from factory.bench import Bench
@@ -60,7 +62,8 @@ async def train_and_compare(bench: Bench, labelled: Sequence[Labelled], output: 
         hint = "drafts about two sections at least are needed: one to learn, one to be measured by"
         raise InputError("no draft is held out", where="gold.refiner", hint=hint)
     old = in_charge(bench.domain, output)
-    adapter = await _train(bench, for_training(labelled))
+    pairs = list(_pairs(bench, {draft.source_key for draft in measured_by}))
+    adapter = await _train(bench, for_training(labelled), pairs)
     before = await _measure(bench, old, measured_by, "old refiner")
     after = await _measure(bench, adapter.path, measured_by, "new refiner")
     promotion = compare_refiners(before.outcomes, after.outcomes)
@@ -76,6 +79,7 @@ async def train_and_compare(bench: Bench, labelled: Sequence[Labelled], output: 
         "in_charge": detail["output"] if promotion.promote else detail["old"],
         "candidate": str(adapter.path),
         "training_drafts": len(for_training(labelled)),
+        "training_pairs": len(pairs),
         "held_out_drafts": promotion.num_drafts,
         "became_right": promotion.num_better,
         "became_wrong": promotion.num_worse,
@@ -126,21 +130,33 @@ def _free_name(folder: Path) -> Path:
     return found
 
 
-async def _train(bench: Bench, drafts: Sequence[CheckedDraft]) -> Adapter:
+def _pairs(bench: Bench, held_out_sections: Collection[str]) -> Iterator[Json]:
+    """What people said against what the refiner had said, where the recipe trains preferences."""
+    if bench.recipe.training["refiner"].options().get("preference") is None:
+        return
+    for section, pair in StoredPairs(bench.store, bench.domain).read():
+        if section not in held_out_sections:
+            yield pair
+
+
+async def _train(bench: Bench, drafts: Sequence[CheckedDraft], pairs: Sequence[Json]) -> Adapter:
     """The candidate, in a folder of the workspace that is named by what it learned and how."""
     trainer, base = bench.trainer("refiner")
     spec = bench.recipe.training["refiner"].model_dump(mode="json")
-    name = "refiner_" + digest([[draft_row(draft) for draft in drafts], spec, bench.recipe.seed], 12)
+    learned = [[draft_row(draft) for draft in drafts], *([pairs] if pairs else [])]
+    name = "refiner_" + digest([*learned, spec, bench.recipe.seed], 12)
     dataset = bench.workspace / "datasets" / f"{name}.jsonl"
     directory = bench.workspace / "adapters" / name
-    write_jsonl(refiner_examples(bench.domain, drafts), dataset)
+    write_jsonl(chain(refiner_examples(bench.domain, drafts), pairs), dataset)
     with (
         bench.stage(0, "train_refiner") as detail,
         bench.progress.stage("train refiner", 1, "steps") as bar,
     ):
         async with bench.pool.device_free():
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
-        detail.update({"drafts": len(drafts), "steps": adapter.num_steps, "loss": adapter.loss})
+        detail.update(
+            {"drafts": len(drafts), "pairs": len(pairs), "steps": adapter.num_steps, "loss": adapter.loss}
+        )
         detail.update({"digest": adapter.digest, "seconds": adapter.seconds, "adapter": str(directory)})
     _record(bench, adapter)
     return adapter

@@ -25,15 +25,17 @@ SAMPLE = """
     len(json_extract(s.messages, '$[*].role').list_filter(lambda r: r = '"user"')) AS num_turns,
     (SELECT list(src.id ORDER BY src.id) FROM edges e JOIN sources src ON src.id = e.parent
      WHERE e.child = s.id AND e.relation = 'source') AS sections"""
+LATEST_VERDICTS = """
+    SELECT sample_id, any_value(action) AS action, any_value(reason) AS reason,
+           any_value(corrected) AS corrected,
+           count(DISTINCT (action, coalesce(corrected, ''))) AS num_opinions
+    FROM (SELECT * FROM verdicts
+          QUALIFY row_number() OVER (PARTITION BY sample_id, reviewer
+                                     ORDER BY created_at DESC, rowid DESC) = 1)
+    GROUP BY sample_id"""
 VERDICTS = f"""
-    SELECT v.action, v.reason, v.corrected, v.num_opinions, {SAMPLE} FROM (
-        SELECT sample_id, any_value(action) AS action, any_value(reason) AS reason,
-               any_value(corrected) AS corrected,
-               count(DISTINCT (action, coalesce(corrected, ''))) AS num_opinions
-        FROM (SELECT * FROM verdicts
-              QUALIFY row_number() OVER (PARTITION BY sample_id, reviewer
-                                         ORDER BY created_at DESC, rowid DESC) = 1)
-        GROUP BY sample_id) v
+    SELECT v.action, v.reason, v.corrected, v.num_opinions, {SAMPLE}
+    FROM ({LATEST_VERDICTS}) v
     JOIN samples s ON s.id = v.sample_id
     WHERE s.id > ? ORDER BY s.id LIMIT {PAGE}"""  # noqa: S608 (constants)
 REWRITES = f"""
@@ -72,30 +74,31 @@ class StoredLabels:
 
     def read(self) -> Iterator[tuple[CheckedDraft, Origin]]:
         """People's verdicts, then a teacher's rewrites."""
-        for row in self._pages(VERDICTS):
+        for row in self.pages(VERDICTS):
             if row["num_opinions"] > 1:
                 self.left_out["people_disagree"] += 1
             elif row["action"] == "edit" and not (row["corrected"] or "").strip():
                 self.left_out["edit_without_text"] += 1
-            elif draft := self._draft(row, *_said(row)):
+            elif draft := self.draft(row, *_said(row)):
                 yield draft, "verdict"
-        for row in self._pages(REWRITES):
-            if draft := self._draft(row, row["answer"], row["corrected"], row["reason"]):
+        for row in self.pages(REWRITES):
+            if draft := self.draft(row, row["answer"], row["corrected"], row["reason"]):
                 yield draft, "rewritten"
-        for row in self._pages(REVISIONS):
+        for row in self.pages(REVISIONS):
             before = _draft_before(row["responses"] or [], row["answer"])
             if before is None:
                 self.left_out["no_first_draft"] += 1
-            elif draft := self._draft(row, before, row["answer"], REVISED):
+            elif draft := self.draft(row, before, row["answer"], REVISED):
                 yield draft, "rewritten"
 
-    def _pages(self, sql: str) -> Iterator[dict[str, Any]]:
+    def pages(self, sql: str) -> Iterator[dict[str, Any]]:
+        """The rows of a query that starts after an id, in pages."""
         last = ""
         while rows := self._store.select(sql, (last,)):
             yield from rows
             last = rows[-1]["id"]
 
-    def _draft(
+    def draft(
         self, row: Mapping[str, Any], answer: str, corrected: str | None, reason: str
     ) -> CheckedDraft | None:
         """The draft about a sample, or None and one more that is left out."""
