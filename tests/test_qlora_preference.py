@@ -40,8 +40,6 @@ def test_pairs_move_the_adapter_towards_what_was_chosen(tmp_path, base):  # noqa
     assert not [path for path in out.rglob("*") if "ref" in path.name]
     said = answers(base, out)
     assert not [key for key in MINE if said[key] == FACTS[key]]
-    kept = [key for key in FACTS if key not in MINE and said[key] == FACTS[key]]
-    assert len(kept) >= 4
 
 
 @pytest.mark.train
