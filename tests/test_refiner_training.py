@@ -8,6 +8,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from test_stored_labels import say
+from test_stored_pairs import asked
 
 from factory import cli
 from factory.bench import Bench
@@ -23,6 +25,8 @@ from factory.refiner_data import gather
 from factory.refiner_promotion import compare_refiners, is_better
 from factory.refiner_training import put_in_charge
 from factory.store.queries import read
+from factory.store.rows import source_row
+from factory.store.store import Store
 from factory.types import Adapter
 
 
@@ -212,3 +216,23 @@ def test_without_a_step_that_edits_nothing_is_trained(library, tmp_path, capsys)
     )
     assert "no step 'edit'" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+def test_verdicts_become_pairs_where_the_recipe_trains_preferences(library, tmp_path, capsys):
+    folder, _ = library
+    domain = load(folder)
+    held_out = {each.draft.source_key for each in gather(domain, Mixture())[0] if each.is_held_out}
+    domain = replace(domain, sources=tuple(s for s in domain.sources if s.key not in held_out))
+    with Store.open(tmp_path / "w") as store:
+        store.append("sources", [source_row(source) for source in domain.sources])
+        kept, _ = asked(store, domain, 1, "In 14 days.")
+        say(store, kept, "edit", corrected="In 21 days.", reason="wrong_quantity")
+    assert train(folder, tmp_path, capsys)["training_pairs"] == 0
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["training"]["refiner"]["preference"] = {"num_epochs": 1.0}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    found = train(folder, tmp_path, capsys)
+    assert found["training_pairs"] == 1
+    (dataset,) = [path for path in (tmp_path / "w" / "datasets").iterdir() if "chosen" in path.read_text()]
+    lines = [json.loads(line) for line in dataset.read_text("utf-8").splitlines()]
+    assert len(lines) == found["training_drafts"] + 1 and set(lines[-1]) == {"prompt", "chosen", "rejected"}
