@@ -19,8 +19,9 @@ from factory.types import CheckedDraft, Json
 
 REWRITE_SHARE = 0.5  # above this share of new text an answer is written anew instead of edited
 MAX_OPS = 8
-UNGROUNDED = frozenset({"wrong_quantity", "wrong_citation", "off_source"})
-ILL_FORMED = frozenset({"malformed_citation", "truncated"})
+# Reasons by what they find fault with; so do all that begin with "wrong_", "malformed_" or "broken_".
+UNGROUNDED = frozenset({"wrong_quantity", "wrong_citation", "off_source", "negated", "dropped_condition"})
+ILL_FORMED = frozenset({"malformed_citation", "truncated", "broken_form"})
 
 # The verdict comes first: a small model decides before it argues, and a cut answer still has it.
 EDIT_SCHEMA: Json = {
@@ -145,8 +146,10 @@ def target(draft: CheckedDraft, *, restate: bool = False) -> Json:
         "ops": [op._asdict() for op in ops] if verdict == "edit" else [],
         "rewrite": corrected if verdict == "rewrite" else None,
         "scores": {
-            "grounded": int(draft.reason not in UNGROUNDED),
-            "form": int(draft.reason not in ILL_FORMED),
+            "grounded": int(draft.reason not in UNGROUNDED and not draft.reason.startswith("wrong_")),
+            "form": int(
+                draft.reason not in ILL_FORMED and not draft.reason.startswith(("malformed_", "broken_"))
+            ),
         },
     }
 

@@ -26,15 +26,15 @@ def student_examples(samples: Iterable[Sample]) -> Iterator[Example]:
     return (chat_of(sample.messages, sample.attributes) for sample in samples)
 
 
-def refiner_examples(domain: Domain) -> Iterator[Example]:
-    """The refiner's question and right answer for each checked draft, lazily.
+def refiner_examples(domain: Domain, drafts: Iterable[CheckedDraft] | None = None) -> Iterator[Example]:
+    """The refiner's question and right answer for each draft, lazily; `drafts` are the recipe's if not given.
 
     Raises RecipeError for a draft about a section that no source file has.
     """
     sources = domain.source_by_key
-    restate = any(step.options().get("restate") for step in domain.recipe.refiners if step.name == "edit")
+    restate = restates(domain)
     style = domain.recipe.domain.answer_style
-    for draft in domain.drafts:
+    for draft in domain.drafts if drafts is None else drafts:
         source = sources.get(draft.source_key)
         if source is None:
             raise RecipeError(
@@ -45,6 +45,11 @@ def refiner_examples(domain: Domain) -> Iterator[Example]:
         )
         answer = Message("assistant", refiner_answer(draft, restate=restate))
         yield chat_of([Message("user", prompt), answer], {})
+
+
+def restates(domain: Domain) -> bool:
+    """Whether the recipe's refiner replaces the whole answer each time."""
+    return any(step.options().get("restate") for step in domain.recipe.refiners if step.name == "edit")
 
 
 def refiner_answer(draft: CheckedDraft, *, restate: bool = False) -> str:

@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from factory.errors import RecipeError
 from factory.explain import did_you_mean, dotted, explain
@@ -87,7 +87,10 @@ class GoldLine(Strict):
 
 
 class DraftLine(Strict):
-    """A line of the refiner's examples; `corrected` is null where the draft had to go."""
+    """A line of the refiner's examples: a draft with what an expert made of it, or an answer that is right.
+
+    `corrected` is null where the draft had to go. Without `corrected` and `reason` it is right as it is.
+    """
 
     id: Text
     question: AnyText
@@ -96,6 +99,13 @@ class DraftLine(Strict):
     reason: Text
     slice: Text
     source: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _right_as_it_is(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "answer" in data and not data.keys() & {"corrected", "reason"}:
+            return {**data, "corrected": data["answer"], "reason": "ok"}
+        return data
 
     def value(self) -> CheckedDraft:
         return CheckedDraft(

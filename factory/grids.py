@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from factory.accuracy import Accuracy, Paired
 from factory.counts import describe_lost
-from factory.findings import Report, Spend, total_spend
+from factory.findings import Report
 from factory.funnel import Yield
 from factory.plots import percent
+from factory.spend import Spend, total_spend
 from factory.types import Json
 
 

@@ -19,7 +19,8 @@ from factory.store.store import Store
 
 FACTORY = [sys.executable, "-m", "factory.cli"]
 COMMANDS = (
-    "check doctor evaluate export generate init preview refine report run schema serve sql status trace train"
+    "check doctor evaluate export generate init preview refine refiner report run schema serve sql status "
+    "trace train"
 )
 HEAVY = (
     "torch",

@@ -21,7 +21,7 @@ COMMANDS = re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's files, its package installed into `installed` beside them, and its domain."""
     folder = tmp_path_factory.mktemp("plugin")
-    for name in ("yes_no.py", "brief.py", "pyproject.toml"):
+    for name in ("yes_no.py", "brief.py", "contrary.py", "pyproject.toml"):
         (folder / name).write_text(FILES[name], "utf-8")
     install, init = COMMANDS[:2]
     assert install.startswith("python -m pip install ") and init == "factory init domain"
@@ -44,11 +44,17 @@ def run(folder: Path, command: str, code: int = 0) -> str:
 
 def test_the_strategy_is_as_short_as_it_is_said_to_be() -> None:
     assert len(FILES["yes_no.py"].splitlines()) < 40
-    assert set(FILES) == {"yes_no.py", "brief.py", "pyproject.toml", "domain/profiles/yes_no.yaml"}
+    assert set(FILES) == {
+        "yes_no.py",
+        "brief.py",
+        "contrary.py",
+        "pyproject.toml",
+        "domain/profiles/yes_no.yaml",
+    }
 
 
 def test_an_installed_package_makes_samples_and_judges_them(folder: Path) -> None:
-    check, preview, generate = COMMANDS[2:]
+    check, preview, generate = COMMANDS[2:5]
     assert json.loads(run(folder, f"{check} --json"))["strategies"] == ["yes_no ×1"]
     samples = json.loads(run(folder, f"{preview} --json"))["samples"]
     assert len(samples) == 6 and {sample["strategy"] for sample in samples} == {"yes_no"}
@@ -66,6 +72,27 @@ def test_its_refiner_drops_with_its_own_reason(folder: Path) -> None:
     (folder / "domain/profiles/short.yaml").write_text(profile)
     samples = json.loads(run(folder, "factory preview domain --profile short --json"))["samples"]
     assert {(sample["refiner"], sample["reason"]) for sample in samples} == {("brief", "too_long")}
+
+
+def test_its_corruption_spoils_answers_for_the_refiner(folder: Path) -> None:
+    section = json.loads((folder / "domain/gold/dev.jsonl").read_text().splitlines()[0])
+    other = json.loads((folder / "domain/gold/test.jsonl").read_text().splitlines()[-1])
+    lines = [
+        {
+            "id": f"{each['source']}-{n}",
+            "question": f"May I, in case {n}?",
+            "answer": f"Yes. You may {n} times.",
+        }
+        | {"slice": each["slice"], "source": each["source"]}
+        for each in (section, other)
+        for n in (2, 3)
+    ]
+    assert section["source"] != other["source"]
+    (folder / "domain/gold/refiner.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows = json.loads(run(folder, f"{COMMANDS[5]} --json"))["kinds"]
+    (made,) = [row for row in rows if row["kind"] == "wrong_answer"]
+    assert made["origin"] == "corrupted" and made["training"] > 0
+    assert made["example"]["answer"] == made["example"]["corrected"].replace("Yes", "No")
 
 
 def test_its_options_are_checked_with_file_and_line(folder: Path) -> None:

@@ -33,6 +33,16 @@ from training.adapters import hash_file, is_complete, read_adapter, resolve_base
 Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
+class PreferenceOptions(Strict):
+    """A pass of DPO (arXiv 2305.18290) after supervised training, over the dataset's pairs."""
+
+    num_epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
+    learning_rate: float = Field(1e-5, gt=0, description="Lower than that of the supervised training.")
+    beta: float = Field(
+        0.1, gt=0, description="How far the model may move from where that left it; less: far."
+    )
+
+
 class QLoRAOptions(Strict):
     """How a LoRA adapter is trained; the defaults suit a few hundred to a few thousand samples."""
 
@@ -59,6 +69,9 @@ class QLoRAOptions(Strict):
     gradient_checkpointing: bool = Field(False, description="Saves memory, costs about a third more time.")
     packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
     num_threads: int | None = Field(None, ge=1, description="On a CPU; as many as cores are free by default.")
+    preference: PreferenceOptions | None = Field(
+        None, description="DPO after it, over what people said against what the refiner had said."
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -121,6 +134,8 @@ class QLoRA:
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
+        if options["preference"] is None:  # an adapter without it is named as ever
+            del options["preference"]
         counted = {name: value for name, value in options.items() if name != "num_threads"}
         directory = job.directory.resolve()
         return {

@@ -233,6 +233,42 @@ def add_reasons_of_scores(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE evaluation_items ADD COLUMN detail VARCHAR")
 
 
+def add_refiner_evaluations(connection: duckdb.DuckDBPyConnection) -> None:
+    """What the refiner made of drafts whose right answer is known, and the figures over them."""
+    connection.execute(
+        """CREATE TABLE refiner_evaluations (
+            id VARCHAR PRIMARY KEY,        -- hash of run, model and what came of each draft
+            run_id VARCHAR NOT NULL,
+            model_id VARCHAR NOT NULL,
+            num_drafts BIGINT NOT NULL,
+            figures JSON NOT NULL,         -- overall and by kind of fault
+            calibration JSON,              -- of the scores, NULL where there are too few
+            created_at TIMESTAMPTZ NOT NULL
+        );
+        CREATE TABLE refiner_evaluation_items (
+            evaluation_id VARCHAR NOT NULL,
+            position BIGINT NOT NULL,      -- order of the drafts
+            draft_key VARCHAR NOT NULL,
+            kind VARCHAR NOT NULL,         -- of fault, 'ok' for a clean one
+            section VARCHAR NOT NULL,      -- key of the source that it is about
+            answer VARCHAR NOT NULL,       -- the draft
+            expected VARCHAR,              -- the right answer, NULL where it had to go
+            became VARCHAR,                -- what the step made of it, NULL where it dropped it
+            action VARCHAR NOT NULL,       -- keep, rewrite, drop
+            reason VARCHAR NOT NULL,
+            refused VARCHAR,               -- why operations were refused, NULL where none were
+            p_keep DOUBLE,                 -- probability of a clean answer, NULL where none was given
+            call_id VARCHAR NOT NULL,
+            PRIMARY KEY (evaluation_id, position)
+        )"""
+    )
+
+
+def add_logprobs(connection: duckdb.DuckDBPyConnection) -> None:
+    """The tokens of an answer with their probabilities; NULL where they were not asked for, or not given."""
+    connection.execute("ALTER TABLE calls ADD COLUMN logprobs JSON")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -240,4 +276,6 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_conversations_of_items,
     add_lost_spend,
     add_reasons_of_scores,
+    add_refiner_evaluations,
+    add_logprobs,
 )

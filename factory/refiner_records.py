@@ -1,0 +1,70 @@
+"""Evaluations of the refiner in the store, and the work behind `factory refiner evaluate`.
+
+What was measured is written once, draft by draft, with the calls that it rests on; running it again finds
+the stored answers and adds nothing. What the figures mean is in factory.refiner_evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.interpreter import run_work
+from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts, figures
+from factory.types import CheckedDraft, Json, digest
+
+if TYPE_CHECKING:
+    from factory.bench import Bench
+    from factory.progress import Progress
+
+
+def evaluate_refiner(
+    recipe_path: Path, profile: str | None, workspace: Path, progress: Progress, share: float = 1.0
+) -> dict[str, Any]:
+    """The recipe's refiner on its checked drafts, or on those of a `share` of their sections.
+
+    Answers are kept as calls of the workspace. Raises RecipeError without drafts or a step `edit`.
+    """
+    from factory.errors import RecipeError
+    from factory.needs import Needs
+    from factory.session import open_bench, open_domain
+
+    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("refiner",)))
+    drafts = [draft for draft in domain.drafts if is_within(draft, share)]
+    if not drafts:
+        what = "holds no draft of these sections" if domain.drafts else "there are no checked drafts"
+        raise RecipeError(what, where="gold.refiner", hint="give a larger --share" if domain.drafts else "")
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, workspace, progress) as bench:
+            bench.record_run()
+            ask, model_id = await bench.ask("refiner", "evaluate", 0)
+            with progress.stage("evaluate refiner", len(drafts), "drafts") as bar:
+                found = await evaluate_drafts(domain, drafts, ask, bar.update)
+            return {"model_id": model_id, **record_refiner_evaluation(bench, model_id, found)}
+
+    return run_work(work())
+
+
+def is_within(draft: CheckedDraft, share: float) -> bool:
+    """Whether a draft's section is among a `share` of all sections, by a hash of its key."""
+    return int(digest([draft.source_key], 8), 16) < share * 16**8
+
+
+def record_refiner_evaluation(bench: Bench, model_id: str, found: RefinerEvaluation) -> dict[str, Json]:
+    """Writes an evaluation with its items; returns what a reader is told, with the tallies as rows."""
+    items = [_item(each) for each in map(asdict, found.outcomes)]
+    key = "rev_" + digest([bench.run_id, model_id, items])
+    kinds = {kind: figures(tally) for kind, tally in found.by_kind.items()}
+    overall = figures(found.overall)
+    numbered = ({"evaluation_id": key, "position": at, **item} for at, item in enumerate(items))
+    bench.store.append("refiner_evaluation_items", list(numbered))
+    row = {"id": key, "run_id": bench.run_id, "model_id": model_id, "num_drafts": len(items)}
+    bench.store.append("refiner_evaluations", [{**row, "figures": {"overall": overall, "by_kind": kinds}}])
+    by_kind = [{"kind": kind, **kinds[kind]} for kind in kinds]
+    return {"evaluation": key, **overall, "by_kind": by_kind}
+
+
+def _item(outcome: dict[str, Json]) -> dict[str, Json]:
+    return {"draft_key": outcome.pop("key"), **outcome, "refused": outcome["refused"] or None}
