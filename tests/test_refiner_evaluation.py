@@ -86,10 +86,10 @@ def test_f1_is_the_harmonic_mean_and_lies_in_its_interval(outcomes: list[DraftOu
 
 
 DRAFTS = [
-    {"id": "d1", "answer": "21 days", "corrected": "30 days", "reason": "wrong_quantity"},
-    {"id": "d2", "answer": "30 days", "corrected": "30 days", "reason": "ok"},
+    {"id": "d1", "answer": "14 days", "corrected": "21 days", "reason": "wrong_quantity"},
+    {"id": "d2", "answer": "21 days", "corrected": "21 days", "reason": "ok"},
     {"id": "d3", "answer": "Red.", "corrected": None, "reason": "off_source"},
-    {"id": "d4", "answer": "12 days", "corrected": "30 days", "reason": "wrong_quantity"},
+    {"id": "d4", "answer": "12 days", "corrected": "21 days", "reason": "wrong_quantity"},
 ]
 
 
@@ -132,8 +132,8 @@ def test_drafts_go_through_the_product_and_into_the_store(domain: Path, tmp_path
     assert again == found
     rows = read(tmp_path / "w", "SELECT draft_key, action, became FROM refiner_evaluation_items ORDER BY 1")
     assert rows.rows == (
-        ("d1", "rewrite", "30 days"),
-        ("d2", "keep", "30 days"),
+        ("d1", "rewrite", "21 days"),
+        ("d2", "keep", "21 days"),
         ("d3", "drop", None),
         ("d4", "drop", None),
     )

@@ -179,7 +179,7 @@ def test_a_choice_is_read_however_it_is_cut_into_tokens(tokens: list[Token], pla
 def test_a_choice_that_is_not_there() -> None:
     assert choice_at([likely("no", 1)], 0, VERDICTS) is None
     assert choice_at([likely("keep", 1)], 4, VERDICTS) is None
-    assert choice_at([likely("1", 0.5, **{"10": 0.5})], 0, ("1", "10")) == {"1": 0, "10": 1}
+    assert choice_at([likely("1", 0.5, **{"10": 0.5})], 0, ("1", "10")) is None  # either may be meant
 
 
 def test_the_likelihood_of_what_was_said_and_of_other_words() -> None:

@@ -33,6 +33,9 @@ def evaluate(
         float,
         typer.Option("--share", min=0.0, max=1.0, help="Of the sections, whose drafts are asked about."),
     ] = 1.0,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Write the map of its probabilities beside its adapter.")
+    ] = False,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
@@ -42,7 +45,7 @@ def evaluate(
     from factory.screen import print_json
 
     with Progress(bars=not json, as_json=log is LogFormat.json) as progress:
-        found = evaluate_refiner(recipe, profile, workspace, progress, share)
+        found = evaluate_refiner(recipe, profile, workspace, progress, share, calibrate)
     if json:
         print_json(found)
     else:
@@ -56,6 +59,11 @@ def _print(found: dict[str, Any]) -> None:
     for name in ("precision", "recall", "f1", "fixed", "removed", "damaged"):
         print_text(f"{name}: {_percent(found[name], found[f'{name}_interval'])}")
     print_text(f"edits refused: {found['num_refused']:,}")
+    if measured := found["calibration"]:
+        errors = f"{100 * measured['before']:.1f} % before, {100 * measured['after']:.1f} % after the map"
+        print_text(f"expected calibration error: {errors}")
+    if "calibration_file" in found:
+        print_text(f"wrote {found['calibration_file']}")
     rows = [
         [
             each["kind"],
