@@ -33,8 +33,8 @@ def evaluate_refiner(
     """The recipe's refiner on its checked drafts, or on those of a `share` of their sections.
 
     Answers are kept as calls of the workspace. With `calibrate` the map that makes its probabilities true is
-    written beside its adapter. Raises RecipeError without drafts or a step `edit`, and for a map that there is
-    no adapter for, or nothing to fit on.
+    written beside its adapter. Raises RecipeError without drafts or a step `edit`, and where there is no
+    adapter for a map, or nothing to fit it on.
     """
     from factory.needs import Needs
     from factory.session import open_bench, open_domain
@@ -89,10 +89,8 @@ def record_refiner_evaluation(bench: Bench, model_id: str, found: RefinerEvaluat
     row = {"id": key, "run_id": bench.run_id, "model_id": model_id, "num_drafts": len(items)}
     reliability = measure(points_of(found))
     calibration = reliability.as_json() if reliability else None
-    bench.store.append(
-        "refiner_evaluations",
-        [{**row, "calibration": calibration, "figures": {"overall": overall, "by_kind": kinds}}],
-    )
+    measured = {"figures": {"overall": overall, "by_kind": kinds}, "calibration": calibration}
+    bench.store.append("refiner_evaluations", [{**row, **measured}])
     by_kind = [{"kind": kind, **kinds[kind]} for kind in kinds]
     return {"evaluation": key, **overall, "calibration": calibration, "by_kind": by_kind}
 

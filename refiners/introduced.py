@@ -24,6 +24,7 @@ TIMES: Final = ("second", "minute", "hour", "day", "week", "month", "year")
 UNITS: Final = (*TIMES, "percent", "dollar", "euro", "cent")
 SIGNS: Final = {"$": "dollar", "€": "euro", "%": "percent"}
 UNIT_WINDOW: Final = 3  # words after a number among which its unit may stand: "30 full calendar days"
+TITLE: Final = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof)\b(\.?)")
 MAX_CAPITALISED: Final = 0.25  # of the words within sentences: more are not names alone
 
 _ONES: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -44,22 +45,22 @@ def introduced(edited: str, known: Sequence[str], citation_pattern: str = "") ->
 
     `known` are the texts that it may draw on. Kinds are quantities, names and citations.
     """
-    before = "\n".join(known)
     found: dict[str, Json] = {}
-    rest = rest_before = ""
+    rest, others = edited, known
     if citation_pattern:
         pattern = re.compile(citation_pattern)
-        cited = {_plain(match[0]) for match in pattern.finditer(before)}
+        cited = {_plain(match[0]) for text in known for match in pattern.finditer(text)}
         found["citations"] = [m[0] for m in pattern.finditer(edited) if _plain(m[0]) not in cited]
-        rest, rest_before = pattern.sub(" ; ", edited), pattern.sub(" ; ", before)
-    quantities = set(quantities_of(rest_before or before))
-    values = {value for value, _ in quantities_of(before)}  # a number may be lifted out of a citation
+        rest, others = pattern.sub(" ; ", edited), [pattern.sub(" ; ", text) for text in known]
+    quantities = {quantity for text in others for quantity in quantities_of(text)}
+    # A number may be lifted out of a citation, but not with a unit.
+    values = {value for text in (*known, *others) for value, _ in quantities_of(text)}
     found["quantities"] = [
         text
-        for text, (value, unit) in _written(rest or edited)
+        for text, (value, unit) in _written(rest)
         if not (_has_unit(quantities, value, unit) if unit else value in values)
     ]
-    found["names"] = _new_names(rest or edited, before)
+    found["names"] = _new_names(rest, others)
     return {kind: list(dict.fromkeys(texts)) for kind, texts in found.items() if texts}
 
 
@@ -113,7 +114,8 @@ def _spelled(words: Sequence[str]) -> tuple[int, int]:
 
 def _unit_after(text: str, place: int) -> str:
     """The unit within the next words of the same clause, singular; '' where none is known."""
-    clause = re.split(r"[.;:!?()\[\]\n\d]", text[place : place + 80], maxsplit=1)[0]
+    after = re.sub(r"^\s*(?:\)|\([\d.,]+\))", "", text[place : place + 80])  # thirty (30) days
+    clause = re.split(r"[.;:!?()\[\]\n\d]", after, maxsplit=1)[0]
     for word in re.findall(r"[^\W\d_]+", clause.casefold().replace("per cent", "percent"))[:UNIT_WINDOW]:
         singular: str = word.removesuffix("s")
         if singular in UNITS:
@@ -126,17 +128,21 @@ def _has_unit(quantities: Iterable[Quantity], value: Fraction, unit: str) -> boo
     return any(known == value and other in (unit, "") for known, other in quantities)
 
 
-def _new_names(edited: str, before: str) -> list[str]:
-    inside, names = _capitalised(before)
-    if inside and len(names) > MAX_CAPITALISED * inside:
+def _new_names(edited: str, known: Sequence[str]) -> list[str]:
+    inside, names = _capitalised("\n".join(known))
+    if len(names) > MAX_CAPITALISED * inside:
         return []
-    seen = {_bare(match[0]) for match in WORD.finditer(before)}
+    seen = {_bare(match[0]) for text in known for match in WORD.finditer(text)}
     _, found = _capitalised(edited)
     return [name for name in found if _bare(name) not in seen and _bare(name) not in VALUES]
 
 
 def _capitalised(text: str) -> tuple[int, list[str]]:
-    """How many words stand within sentences, and those of them that begin with a capital; 'I' is none."""
+    """How many words stand within sentences, and those of them that begin with a capital.
+
+    'I' and titles are none, and the full stop of a title ends no sentence.
+    """
+    text = TITLE.sub(lambda match: match[1].lower() + " " * bool(match[2]), text)
     inside, names = 0, []
     for match in WORD.finditer(text):
         if OF_SENTENCE.search(text[max(0, match.start() - 12) : match.start()] if match.start() else ""):
