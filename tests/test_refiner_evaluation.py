@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_run import RUN, fill
 
 from factory import cli
 from factory.edits import target
@@ -18,8 +20,12 @@ from factory.init import write_template
 from factory.models import scripted
 from factory.progress import Progress
 from factory.refiner_evaluation import DraftOutcome, RefinerEvaluation, figures, tally
+from factory.refiner_grid import grid_refiner
 from factory.refiner_records import evaluate_refiner
+from factory.report import collect, render_html
+from factory.spend import total_spend
 from factory.store.queries import read
+from factory.store.store import Store
 from factory.types import CheckedDraft, Request
 
 QUIET = Progress(bars=False)
@@ -148,7 +154,7 @@ def test_the_command_prints_a_table_and_json(
     words = ["refiner", "evaluate", str(domain), "--workspace", str(tmp_path / "w")]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
-    assert "precision: 100.0 %" in shown
+    assert "100.0\u00a0% (" in shown
     assert "wrong_quantity" in shown
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed_of"] == 2
@@ -161,3 +167,34 @@ def test_what_cannot_be_evaluated_is_told(domain: Path, tmp_path: Path) -> None:
     (domain / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "refiners": [{"name": "form"}]}))
     with pytest.raises(RecipeError, match="no step 'edit'"):
         evaluate_refiner(domain, None, tmp_path / "w", QUIET)
+
+
+def test_the_report_shows_it_and_counts_its_calls_as_used(tmp_path: Path) -> None:
+    bins = [{"probability": 0.9, "share": 0.75, "num": 8}, {"probability": 0.1, "share": 0.0, "num": 4}]
+    calibration = {"num": 12, "before": 0.1, "after": 0.05, "bins_before": bins, "bins_after": bins}
+    found = RefinerEvaluation.of(FOUND)
+    with Store.open(tmp_path) as store:
+        fill(store)
+        before = total_spend(collect(store).spend)
+        assert collect(store).refiner is None
+        assert "drafts with known answers" not in render_html(collect(store))
+        kinds = {kind: figures(each) for kind, each in found.by_kind.items()}
+        row = {"id": "rev_a", "run_id": RUN, "model_id": "model_a", "num_drafts": len(FOUND)}
+        measured = {"figures": {"overall": figures(found.overall), "by_kind": kinds}}
+        store.append("refiner_evaluations", [{**row, **measured, "calibration": calibration}])
+        store.append("calls", [{**store.select("SELECT * FROM calls LIMIT 1")[0], "id": "call_new"}])
+        assert total_spend(collect(store).spend).num_unused == before.num_unused + 1
+        item = {"position": 0, "draft_key": "d", "kind": "ok", "section": "s", "answer": "a"}
+        item |= {"action": "keep", "reason": "ok", "call_id": "call_new", "evaluation_id": "rev_a"}
+        store.append("refiner_evaluation_items", [item])
+        report = collect(store)
+    assert total_spend(report.spend).num_unused == before.num_unused
+    page = render_html(report)
+    assert "drafts with known answers" in page
+    assert "Expected calibration error over 12 drafts: 10.0\u00a0% as the refiner said" in page
+    assert "held 90.0\u00a0%" in page
+    grid = grid_refiner(report.refiner)
+    assert grid.rows[0][:3] == ("all", "11", "71.4\u00a0% (35.9–91.8)")
+    assert [row[0] for row in grid.rows] == ["all", "off_source", "ok", "wrong_quantity"]
+    assert grid.rows[3][5:] == ("25.0\u00a0%", "–", "–", "1")
+    assert json.loads(json.dumps(asdict(report)))["refiner"]["num_drafts"] == 11
