@@ -54,33 +54,40 @@ def unpack(packed: Sequence[Any] | None) -> tuple[Token, ...] | None:
 
 
 def _whole_characters(content: Sequence[Any]) -> Iterator[Token]:
-    """Every token, those that end within a character joined with what completes it."""
-    pending, logprob = b"", 0.0
+    """Every token, those that end within a character joined with what completes it.
+
+    Such a token says nothing yet (vLLM), or has bytes that are no text (OpenAI).
+    """
+    pending, logprob, is_joined = b"", 0.0, False
     for item in content:
-        piece, given = _bytes(item), min(0.0, float(item["logprob"]))
-        try:
-            text = (pending + piece).decode()
-        except UnicodeDecodeError:
-            pending, logprob = pending + piece, logprob + given
+        text, given = item["token"], min(0.0, float(item["logprob"]))
+        if pending or "\ufffd" in text:
+            pending += _bytes(item)
+            try:
+                text = pending.decode()
+            except UnicodeDecodeError:
+                text = ""
+        if not text:
+            logprob, is_joined = logprob + given, True
             continue
-        others = () if pending else tuple(_others(item, text))
+        others = () if is_joined else tuple(_others(item, text))
         yield Token(text, round(logprob + given, DECIMALS) or 0.0, others)
-        pending, logprob = b"", 0.0
+        pending, logprob, is_joined = b"", 0.0, False
     if pending:
         yield Token(pending.decode(errors="replace"), round(logprob, DECIMALS))
 
 
 def _others(item: Any, text: str) -> Iterator[tuple[str, float]]:
-    seen = {text}
+    seen = {text, ""}
     for other in item.get("top_logprobs") or ():
-        said, logprob = _bytes(other).decode(errors="replace"), float(other["logprob"])
-        if said not in seen and logprob >= LEAST_LOGPROB:
+        logprob = other["logprob"]
+        if logprob >= LEAST_LOGPROB and (said := other["token"]) not in seen:
             seen.add(said)
-            yield said, round(min(0.0, logprob), DECIMALS)
+            yield said, round(min(0.0, float(logprob)), DECIMALS)
 
 
 def _bytes(item: Any) -> bytes:
-    """What a token says; its text alone may hold a sign for half a character."""
+    """What a token says, of which its text may hold half."""
     given = item.get("bytes")
     return bytes(given) if given is not None else str(item["token"]).encode("utf-8", "replace")
 

@@ -58,6 +58,11 @@ def test_a_character_over_several_tokens_is_one() -> None:
     assert read_tokens({"content": content}, "a§ 3") == (Token("a", 0.0), Token("§ 3", -1.5))
 
 
+def test_a_character_of_which_the_first_tokens_say_nothing() -> None:
+    content = [item("a"), item("", -1.0, b=-2.0), item("§ 3", -0.5, c=-3.0), item(""), item("")]
+    assert read_tokens({"content": content}, "a§ 3") == (Token("a", 0.0), Token("§ 3", -1.5))
+
+
 def test_an_endpoint_that_gives_no_bytes() -> None:
     content = [{"token": "keep", "logprob": -0.25}]
     assert read_tokens({"content": content}, "keep") == (Token("keep", -0.25),)
