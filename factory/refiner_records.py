@@ -55,7 +55,7 @@ def evaluate_refiner(
             return {"model_id": model_id, **record_refiner_evaluation(bench, model_id, found)}
 
     found = run_work(work())
-    return found if folder is None else {**found, "calibration_file": _save(found["calibration"], folder)}
+    return found if folder is None else {**found, "calibration_file": save_map(found["calibration"], folder)}
 
 
 def _adapter_folder(domain: Domain) -> Path:
@@ -66,7 +66,8 @@ def _adapter_folder(domain: Domain) -> Path:
     return domain.folder / Path(adapter).expanduser()
 
 
-def _save(measured: Json, folder: Path) -> str:
+def save_map(measured: Json, folder: Path) -> str:
+    """Writes the map of a measured calibration beside an adapter; raises RecipeError where there is none."""
     if measured is None:
         what = f"nothing to calibrate by: {MIN_POINTS} drafts with probabilities are the least"
         raise RecipeError(what, where="gold.refiner", hint="clean and faulty ones, of several sections")

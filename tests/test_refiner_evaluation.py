@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from synthetic_run import RUN, fill
 
 from factory import cli
+from factory.calibration import load, measure
 from factory.edits import target
 from factory.errors import RecipeError
 from factory.init import write_template
@@ -21,7 +22,7 @@ from factory.models import scripted
 from factory.progress import Progress
 from factory.refiner_evaluation import DraftOutcome, RefinerEvaluation, figures, tally
 from factory.refiner_grid import grid_refiner
-from factory.refiner_records import evaluate_refiner
+from factory.refiner_records import evaluate_refiner, points_of, save_map
 from factory.report import collect, render_html
 from factory.spend import total_spend
 from factory.store.queries import read
@@ -158,6 +159,31 @@ def test_the_command_prints_a_table_and_json(
     assert "wrong_quantity" in shown
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed_of"] == 2
+
+
+def test_a_map_needs_an_adapter_and_enough_drafts(domain: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no adapter beside which"):
+        evaluate_refiner(domain, None, tmp_path / "w", QUIET, calibrate=True)
+    assert not (tmp_path / "w").exists()
+    assert evaluate_refiner(domain, None, tmp_path / "w", QUIET)["calibration"] is None
+
+
+def test_a_measured_map_is_stored_and_can_be_written(tmp_path: Path) -> None:
+    kinds = {0.9: ("21 days", "21 days"), 0.2: ("30 days", "30 days")}
+    outcomes = [
+        replace(outcome("k", *kinds[p]), key=f"d{n}", section=f"s{n}", p_keep=p)
+        for n in range(40)
+        for p in [0.9 if n % 2 else 0.2]
+    ]
+    points = points_of(RefinerEvaluation.of(outcomes))
+    assert [(point.probability, point.is_true) for point in points[:2]] == [(0.2, False), (0.9, True)]
+    found = measure(points)
+    assert found is not None
+    written = save_map(found.as_json(), tmp_path)
+    assert load(tmp_path) == found.calibration
+    assert written == str(tmp_path / "calibration.json")
+    with pytest.raises(RecipeError, match="nothing to calibrate by"):
+        save_map(None, tmp_path)
 
 
 def test_what_cannot_be_evaluated_is_told(domain: Path, tmp_path: Path) -> None:
