@@ -43,7 +43,7 @@ def mended(answer: Completion, schema: Json) -> Completion:
         return answer
     if answer.text[start] in answer.text[end:]:  # perhaps a second value: which one is meant?
         return answer
-    return replace(answer, text=json.dumps(value, ensure_ascii=False))
+    return replace(answer, text=json.dumps(value, ensure_ascii=False), logprobs=None)
 
 
 def is_answer(answer: Completion, schema: Json) -> bool:

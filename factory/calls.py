@@ -19,6 +19,7 @@ from factory.ports import Model
 from factory.recipe import ModelSpec
 from factory.slots import Slots
 from factory.store.text import quick_json
+from factory.tokens import pack
 from factory.types import Completion, Json, Request
 
 OF_REPLICA: Final = {401, 403, 404}  # statuses that need not be about the request
@@ -96,6 +97,7 @@ def answered_row(call: Call, run_id: str, answer: Completion, dollars: float) ->
         "completion_tokens": answer.completion_tokens,
         "latency_ms": answer.latency_ms,
         "cost_dollars": dollars,
+        "logprobs": quick_json(pack(answer.logprobs)) if answer.logprobs else None,
     }
 
 
@@ -143,4 +145,5 @@ def _request_json(request: Request) -> Json:
         "ordinal": request.ordinal,
         "instead_of": request.instead_of or None,
         **({"tools": list(request.tools)} if request.tools else {}),
+        **({"top_logprobs": request.top_logprobs} if request.top_logprobs else {}),
     }

@@ -135,7 +135,7 @@ def target(draft: CheckedDraft, *, restate: bool = False) -> Json:
         verdict, ops = "edit", [Op("replace", draft.answer, corrected)]
     elif corrected == draft.answer:
         verdict = "keep"
-    elif draft.reason == "truncated" or _share_new(draft.answer, corrected) > REWRITE_SHARE:
+    elif draft.reason == "truncated" or share_new(draft.answer, corrected) > REWRITE_SHARE:
         verdict = "rewrite"
     else:
         ops = diff(draft.answer, corrected)
@@ -154,7 +154,7 @@ def target(draft: CheckedDraft, *, restate: bool = False) -> Json:
     }
 
 
-def _share_new(old_text: str, new_text: str) -> float:
+def share_new(old_text: str, new_text: str) -> float:
     """The share of `new_text`'s characters that `old_text` does not offer in the same order."""
     old, new = (re.findall(r"\w+|\s+|[^\w\s]", text) for text in (old_text, new_text))
     blocks = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()

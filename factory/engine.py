@@ -111,9 +111,11 @@ class Engine:
             sampling: Sampling | None = None,
             ordinal: int = 0,
             tools: Sequence[Json] = (),
+            top_logprobs: int = 0,
         ) -> Completion:
-            seeded = self._seeded(sampling or usual, messages, ordinal)
-            request = Request(model.id, tuple(messages), schema, seeded, ordinal, "", tuple(tools), parser)
+            sampling = self._seeded(sampling or usual, messages, ordinal)
+            further = (ordinal, "", tuple(tools), parser, top_logprobs)
+            request = Request(model.id, tuple(messages), schema, sampling, *further)
             answer = self._answer if schema is None else self._answer_as_asked
             return await answer(request, purpose)
 
@@ -145,8 +147,7 @@ class Engine:
 
     async def _answer(self, request: Request, purpose: Purpose) -> Completion:
         call_id = request.id
-        stored = self.store.find_call(call_id)
-        if stored is not None:
+        if (stored := self.store.find_call(call_id)) is not None:
             self._counts.num_found += 1
             return stored
         shared = self._in_flight.get(call_id)
@@ -260,8 +261,7 @@ class Engine:
             try:
                 while True:
                     while not refused and len(pending) < PENDING_PER_SLOT * concurrency:
-                        task = next(remaining, None)
-                        if task is None:
+                        if (task := next(remaining, None)) is None:
                             break
                         work = asyncio.create_task(_make(generator, task, ask))
                         work.add_done_callback(queue.put_nowait)

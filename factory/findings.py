@@ -25,6 +25,7 @@ from factory.funnel import (
     read_steps,
     read_yields,
 )
+from factory.refiner_findings import RefinerMeasure, read_refiner
 from factory.spend import Spend, read_spend
 from factory.store.queries import state_of
 from factory.types import Json, digest
@@ -93,6 +94,7 @@ class Report:
     gates: tuple[Gate, ...]
     datasets: tuple[Dataset, ...]
     stages: tuple[StageTime, ...]
+    refiner: RefinerMeasure | None
 
 
 def collect(store: Selects, run_id: str | None = None) -> Report:
@@ -125,6 +127,7 @@ def collect(store: Selects, run_id: str | None = None) -> Report:
         gates=_gates(store, run_id),
         datasets=_datasets(store, labels),
         stages=_stages(store, labels),
+        refiner=read_refiner(store, run_id),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from factory.accuracy import ModelResult
 from factory.findings import Report
+from factory.significance import wilson
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,24 @@ def plot_accepted(report: Report) -> tuple[Plot, ...]:
         bar = Bar(f"round {each.round}", f"{each.num_accepted:,}", kind, 100 * each.num_accepted / most)
         by_slice.setdefault(each.name, []).append(bar)
     return tuple(Plot(name, tuple(bars)) for name, bars in by_slice.items())
+
+
+def plot_reliability(report: Report) -> tuple[Plot, ...]:
+    """What came of drafts that the refiner held to be clean with some probability, before and after the map.
+
+    A bar for each bin of drafts: its mean probability, and the share that was clean with its interval.
+    """
+    measured = report.refiner.calibration if report.refiner else None
+    plots = []
+    for key, title in (("before", "as the refiner said"), ("after", "calibrated")) if measured else ():
+        bars = []
+        for each in measured[f"bins_{key}"] if measured else ():
+            low, high = wilson(each["share"], each["num"])
+            text = f"{percent(each['share'])} of {each['num']:,}"
+            label = f"held {percent(each['probability'])}"
+            bars.append(Bar(label, text, "round", 100 * each["share"], 100 * low, 100 * high))
+        plots.append(Plot(f"Share of clean drafts, {title}", tuple(bars)))
+    return tuple(plots)
 
 
 def _accuracy_bar(model: ModelResult, report: Report, mean: float, low: float, high: float) -> Bar:

@@ -37,8 +37,9 @@ class Ask(Protocol):
 
     An identical request (same model, messages, tools, schema, sampling and `ordinal`) is answered from
     the store. Calls of `tools`, which are in OpenAI's form, come as the text of the answer
-    (`factory.tool_calls`). Raises `EndpointError` once the retries are spent and `BudgetExceeded` before a
-    call that the budget cannot bear.
+    (`factory.tool_calls`). With `top_logprobs` the tokens come along where the model gives them, each with
+    so many of the likeliest at its place. Raises `EndpointError` once the retries are spent and
+    `BudgetExceeded` before a call that the budget cannot bear.
     """
 
     async def __call__(
@@ -49,6 +50,7 @@ class Ask(Protocol):
         sampling: Sampling | None = None,
         ordinal: int = 0,
         tools: Sequence[Json] = (),
+        top_logprobs: int = 0,
     ) -> Completion: ...
 
 

@@ -21,7 +21,7 @@ from factory.significance import wilson
 from factory.types import Action, CheckedDraft, Decision, Message, Parent, Sample
 
 STEP = "edit"
-KEEP = "keep"  # the metric of the step's scores that is the probability of a clean answer
+P_KEEP = ("keep", "edit_probability")  # metric and scorer: the probability of a clean answer, uncalibrated
 
 
 class Share(NamedTuple):
@@ -232,7 +232,7 @@ def _outcome(draft: CheckedDraft, decision: Decision) -> DraftOutcome:
         decision.action,
         decision.reason,
         str(refused["reason"]) if refused else "",
-        next((score.value for score in decision.scores if score.metric == KEEP), None),
+        next((each.value for each in decision.scores if (each.metric, each.scorer) == P_KEEP), None),
         str(decision.evidence.get("call", "")),
     )
 

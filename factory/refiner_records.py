@@ -10,27 +10,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from factory.calibration import MIN_POINTS, Calibration, Point, measure, save
+from factory.errors import RecipeError
 from factory.interpreter import run_work
 from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts, figures
 from factory.types import CheckedDraft, Json, digest
 
 if TYPE_CHECKING:
     from factory.bench import Bench
+    from factory.domain import Domain
     from factory.progress import Progress
 
 
 def evaluate_refiner(
-    recipe_path: Path, profile: str | None, workspace: Path, progress: Progress, share: float = 1.0
+    recipe_path: Path,
+    profile: str | None,
+    workspace: Path,
+    progress: Progress,
+    share: float = 1.0,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
     """The recipe's refiner on its checked drafts, or on those of a `share` of their sections.
 
-    Answers are kept as calls of the workspace. Raises RecipeError without drafts or a step `edit`.
+    Answers are kept as calls of the workspace. With `calibrate` the map that makes its probabilities true is
+    written beside its adapter. Raises RecipeError without drafts or a step `edit`, and where there is no
+    adapter for a map, or nothing to fit it on.
     """
-    from factory.errors import RecipeError
     from factory.needs import Needs
     from factory.session import open_bench, open_domain
 
     domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("refiner",)))
+    folder = _adapter_folder(domain) if calibrate else None
     drafts = [draft for draft in domain.drafts if is_within(draft, share)]
     if not drafts:
         what = "holds no draft of these sections" if domain.drafts else "there are no checked drafts"
@@ -44,7 +54,24 @@ def evaluate_refiner(
                 found = await evaluate_drafts(domain, drafts, ask, bar.update)
             return {"model_id": model_id, **record_refiner_evaluation(bench, model_id, found)}
 
-    return run_work(work())
+    found = run_work(work())
+    return found if folder is None else {**found, "calibration_file": save_map(found["calibration"], folder)}
+
+
+def _adapter_folder(domain: Domain) -> Path:
+    adapter = domain.recipe.models["refiner"].adapter
+    if adapter is None:
+        what = "there is no adapter beside which a calibration could lie"
+        raise RecipeError(what, where="models.refiner.adapter", hint="leave out --calibrate")
+    return domain.folder / Path(adapter).expanduser()
+
+
+def save_map(measured: Json, folder: Path) -> str:
+    """Writes the map of a measured calibration beside an adapter; raises RecipeError where there is none."""
+    if measured is None:
+        what = f"nothing to calibrate by: {MIN_POINTS} drafts with probabilities are the least"
+        raise RecipeError(what, where="gold.refiner", hint="clean and faulty ones, of several sections")
+    return str(save(Calibration(**measured["calibration"]), folder))
 
 
 def is_within(draft: CheckedDraft, share: float) -> bool:
@@ -61,9 +88,21 @@ def record_refiner_evaluation(bench: Bench, model_id: str, found: RefinerEvaluat
     numbered = ({"evaluation_id": key, "position": at, **item} for at, item in enumerate(items))
     bench.store.append("refiner_evaluation_items", list(numbered))
     row = {"id": key, "run_id": bench.run_id, "model_id": model_id, "num_drafts": len(items)}
-    bench.store.append("refiner_evaluations", [{**row, "figures": {"overall": overall, "by_kind": kinds}}])
+    reliability = measure(points_of(found))
+    calibration = reliability.as_json() if reliability else None
+    measured = {"figures": {"overall": overall, "by_kind": kinds}, "calibration": calibration}
+    bench.store.append("refiner_evaluations", [{**row, **measured}])
     by_kind = [{"kind": kind, **kinds[kind]} for kind in kinds]
-    return {"evaluation": key, **overall, "by_kind": by_kind}
+    return {"evaluation": key, **overall, "calibration": calibration, "by_kind": by_kind}
+
+
+def points_of(found: RefinerEvaluation) -> list[Point]:
+    """The probability that each draft is clean, and whether it is; none for a draft that has none."""
+    return [
+        Point(each.p_keep, not each.is_faulty, each.section)
+        for each in found.outcomes
+        if each.p_keep is not None
+    ]
 
 
 def _item(outcome: dict[str, Json]) -> dict[str, Json]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory import grids, plots
+from factory import grids, plots, refiner_grid
 from factory.accuracy import ModelResult
 from factory.findings import Report, collect
 from factory.printable import printable, printable_line
@@ -39,6 +39,7 @@ def all_grids(report: Report) -> dict[str, grids.Grid]:
         "slices": grids.grid_yields("Samples by slice and round", "Slice", report.slice_rounds),
         "gates": grids.grid_gates(report),
         "datasets": grids.grid_datasets(report),
+        "refiner": refiner_grid.grid_refiner(report.refiner),
         "spend": grids.grid_spend(report),
         "stages": grids.grid_stages(report),
     }
@@ -174,6 +175,8 @@ def render_html(report: Report) -> str:
         slice_plots=plots.plot_slices(report),
         funnel_plot=plots.plot_funnel(report),
         accepted_plots=plots.plot_accepted(report),
+        calibration_line=refiner_grid.describe_calibration(report.refiner),
+        reliability_plots=plots.plot_reliability(report),
     )
 
 

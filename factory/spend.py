@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from factory.accuracy import Selects
+from factory.refiner_findings import has_measurements
 from factory.store.queries import CALLS
 
 
@@ -51,8 +52,7 @@ SPEND = """
         UNION SELECT run_id, unnest(evidence ->> '$.calls[*]') FROM decisions
         UNION SELECT v.run_id, i.call_id FROM evaluations v
         JOIN evaluation_items i ON i.evaluation_id = v.id
-        UNION SELECT v.run_id, i.call_id FROM refiner_evaluations v
-        JOIN refiner_evaluation_items i ON i.evaluation_id = v.id
+        MEASURED
     ), found AS (
         SELECT u.run_id, c.id, any_value(c.stage) AS stage, any_value(c.role) AS role
         FROM used u JOIN calls c ON c.id = u.id AND c.status = 'ok'
@@ -82,9 +82,14 @@ SPEND = """
              list_position(['generate', 'refine', 'evaluate'], stage), role""".replace("CALLS", CALLS)
 
 
+MEASURED = """UNION SELECT v.run_id, i.call_id FROM refiner_evaluations v
+        JOIN refiner_evaluation_items i ON i.evaluation_id = v.id"""
+
+
 def read_spend(store: Selects, labels: Mapping[str, str]) -> tuple[Spend, ...]:
     """Calls by run, stage and role."""
-    rows = store.select(SPEND, (list(labels),))
+    sql = SPEND.replace("MEASURED", MEASURED if has_measurements(store) else "")
+    rows = store.select(sql, (list(labels),))
     return tuple(Spend(labels[row.pop("run_id")], **row) for row in rows)
 
 

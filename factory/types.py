@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 from factory.digests import canonical, canonical_pairs, hash_text
 from factory.digests import digest as digest  # noqa: PLC0414 (the name that everybody asks for here)
+from factory.tokens import Token
 
 Json = Any  # what json.loads returns
 Action = Literal["keep", "rewrite", "drop"]
 Split = Literal["dev", "test"]
-
 # Attributes that hold what a check found out about the very answer: another answer does not take them over.
 FINDINGS = frozenset({"error", "num_rows", "num_columns"})
 
@@ -122,9 +122,8 @@ class Sample:
         """A sample whose id is the hash of content, parents and operation (not of attributes)."""
         content, origin = canonical_pairs(messages), canonical_pairs(parents)
         # The canonical JSON of [content, origin, operation], with the long part written once for both hashes.
-        identity = f"[{content},{origin},{canonical(operation)}]"
-        id, content_hash = "smp_" + hash_text(identity)[:20], hash_text(content)[:20]
-        return cls(id, tuple(messages), tuple(parents), operation, dict(attributes), content_hash)
+        id = "smp_" + hash_text(f"[{content},{origin},{canonical(operation)}]")[:20]
+        return cls(id, tuple(messages), tuple(parents), operation, dict(attributes), hash_text(content)[:20])
 
     @property
     def question(self) -> str:
@@ -196,6 +195,7 @@ class Request:
     instead_of: str = ""  # id of the same question's last call, where its answer was not as the schema asks
     tools: tuple[Json, ...] = ()  # what the model may call, in OpenAI's form
     tool_call_parser: str = ""  # what reads its calls at a server of ours
+    top_logprobs: int = 0  # how many of the likeliest tokens are wanted at each place, with probabilities
 
     @property
     def id(self) -> str:
@@ -203,14 +203,14 @@ class Request:
         # Only where there are some, so that stored answers keep their ids.
         further: list[Json] = [self.instead_of] if self.instead_of else []
         further += [{"tools": self.tools, "parser": self.tool_call_parser}] if self.tools else []
-        rest = canonical([self.schema, sampling, self.ordinal, *further])
-        what = f"[{canonical(self.model_id)},{canonical_pairs(self.messages)},{rest[1:]}"  # as one list
-        return "call_" + hash_text(what)[:20]
+        further += [{"top_logprobs": self.top_logprobs}] if self.top_logprobs else []
+        what = f"[{canonical(self.model_id)},{canonical_pairs(self.messages)},"  # as one list with the rest
+        return "call_" + hash_text(what + canonical([self.schema, sampling, self.ordinal, *further])[1:])[:20]
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered, reasoning kept apart; `logprobs` are natural logs, one a token."""
+    """What a model answered, reasoning kept apart; `logprobs` make up `text`, None: not given."""
 
     text: str
     finish_reason: str = "stop"
@@ -218,7 +218,7 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     latency_ms: float = 0.0
-    logprobs: tuple[float, ...] | None = None
+    logprobs: tuple[Token, ...] | None = None
     call_id: str = ""
 
     def json(self) -> Json:

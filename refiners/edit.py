@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
+from factory.calibration import Calibration, load
 from factory.domain import Domain
-from factory.edits import EDIT_SCHEMA
+from factory.edits import EDIT_SCHEMA, REWRITE_SHARE
 from factory.errors import EndpointError
 from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask
 from factory.prompts import render
 from factory.recipe import Strict
 from factory.types import Completion, Decision, Json, Message, Parent, Sample, Score, Source
-from refiners.review import METRICS, Review, Turn, review, turns_of
+from refiners.review import Limits, Review, Turn, review, turns_of
+from refiners.scores import NO_SCORES, TOP_LOGPROBS, Reading, worst
 from refiners.source import KnownSources
 
 
@@ -32,6 +35,16 @@ class EditOptions(Strict):
 
     restate: bool = Field(
         False, description="It replaces the whole answer each time, by itself where right: for tiny models."
+    )
+    rewrites: bool = Field(
+        True,
+        description=f"Answers may be written anew, of which more than {REWRITE_SHARE:.0%} is new text; "
+        "false refuses that.",
+    )
+    probabilities: bool = Field(
+        True,
+        description="Scores are read from the probabilities of tokens; false for an endpoint that refuses to "
+        "give them.",
     )
 
 
@@ -44,6 +57,12 @@ class Edit:
     def __init__(self, options: EditOptions, domain: Domain) -> None:
         self._domain = domain
         self._sources = KnownSources(domain)
+        self._top_logprobs = TOP_LOGPROBS if options.probabilities else 0
+        self._limits = Limits(
+            options.rewrites,
+            citation_pattern=domain.recipe.domain.citation_pattern,
+            reading=Reading(options.restate, _calibration(domain)),
+        )
         self._failures = FailureRule(domain.recipe.loop.max_failure_share)
 
     def open(self, accepted: Iterable[Sample]) -> None:
@@ -72,7 +91,11 @@ class Edit:
         self._failures.finish()
         remaining = iter(answers)
         return [
-            decide(sample, sources, [review(turn, next(remaining)) for turn in of_sample])
+            decide(
+                sample,
+                sources,
+                [review(turn, next(remaining), self._limits_of(sample, sources)) for turn in of_sample],
+            )
             if sources
             else Decision(sample.id, "edit", "drop", "no_source")
             for sample, sources, of_sample in zip(samples, known, turns, strict=True)
@@ -83,7 +106,14 @@ class Edit:
         source, *beside = sources
         values = {"style": style, "source": source, "beside": beside, "error": error}
         prompt = render("refiners", "edit", **values, **turn._asdict())
-        return await ask([Message("user", prompt)], schema=EDIT_SCHEMA)
+        return await ask([Message("user", prompt)], schema=EDIT_SCHEMA, top_logprobs=self._top_logprobs)
+
+    def _limits_of(self, sample: Sample, sources: Sequence[Source]) -> Limits:
+        """Facts must come from the sections; queries and calls of tools are no prose."""
+        if not all(source.key in self._domain.source_by_key for source in sources):
+            return self._limits
+        known = [text for source in sources for text in (source.citation, source.title, source.text)]
+        return self._limits._replace(known=[*known, *sample.texts("system")])
 
     def _known(self, sample: Sample) -> Sequence[Source]:
         """The sample's sections, or the one nearest to its questions: the answers may be about another.
@@ -100,6 +130,12 @@ class Edit:
             return sources
         nearest = self._domain.nearest_source("\n".join(sample.texts("user")), sample.slice or None)
         return (nearest,) if nearest else ()
+
+
+def _calibration(domain: Domain) -> Calibration | None:
+    """The map that was fitted for the refiner's adapter, which lies beside its weights."""
+    spec = domain.recipe.models.get("refiner")
+    return load(domain.folder / Path(spec.adapter).expanduser()) if spec and spec.adapter else None
 
 
 def _is_request_fault(error: BaseException) -> bool:
@@ -147,10 +183,5 @@ def _evidence(sources: Sequence[Source], reviews: Sequence[Review]) -> dict[str,
 
 def _scores(sample: Sample, reviews: Sequence[Review]) -> tuple[Score, ...]:
     """Those of the worst answer; None where one should have been scored and was not."""
-    found = []
-    for metric in METRICS:
-        values = [each.scores[metric] for each in reviews]
-        known = [value for value in values if value is not None]
-        value = min(known) if known and len(known) == len(values) else None
-        found.append(Score(sample.id, metric, value, "edit"))
-    return tuple(found)
+    found = worst([each.scores for each in reviews]) if reviews else NO_SCORES
+    return tuple(Score(sample.id, metric, value, scorer) for (metric, scorer), value in found.items())

@@ -25,8 +25,8 @@ ROLES = ("teacher", "refiner", "student")
 CHECKS = ["form", "exact", "near", "contamination", "round_trip", "citation"]
 VERDICTS = (
     {"verdict": "keep", "reason": "ok", "scores": {"grounded": 1.0, "form": 0.5}},
-    {"verdict": "rewrite", "rewrite": "It is 3 days (Rule 1.2).", "reason": "wrong_quantity"},
-    {"verdict": "edit", "ops": [{"op": "replace", "old": "days", "new": "weeks"}], "reason": "unit"},
+    {"verdict": "rewrite", "rewrite": "See what is said there (RULE).", "reason": "wrong_quantity"},
+    {"verdict": "edit", "ops": [{"op": "replace", "old": "days", "new": "full days"}], "reason": "unit"},
     {"verdict": "drop", "reason": "Off Topic!"},
     "not an object",
 )
@@ -93,7 +93,7 @@ def play(request: dict) -> Status:
     keys = request["response_format"]["json_schema"]["schema"]["properties"]
     if "verdict" in keys:
         verdict = VERDICTS[number % len(VERDICTS)]
-        return answer(json.dumps(verdict))
+        return answer(json.dumps(verdict).replace("RULE", re.findall(r"Rule \d\.\d", str(request))[0]))
     if number % 11 == 0:
         return answer("no JSON at all")
     if number % 3 == 0:

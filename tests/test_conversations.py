@@ -221,12 +221,11 @@ async def test_edit_mends_an_early_answer_and_keeps_the_rest() -> None:
 
 
 async def test_edit_mends_several_answers_at_once() -> None:
-    ask = Replies(
-        said("edit", "unit", ops=[op("21", "30")]), said("rewrite", "off", rewrite="Your employer.")
-    )
+    anew = said("rewrite", "off", rewrite="It is your boss who must know.")
+    ask = Replies(said("edit", "unit", ops=[op("21", "30")]), anew)
     decision = await one(create("edit"), talk(WRONG), ask)
     assert decision.rewrite is not None and decision.rewrite.operation == "rewrite"
-    assert decision.rewrite.texts("assistant") == ("Within 30 days.", "Your employer.")
+    assert decision.rewrite.texts("assistant") == ("Within 30 days.", "It is your boss who must know.")
     assert decision.reason == "unit"
 
 

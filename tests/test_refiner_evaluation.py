@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,22 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_run import RUN, fill
 
 from factory import cli
+from factory.calibration import load, measure
 from factory.edits import target
 from factory.errors import RecipeError
 from factory.init import write_template
 from factory.models import scripted
 from factory.progress import Progress
 from factory.refiner_evaluation import DraftOutcome, RefinerEvaluation, figures, tally
-from factory.refiner_records import evaluate_refiner
+from factory.refiner_grid import grid_refiner
+from factory.refiner_records import evaluate_refiner, points_of, save_map
+from factory.report import collect, render_html
+from factory.spend import total_spend
 from factory.store.queries import read
+from factory.store.store import Store
 from factory.types import CheckedDraft, Request
 
 QUIET = Progress(bars=False)
@@ -86,10 +93,10 @@ def test_f1_is_the_harmonic_mean_and_lies_in_its_interval(outcomes: list[DraftOu
 
 
 DRAFTS = [
-    {"id": "d1", "answer": "21 days", "corrected": "30 days", "reason": "wrong_quantity"},
-    {"id": "d2", "answer": "30 days", "corrected": "30 days", "reason": "ok"},
+    {"id": "d1", "answer": "14 days", "corrected": "21 days", "reason": "wrong_quantity"},
+    {"id": "d2", "answer": "21 days", "corrected": "21 days", "reason": "ok"},
     {"id": "d3", "answer": "Red.", "corrected": None, "reason": "off_source"},
-    {"id": "d4", "answer": "12 days", "corrected": "30 days", "reason": "wrong_quantity"},
+    {"id": "d4", "answer": "12 days", "corrected": "21 days", "reason": "wrong_quantity"},
 ]
 
 
@@ -132,8 +139,8 @@ def test_drafts_go_through_the_product_and_into_the_store(domain: Path, tmp_path
     assert again == found
     rows = read(tmp_path / "w", "SELECT draft_key, action, became FROM refiner_evaluation_items ORDER BY 1")
     assert rows.rows == (
-        ("d1", "rewrite", "30 days"),
-        ("d2", "keep", "30 days"),
+        ("d1", "rewrite", "21 days"),
+        ("d2", "keep", "21 days"),
         ("d3", "drop", None),
         ("d4", "drop", None),
     )
@@ -148,10 +155,35 @@ def test_the_command_prints_a_table_and_json(
     words = ["refiner", "evaluate", str(domain), "--workspace", str(tmp_path / "w")]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
-    assert "precision: 100.0 %" in shown
+    assert "100.0\u00a0% (" in shown
     assert "wrong_quantity" in shown
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fixed_of"] == 2
+
+
+def test_a_map_needs_an_adapter_and_enough_drafts(domain: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no adapter beside which"):
+        evaluate_refiner(domain, None, tmp_path / "w", QUIET, calibrate=True)
+    assert not (tmp_path / "w").exists()
+    assert evaluate_refiner(domain, None, tmp_path / "w", QUIET)["calibration"] is None
+
+
+def test_a_measured_map_is_stored_and_can_be_written(tmp_path: Path) -> None:
+    kinds = {0.9: ("21 days", "21 days"), 0.2: ("30 days", "30 days")}
+    outcomes = [
+        replace(outcome("k", *kinds[p]), key=f"d{n}", section=f"s{n}", p_keep=p)
+        for n in range(40)
+        for p in [0.9 if n % 2 else 0.2]
+    ]
+    points = points_of(RefinerEvaluation.of(outcomes))
+    assert [(point.probability, point.is_true) for point in points[:2]] == [(0.2, False), (0.9, True)]
+    found = measure(points)
+    assert found is not None
+    written = save_map(found.as_json(), tmp_path)
+    assert load(tmp_path) == found.calibration
+    assert written == str(tmp_path / "calibration.json")
+    with pytest.raises(RecipeError, match="nothing to calibrate by"):
+        save_map(None, tmp_path)
 
 
 def test_what_cannot_be_evaluated_is_told(domain: Path, tmp_path: Path) -> None:
@@ -161,3 +193,34 @@ def test_what_cannot_be_evaluated_is_told(domain: Path, tmp_path: Path) -> None:
     (domain / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "refiners": [{"name": "form"}]}))
     with pytest.raises(RecipeError, match="no step 'edit'"):
         evaluate_refiner(domain, None, tmp_path / "w", QUIET)
+
+
+def test_the_report_shows_it_and_counts_its_calls_as_used(tmp_path: Path) -> None:
+    bins = [{"probability": 0.9, "share": 0.75, "num": 8}, {"probability": 0.1, "share": 0.0, "num": 4}]
+    calibration = {"num": 12, "before": 0.1, "after": 0.05, "bins_before": bins, "bins_after": bins}
+    found = RefinerEvaluation.of(FOUND)
+    with Store.open(tmp_path) as store:
+        fill(store)
+        before = total_spend(collect(store).spend)
+        assert collect(store).refiner is None
+        assert "drafts with known answers" not in render_html(collect(store))
+        kinds = {kind: figures(each) for kind, each in found.by_kind.items()}
+        row = {"id": "rev_a", "run_id": RUN, "model_id": "model_a", "num_drafts": len(FOUND)}
+        measured = {"figures": {"overall": figures(found.overall), "by_kind": kinds}}
+        store.append("refiner_evaluations", [{**row, **measured, "calibration": calibration}])
+        store.append("calls", [{**store.select("SELECT * FROM calls LIMIT 1")[0], "id": "call_new"}])
+        assert total_spend(collect(store).spend).num_unused == before.num_unused + 1
+        item = {"position": 0, "draft_key": "d", "kind": "ok", "section": "s", "answer": "a"}
+        item |= {"action": "keep", "reason": "ok", "call_id": "call_new", "evaluation_id": "rev_a"}
+        store.append("refiner_evaluation_items", [item])
+        report = collect(store)
+    assert total_spend(report.spend).num_unused == before.num_unused
+    page = render_html(report)
+    assert "drafts with known answers" in page
+    assert "Expected calibration error over 12 drafts: 10.0\u00a0% as the refiner said" in page
+    assert "held 90.0\u00a0%" in page
+    grid = grid_refiner(report.refiner)
+    assert grid.rows[0][:3] == ("all", "11", "71.4\u00a0% (35.9–91.8)")
+    assert [row[0] for row in grid.rows] == ["all", "off_source", "ok", "wrong_quantity"]
+    assert grid.rows[3][5:] == ("25.0\u00a0%", "–", "–", "1")
+    assert json.loads(json.dumps(asdict(report)))["refiner"]["num_drafts"] == 11

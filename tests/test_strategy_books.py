@@ -44,7 +44,9 @@ def play(request: Request) -> str | Completion:
         return f"Reply: {said}"
     keys = list(request.schema["properties"])
     if "ops" in keys:
-        return json.dumps(VERDICTS[number % len(VERDICTS)] if number % 2 else {"verdict": "keep"})
+        return json.dumps(VERDICTS[number % len(VERDICTS)] if number % 2 else {"verdict": "keep"}).replace(
+            "RULE", rule[0]
+        )
     values = {key: f"{key} {said}" for key in keys}
     last = prompt.splitlines()[-1]
     if "in other words" in prompt or "ranslate" in prompt:

@@ -17,7 +17,6 @@ from factory.commands.arguments import (
 )
 
 EXAMPLE = "Example: factory refiner evaluate recipes/georgia_workers_comp --profile tiny"
-COLUMNS = ("kind", "drafts", "found", "fixed", "removed", "damaged", "refused")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,6 +32,9 @@ def evaluate(
         float,
         typer.Option("--share", min=0.0, max=1.0, help="Of the sections, whose drafts are asked about."),
     ] = 1.0,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Write the map of its probabilities beside its adapter.")
+    ] = False,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
@@ -42,7 +44,7 @@ def evaluate(
     from factory.screen import print_json
 
     with Progress(bars=not json, as_json=log is LogFormat.json) as progress:
-        found = evaluate_refiner(recipe, profile, workspace, progress, share)
+        found = evaluate_refiner(recipe, profile, workspace, progress, share, calibrate)
     if json:
         print_json(found)
     else:
@@ -50,26 +52,16 @@ def evaluate(
 
 
 def _print(found: dict[str, Any]) -> None:
+    from factory.refiner_findings import RefinerMeasure
+    from factory.refiner_grid import describe_calibration, grid_refiner
     from factory.screen import print_table, print_text
 
-    print_text(f"model: {found['model_id']}\ndrafts: {found['num']:,}")
-    for name in ("precision", "recall", "f1", "fixed", "removed", "damaged"):
-        print_text(f"{name}: {_percent(found[name], found[f'{name}_interval'])}")
-    print_text(f"edits refused: {found['num_refused']:,}")
-    rows = [
-        [
-            each["kind"],
-            each["num"],
-            *(_percent(each[name]) for name in ("recall", "fixed", "removed", "damaged")),
-            each["num_refused"],
-        ]
-        for each in found["by_kind"]
-    ]
-    print_table(COLUMNS, rows, "by kind of fault")
-
-
-def _percent(share: float | None, interval: list[float] | None = None) -> str:
-    if share is None:
-        return "–"
-    text = f"{100 * share:.1f} %"
-    return text if interval is None else f"{text} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
+    by_kind = {each["kind"]: each for each in found["by_kind"]}
+    measured = RefinerMeasure(found["model_id"], found["num"], found, by_kind, found["calibration"])
+    grid = grid_refiner(measured)
+    print_text(f"model: {found['model_id']}")
+    print_table(grid.columns, grid.rows, grid.title)
+    if line := describe_calibration(measured):
+        print_text(f"\n{line}")
+    if "calibration_file" in found:
+        print_text(f"wrote {found['calibration_file']}")

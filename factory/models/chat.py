@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from factory.tokens import read_tokens
 from factory.tool_calls import text_of_calls
 from factory.types import OPEN_TURN, Completion, Json, Request
 
@@ -44,6 +45,8 @@ class ChatRequests:
             body += f',"seed":{int(sampling.seed)}'
         if request.messages[-1] == OPEN_TURN:
             body += ',"add_generation_prompt":false,"continue_final_message":true'
+        if request.top_logprobs:
+            body += f',"logprobs":true,"top_logprobs":{int(request.top_logprobs)}'
         if request.tools:
             body += f',"tools":{_text(request.tools)}'
         if request.schema is not None and self._structured:
@@ -85,12 +88,13 @@ def completion_of(body: Json, latency_ms: float = 0.0) -> Completion:
             raise TypeError("content is not a string")
         calls = [call["function"] for call in message.get("tool_calls") or ()]
         answer = text_of_calls(calls) if calls else ""
+        said, reasoning = split_reasoning(text, reasoning)
+        tokens = read_tokens(choice.get("logprobs"), said) if not answer else None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError("the answer is not a chat completion") from error
-    text, reasoning = split_reasoning(text, reasoning)
     if answer:  # calls are the answer; what is said beside them is kept, and no part of it
-        text, reasoning = answer, "\n".join(part for part in (reasoning, text.strip()) if part)
-    return Completion(text, finish_reason, reasoning, num_prompt, num_completion, latency_ms)
+        said, reasoning = answer, "\n".join(part for part in (reasoning, said.strip()) if part)
+    return Completion(said, finish_reason, reasoning, num_prompt, num_completion, latency_ms, tokens)
 
 
 def split_reasoning(text: str, reasoning: str = "") -> tuple[str, str]:

@@ -20,12 +20,13 @@ from factory.errors import FactoryError
 from factory.store import database
 from factory.store.columns import read_tables
 from factory.store.remote import Server, is_answered
-from factory.store.text import restore
+from factory.store.text import from_json, restore
 from factory.store.writer import Entry, Rows, Statement, Writer
+from factory.tokens import unpack
 from factory.types import Completion
 
 FIND = """
-    SELECT response, finish_reason, reasoning, prompt_tokens, completion_tokens, latency_ms
+    SELECT response, finish_reason, reasoning, prompt_tokens, completion_tokens, latency_ms, logprobs
     FROM calls WHERE id = ? AND status = 'ok'"""
 
 ANSWERED = "SELECT id FROM calls WHERE status = 'ok'"
@@ -164,6 +165,7 @@ class Store:
 
 
 def _completion(call_id: str, row: Mapping[str, Any]) -> Completion:
+    packed = row.get("logprobs")
     return Completion(
         restore(row.get("response") or ""),
         row.get("finish_reason") or "stop",
@@ -171,5 +173,6 @@ def _completion(call_id: str, row: Mapping[str, Any]) -> Completion:
         row["prompt_tokens"],
         row["completion_tokens"],
         row["latency_ms"],
-        call_id=call_id,
+        unpack(from_json(packed) if isinstance(packed, str) else packed),
+        call_id,
     )
