@@ -115,7 +115,9 @@ class Refiner(Protocol):
     """Decides about samples: a batch in, one decision for each out, in the same order.
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
-    index of duplicates. `uses_model` says whether `refine` calls `ask`.
+    index of duplicates. `uses_model` says whether `refine` calls `ask`. One whose state comes from what it
+    dropped too offers `replay(decided: Iterable[Sample])`, which is called in place of `open` with all that
+    it decided about in this run, in that order.
     """
 
     Options: ClassVar[type[BaseModel]]
