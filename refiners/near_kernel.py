@@ -39,7 +39,8 @@ from refiners.near_words import (
     mix,
 )
 
-MAX_COMPARED = 64  # samples, for one
+MAX_COMPARED = 24  # samples, for one
+COMMON_WEIGHT, WEIGHT = 2, 3  # of a shingle in common, where many have it and where not
 DIFFERENT, VARIED, SAME = range(3)
 
 
@@ -224,18 +225,19 @@ def search(
     for key in mine.walk:
         at = place(known.keys, key)
         entry = known.heads[at] if known.keys[at] else -1
+        weight = WEIGHT if known.listed[at] < MANY else COMMON_WEIGHT
         while entry >= 0:
             other = known.sketch_samples[entry]
             if known.marks[other] == 0:
                 near[num] = other
                 num += 1
-            known.marks[other] = min(255, known.marks[other] + 1)
+            known.marks[other] = min(255, known.marks[other] + weight)
             highest = max(highest, known.marks[other])
             entry = known.sketch_next[entry]
         taken += known.keys[at] == 0 or known.listed[at] < MANY
         if taken == sketch:
             break
-    least = 2 if mine.shingles.size >= sketch else 1
+    least = 2 * COMMON_WEIGHT if mine.shingles.size >= sketch else 1
     best, most, varied, compared = -1, 0.0, False, 0
     for level in range(highest, least - 1, -1):
         for i in range(num):

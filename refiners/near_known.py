@@ -14,7 +14,7 @@ import numpy as np
 
 from refiners.near_words import FLAG_BITS, Array, compiled, inner
 
-MANY = 32  # samples that share a shingle: text of a template, perhaps
+MANY = 16  # samples that share a shingle: text of a template, perhaps
 FEW = 4  # samples that vary another: its text is a template's, perhaps
 SEEN = np.uint32((1 << 22) - 1)  # words are counted under so many numbers
 
@@ -135,11 +135,15 @@ def note_varied(known: Known, sample: int) -> None:
 
 @inner
 def enlist(known: Known, mine: Mine, sketch: int, sample: int) -> None:
-    """Lists a sample under its lowest shingles that not yet many have."""
-    sizes, taken = known.sizes, 0
+    """Lists a sample under its lowest shingles that not yet many have.
+
+    Where many have most of the lowest it is of a template, and all its shingles are counted from here on.
+    """
+    sizes, taken, skipped = known.sizes, 0, 0
     for key in mine.walk:
         at = place(known.keys, key)
         if known.keys[at] and known.listed[at] >= MANY:
+            skipped += 1
             continue
         if known.keys[at] == 0:
             known.keys[at], known.heads[at], known.listed[at] = key, -1, 0
@@ -154,6 +158,9 @@ def enlist(known: Known, mine: Mine, sketch: int, sample: int) -> None:
         taken += 1
         if taken == sketch:
             break
+    if skipped > taken:
+        for shingle in mine.shingles:
+            note_common(known, shingle, FEW)
 
 
 @inner

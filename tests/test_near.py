@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from factory.store.store import Store
 from factory.types import Sample
 from factory.words import words
 from refiners.near_index import sketch_size
-from refiners.near_kernel import MAX_COMPARED
 from refiners.near_known import FEW, MANY
 from refiners.near_words import ANSWER, FLAG_BITS, NUMBER, QUESTION, TELLING, TURN, Characters
 
@@ -238,11 +236,6 @@ async def test_room_is_made_for_many() -> None:
     assert set(await reasons(near, [both(s.question[:-1] + " so", s.answer[:-1], 1) for s in samples])) == {
         "near_duplicate"
     }
-
-
-def test_more_than_what_is_compared_at_most_shares_no_shingle() -> None:
-    assert MANY < MAX_COMPARED
-    assert np.uint8(MANY) == MANY
 
 
 async def test_the_store_gives_back_what_near_learned_from_what_it_dropped(tmp_path: Path) -> None:
