@@ -124,7 +124,7 @@ def _empty() -> Known:
         common_counts=common_counts,
         seen=np.zeros(int(SEEN) + 1, np.uint8),
         varied=np.zeros(0, np.uint8),
-        marks=np.zeros(0, np.uint8),
+        marks=np.zeros(0, np.uint16),
         sizes=np.zeros(7, np.int64),
     )
 

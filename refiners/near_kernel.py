@@ -39,8 +39,8 @@ from refiners.near_words import (
     mix,
 )
 
-MAX_COMPARED = 24  # samples, for one
-COMMON_WEIGHT, WEIGHT = 2, 3  # of a shingle in common, where many have it and where not
+MAX_COMPARED = 24  # samples, for one: those that share most, first by what not many have
+RARELY, REFUSED = 1 << 7, 1 << 15  # in a mark: one more of what not many have; no duplicate
 DIFFERENT, VARIED, SAME = range(3)
 
 
@@ -183,8 +183,8 @@ def words_agree(known: Known, other: int, mine: Mine, is_family: bool, rest: flo
     """
     theirs = known.words[known.word_ends[other] : known.word_ends[other + 1]]
     ours = mine.words
-    answers, questions = np.zeros(2, np.int64), np.zeros(2, np.int64)  # in both, in either
-    telling, filling = np.zeros(2, np.bool_), np.zeros(2, np.bool_)  # ours, theirs
+    answers = all_answers = questions = all_questions = 0
+    we_tell = they_tell = we_fill = they_fill = False
     i = j = 0
     while i < ours.size or j < theirs.size:
         left = ours[i] >> FLAG_BITS if i < ours.size else np.uint32(0xFFFFFFFF)
@@ -196,21 +196,46 @@ def words_agree(known: Known, other: int, mine: Mine, is_family: bool, rest: flo
         if right <= left:
             b = theirs[j]
             j += 1
-        answers[0] += a & b & ANSWER != 0
-        answers[1] += (a | b) & ANSWER != 0
-        questions[0] += a & b & QUESTION != 0
-        questions[1] += (a | b) & QUESTION != 0
-        if left != right:
-            side, word = (0, a) if left < right else (1, b)
-            seen = known.seen[(word >> FLAG_BITS) & SEEN]
-            telling[side] |= word & TELLING != 0 or seen <= side
-            filling[side] |= word & TEMPLATE == 0
-    if answers[0] < threshold * answers[1] or (is_family and questions[0] < threshold * questions[1]):
+        answers += a & b & ANSWER != 0
+        all_answers += (a | b) & ANSWER != 0
+        questions += a & b & QUESTION != 0
+        all_questions += (a | b) & QUESTION != 0
+        if left < right:
+            we_tell |= a & TELLING != 0 or known.seen[left & SEEN] == 0
+            we_fill |= a & TEMPLATE == 0
+        elif right < left:
+            they_tell |= b & TELLING != 0 or known.seen[right & SEEN] <= 1
+            they_fill |= b & TEMPLATE == 0
+    if answers < threshold * all_answers or (is_family and questions < threshold * all_questions):
         return DIFFERENT
-    varies = filling[0] and filling[1]
-    if (telling[0] and telling[1]) or (varies and mine.most and rest < threshold):
+    varies = we_fill and they_fill
+    if (we_tell and they_tell) or (varies and mine.most and rest < threshold):
         return DIFFERENT
     return VARIED if varies else SAME
+
+
+@inner
+def collect(known: Known, batch: Batch, mine: Mine, sketch: int, near: Array) -> int:
+    """Writes the samples that share lowest shingles to `near`, marks how many, and returns their number."""
+    num, taken = 0, 0
+    for key in mine.walk:
+        at = place(known.keys, key)
+        is_rare = known.keys[at] == 0 or known.listed[at] < MANY
+        entry = known.heads[at] if known.keys[at] else -1
+        while entry >= 0:
+            other = known.sketch_samples[entry]
+            if known.marks[other] == 0:
+                near[num] = other
+                num += 1
+                if not agree(known, other, mine, batch):
+                    known.marks[other] = REFUSED
+            if known.marks[other] < REFUSED:
+                known.marks[other] += RARELY + 1 if is_rare else 1
+            entry = known.sketch_next[entry]
+        taken += is_rare
+        if taken == sketch:
+            break
+    return num
 
 
 @inner
@@ -219,41 +244,27 @@ def search(
 ) -> tuple[int, float, bool]:
     """The nearest of the samples that this one repeats, the first of equally near ones, or -1; how near.
 
-    Also whether it varies that sample.
+    Also whether it varies that one.
     """
-    num, taken, highest = 0, 0, 0
-    for key in mine.walk:
-        at = place(known.keys, key)
-        entry = known.heads[at] if known.keys[at] else -1
-        weight = WEIGHT if known.listed[at] < MANY else COMMON_WEIGHT
-        while entry >= 0:
-            other = known.sketch_samples[entry]
-            if known.marks[other] == 0:
-                near[num] = other
-                num += 1
-            known.marks[other] = min(255, known.marks[other] + weight)
-            highest = max(highest, known.marks[other])
-            entry = known.sketch_next[entry]
-        taken += known.keys[at] == 0 or known.listed[at] < MANY
-        if taken == sketch:
-            break
-    least = 2 * COMMON_WEIGHT if mine.shingles.size >= sketch else 1
-    best, most, varied, compared = -1, 0.0, False, 0
-    for level in range(highest, least - 1, -1):
+    num = collect(known, batch, mine, sketch, near)
+    least = 2 if mine.shingles.size >= sketch else 1
+    best, most, varied = -1, 0.0, False
+    for _ in range(MAX_COMPARED):
+        other, mark = -1, 0
         for i in range(num):
-            other = near[i]
-            if known.marks[other] != level or compared >= MAX_COMPARED:
-                continue
-            if not agree(known, other, mine, batch):
-                continue
-            compared += 1
-            similarity, rest = overlap(known, other, mine)
-            if similarity < threshold or similarity < most or (similarity == most and other > best):
-                continue
-            is_family = batch.families[mine.place] == known.families[other]
-            judged = words_agree(known, other, mine, is_family, rest, threshold)
-            if judged != DIFFERENT:
-                best, most, varied = other, similarity, judged == VARIED
+            found = known.marks[near[i]]
+            if found > mark and found < REFUSED and found & (RARELY - 1) >= least:
+                other, mark = near[i], found
+        if other < 0:
+            break
+        known.marks[other] = REFUSED
+        similarity, rest = overlap(known, other, mine)
+        if similarity < threshold or similarity < most or (similarity == most and other > best):
+            continue
+        is_family = batch.families[mine.place] == known.families[other]
+        judged = words_agree(known, other, mine, is_family, rest, threshold)
+        if judged != DIFFERENT:
+            best, most, varied = other, similarity, judged == VARIED
     for i in range(num):
         known.marks[near[i]] = 0
     return best, most, varied

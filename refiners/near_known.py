@@ -40,7 +40,7 @@ class Known(NamedTuple):
     common_counts: Array  # int32
     varied: Array  # uint8: how many that repeat this sample put other words for some of its own
     seen: Array  # uint8: how many samples have a word, at most 2
-    marks: Array  # uint8, scratch
+    marks: Array  # uint16, scratch
     sizes: Array  # int64: samples, shingles, words, sources, sketches, keys, common keys
 
 
