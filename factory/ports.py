@@ -119,6 +119,9 @@ class Refiner(Protocol):
     `open` is called once a run with those accepted so far (all rounds), for state such as an
     index of duplicates. `uses_model` says whether `refine` calls `ask`. One that needs nothing of a domain
     may say so in an attribute `works_alone: bool`: it can curate a file of samples.
+    One whose state comes from what it
+    dropped too offers `replay(decided: Iterable[Sample])`, which is called in place of `open` with all that
+    it decided about in this run, in that order.
     """
 
     Options: ClassVar[type[BaseModel]]

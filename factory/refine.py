@@ -39,6 +39,12 @@ PASSED = SAMPLES.format(
     ORDER BY s.round, s.id"""
 )
 
+DECIDED_AT = """
+    SELECT s.*, (SELECT list({'id': e.parent, 'relation': e.relation} ORDER BY e.relation, e.parent)
+                 FROM edges e WHERE e.child = s.id) AS parents
+    FROM samples s JOIN decisions d ON d.sample_id = s.id
+    WHERE d.run_id = ? AND d.step = ? ORDER BY d.created_at"""
+
 
 @dataclass(slots=True)
 class _Open:
@@ -91,7 +97,8 @@ class Refining:
     """The refiners of a run at work on one round; one object at a time for each run.
 
     They are opened over the samples that each let pass so far in this run. These are more than the accepted
-    ones: with what later steps dropped or rewrote, a run that was cut off decides as one that was not.
+    ones: with what later steps dropped or rewrote, a run that was cut off decides as one that was not. One
+    that learns from what it drops too offers `replay` and gets all that it decided about, in that order.
     Samples with a decision are known by their ids, so that a new one costs no question to the database.
     """
 
@@ -100,7 +107,9 @@ class Refining:
         self._store, self._run_id, self._round = store, run_id, round_number
         self._decided = {row["sample_id"] for row in store.stream(DECIDED, (run_id,))}
         for step, (_, refiner) in enumerate(refiners):
-            refiner.open(map(sample_from_row, _stream(store, PASSED, (run_id, step))))
+            replay = getattr(refiner, "replay", None)
+            sql, take = (DECIDED_AT, replay) if replay else (PASSED, refiner.open)
+            take(map(sample_from_row, _stream(store, sql, (run_id, step))))
 
     async def settle(self, batch: Sequence[Sample], ask: Ask) -> Counter[str]:
         """Settles some samples; returns how many were kept, rewritten and dropped.

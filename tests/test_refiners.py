@@ -22,7 +22,7 @@ from refiners.contamination import Contamination
 from refiners.edit import Edit
 from refiners.exact import Exact
 from refiners.form import Form
-from refiners.near import Near, num_bands
+from refiners.near import Near
 from refiners.review import slug
 
 NOTICE = Source.create(
@@ -209,13 +209,6 @@ async def test_near_spares_a_rewrite_of_the_sample_itself() -> None:
     refiner = create("near")
     parent = make(LONG_QUESTION, "30 days", 1)
     assert await reasons(refiner, [parent, rewrite(parent, "30 days.")]) == ["ok", "ok"]
-
-
-@given(st.floats(0.3, 1.0))
-def test_candidates_at_the_threshold_are_found(threshold: float) -> None:
-    bands = num_bands(threshold)
-    assert 120 % bands == 0
-    assert 1 - (1 - threshold ** (120 // bands)) ** bands >= 0.995 or bands == 120
 
 
 async def test_near_agrees_with_comparing_all_pairs() -> None:

@@ -24,6 +24,7 @@ class Peer:
     extra: str = ""
     further: tuple[str, ...] = ()  # distributions that it imports and does not name
     shape: str = "answer"
+    arguments: tuple[str, ...] = ()  # before all others
 
 
 PEERS = (
@@ -32,6 +33,15 @@ PEERS = (
     Peer("data-designer", "0.9.6", "designer"),
     Peer("distilabel", "1.5.3", "distilabel_pipeline", "[openai]", further=("pillow", "requests")),
     Peer("deepfabric", "4.13", "deepfabric_dataset", shape="conversation"),
+)
+
+# Near duplicates: `python -m benchmarks.peers.NAME [ARGUMENT] DATA DROPPED THRESHOLD` (benchmarks.dedup).
+DEDUP_PEERS = (
+    Peer("rensa", "0.5.0", "rensa_dedup", arguments=("shingles",)),
+    Peer("rensa", "0.5.0", "rensa_dedup", arguments=("words",)),
+    Peer("datasketch", "2.0.0", "datasketch_dedup"),
+    Peer("datatrove", "0.10.1", "datatrove_dedup", further=("orjson", "regex", "spacy", "xxhash")),
+    Peer("text-dedup", "0.4.0", "text_dedup_minhash"),
 )
 
 

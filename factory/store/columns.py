@@ -1,7 +1,8 @@
 """What a table accepts: its columns, read from the database, and how a value becomes one that it holds.
 
 A row is checked where it is appended, so that a mistake of ours shows at the caller's line and
-never in the writer's thread. A timestamp that must be there and is left out is the present.
+never in the writer's thread. A timestamp that must be there and is left out is the present, and later than
+that of any row appended before by this process: DuckDB keeps no order of rows, but this one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -18,6 +19,20 @@ import pyarrow as pa
 from factory.store.text import escape, to_json
 
 Row = tuple[Any, ...]
+
+
+class _Present:
+    """Each call gives a later time than the one before, in microseconds."""
+
+    def __init__(self) -> None:
+        self._last = datetime.min.replace(tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
+        return self._last
+
+
+_present = _Present()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +47,7 @@ class Column:
     def missing(self) -> datetime:
         """What stands for a required value that was left out; raises ValueError where nothing can."""
         if self.type == "TIMESTAMP WITH TIME ZONE":
-            return datetime.now(UTC)
+            return _present()
         raise ValueError(f"column '{self.name}' must have a value")
 
 
