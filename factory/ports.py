@@ -84,6 +84,16 @@ class TaskCost(NamedTuple):
     num_answers: int = 1
 
 
+class RefineCost(NamedTuple):
+    """What a refiner that uses a model asks about a sample at most.
+
+    `num_calls` None: one about each of its answers. `share` of the samples it asks about, drawn by lot.
+    """
+
+    num_calls: int | None = None
+    share: float = 1.0
+
+
 class Generator(Protocol):
     """Makes samples. `plan` says what, `make` says how, as a coroutine over one task.
 
@@ -115,7 +125,9 @@ class Refiner(Protocol):
     """Decides about samples: a batch in, one decision for each out, in the same order.
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
-    index of duplicates. `uses_model` says whether `refine` calls `ask`.
+    index of duplicates. `uses_model` says whether `refine` calls `ask`. One that asks another of the recipe's
+    models than the refiner names it in an attribute `role: Role`, such as `judge`; one that does not ask once
+    about each answer says what it does in `cost: RefineCost`. Scores without a model get the asked one's id.
     """
 
     Options: ClassVar[type[BaseModel]]
