@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from factory.address import without_password
+from factory.asking import role_of
 from factory.errors import RecipeError
 from factory.explain import Loc, did_you_mean, dotted
 from factory.recipe import Recipe, Role, StepSpec
@@ -168,8 +169,9 @@ def _check_refiners(recipe: Recipe) -> None:
         if refiner.name in names:
             raise Inconsistency(loc, f"'{refiner.name}' stands in the list twice", "keep one of them")
         names.add(refiner.name)
-        if find("refiners", refiner.name).uses_model and "refiner" not in recipe.models:
-            raise Inconsistency(loc, f"'{refiner.name}' needs a model", "add `models.refiner`")
+        role = role_of(find("refiners", refiner.name))
+        if role and role not in recipe.models:
+            raise Inconsistency(loc, f"'{refiner.name}' needs a model", f"add `models.{role}`")
     for index, strategy in enumerate(recipe.strategies):
         if "sql" not in names and _asks_databases(strategy):
             what = f"'{strategy.name}' passes queries on that fail, and no refiner 'sql' executes them"

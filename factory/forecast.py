@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 
+from factory.asking import role_of
 from factory.domain import Domain
-from factory.ports import TaskCost
+from factory.ports import RefineCost, TaskCost
 from factory.recipe import Role
 from factory.registry import create, create_with_inner, find
 from factory.waves import num_tasks_for
@@ -22,6 +23,8 @@ from factory.waves import num_tasks_for
 CHARACTERS_PER_TOKEN = 3  # on the safe side: English has about four
 PROMPT_OVERHEAD_TOKENS = 200  # instructions, chat template, examples
 COUNTS = ("calls", "tokens", "dollars")
+
+_Costs = Sequence[Sequence[tuple[float, TaskCost]]]
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,16 @@ def _rows(domain: Domain, works: Sequence[_Work]) -> list[dict[str, Any]]:
             work.num_calls * model.sampling.max_tokens,
         )
         dollars = (tokens[0] * model.price.prompt + tokens[1] * model.price.completion) / 1e6
-        rows.append({"stage": work.stage, "calls": work.num_calls, "tokens": sum(tokens), "dollars": dollars})
-    total: dict[str, Any] = {"stage": "all"}
+        rows.append(
+            {
+                "stage": work.stage,
+                "role": work.role,
+                "calls": work.num_calls,
+                "tokens": sum(tokens),
+                "dollars": dollars,
+            }
+        )
+    total: dict[str, Any] = {"stage": "all", "role": "all"}
     for key in COUNTS:
         total[key] = sum(row[key] for row in rows)
     return [*rows, total]
@@ -86,12 +97,33 @@ def _work(domain: Domain, num_rounds: int, num_tasks: int | None = None) -> list
     # A prompt may hold all that was answered before in its task.
     num_before = _most(costs, lambda cost: cost.num_calls * (cost.num_calls - 1) // 2)
     work = [_Work("generate", "teacher", num_calls, num_rounds * ceil(num_tasks * num_before))]
-    num_asking = num_rounds * sum(find("refiners", spec.name).uses_model for spec in recipe.refiners)
-    if num_asking:
-        num_answers = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers))
-        num_quoted = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls))
-        work.append(_Work("refine", "refiner", num_asking * num_answers, num_asking * num_quoted))
-    return work
+    return [*work, *_refining(domain, num_rounds, num_tasks, costs)]
+
+
+def _refining(domain: Domain, num_rounds: int, num_tasks: int, costs: _Costs) -> Iterator[_Work]:
+    """What each refiner that uses a model asks about every sample, or about the share that it draws."""
+    num_samples = ceil(num_tasks * _most(costs, lambda cost: cost.num_samples))
+    num_answers = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers))
+    for spec in domain.recipe.refiners:
+        refiner = find("refiners", spec.name)
+        role = role_of(refiner)
+        if role is None:
+            continue
+        asked = getattr(create("refiners", spec, domain), "cost", RefineCost())
+        if asked.num_calls is None:
+            num_calls = _drawn(num_answers, asked.share)
+            num_quoted = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls))
+        else:  # the whole sample is in the prompt, and perhaps a second answer
+            num_calls = _drawn(num_samples, asked.share) * asked.num_calls
+            num_quoted = num_calls * ceil(
+                _most(costs, lambda cost: ceil(cost.num_answers / cost.num_samples)) + 1
+            )
+        yield _Work("refine", role, num_rounds * num_calls, num_rounds * num_quoted)
+
+
+def _drawn(num: int, share: float) -> int:
+    """How many of `num` are drawn, each by a lot of its own: no more than this but once in 700 times."""
+    return min(num, ceil(num * share + 3 * sqrt(num * share * (1 - share))))
 
 
 def _evaluating(domain: Domain) -> Iterator[_Work]:
@@ -125,7 +157,7 @@ def _costs(domain: Domain) -> list[list[tuple[float, TaskCost]]]:
     return [[(weight, cost) for names, weight, cost in served if slice in names] for slice in sorted(slices)]
 
 
-def _most(costs: Sequence[Sequence[tuple[float, TaskCost]]], count: Callable[[TaskCost], int]) -> float:
+def _most(costs: _Costs, count: Callable[[TaskCost], int]) -> float:
     """A count for a task on average, in the slice that takes most of it."""
     means = [sum(w * count(cost) for w, cost in slice) / sum(w for w, _ in slice) for slice in costs]
     return max(means, default=0.0)

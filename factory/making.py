@@ -15,21 +15,20 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from factory.allocate import allocate
+from factory.asking import bound_refiners, no_model, roles_asked
 from factory.bench import Bench
 from factory.errors import BudgetExceeded, FactoryError
 from factory.evaluations import slice_states
 from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.feed import Feed
 from factory.models.batched import is_batched
-from factory.ports import Ask
 from factory.recipe import Recipe
-from factory.refine import BATCH_SIZE, Refining, Steps, refine_round
-from factory.registry import find
+from factory.refine import BATCH_SIZE, Refining, refine_round
 from factory.sending import window_of
 from factory.servers import VllmServer
 from factory.store.rows import sample_from_row, sample_rows
 from factory.strategies import Strategies
-from factory.types import Completion, Sample, Task
+from factory.types import Sample, Task
 from factory.watch import Watch, values_of
 
 POSITIONS = 10**12  # positions set apart for one strategy or wave: the plan's order is the refiners' order
@@ -47,8 +46,7 @@ async def refine(bench: Bench, number: int) -> None:
     if bench.done(number, "refine") is not None:
         return
     with bench.stage(number, "refine") as detail:
-        refiners = bench.refiners()
-        ask = await ask_refiner(bench, number, refiners)
+        refiners = bound_refiners(bench, number)
         total = count_round(bench, number)
         with bench.progress.stage(f"{bench.label(number)} refine", total, "samples") as shown:
             await refine_round(
@@ -57,7 +55,7 @@ async def refine(bench: Bench, number: int) -> None:
                 number,
                 refiners,
                 round_samples(bench, number),
-                ask,
+                no_model,
                 on_progress=lambda done, _total, _text="": shown.update(
                     done, total, bench.engine.line(), values_of(count_actions(bench, number))
                 ),
@@ -113,8 +111,7 @@ async def _generate_round(bench: Bench, number: int, feed: Feed, watch: Watch) -
 
 
 async def _settle_round(bench: Bench, number: int, feed: Feed, watch: Watch) -> None:
-    refiners = bench.refiners()
-    refining = Refining(bench.store, bench.run_id, number, refiners)
+    refining = Refining(bench.store, bench.run_id, number, bound_refiners(bench, number))
     watch.refined(Counter(count_actions(bench, number)))
     await consume(bench, number, refining, feed, watch)
 
@@ -176,18 +173,16 @@ async def consume(
     Raises BudgetExceeded; where `on_spent` is given it is told instead, and what needs no further call is
     settled sample by sample: one whose call was refused does not take along those that are paid.
     """
-    ask: Ask | None = None
     async for batch in feed.batches(BATCH_SIZE):
-        ask = ask or await ask_refiner(bench, number, refining.refiners)  # its server starts when needed
         try:
-            watch.refined(await refining.settle(batch, ask))
+            watch.refined(await refining.settle(batch, no_model))
         except BudgetExceeded as error:
             if on_spent is None:
                 raise
             on_spent(error)
             for sample in batch:
                 with suppress(BudgetExceeded):
-                    watch.refined(await refining.settle([sample], ask))
+                    watch.refined(await refining.settle([sample], no_model))
 
 
 async def run_together(*work: Coroutine[Any, Any, None]) -> None:
@@ -220,28 +215,15 @@ async def run_beside(main: Coroutine[Any, Any, None], other: Coroutine[Any, Any,
 
 
 def can_overlap(recipe: Recipe) -> bool:
-    """Whether teacher and refiner can answer at once: they do not take turns on one GPU.
+    """Whether teacher, refiner and judge can answer at once: they do not take turns on one GPU.
 
     A teacher that is asked in batches does not wait for refiners either, else its batches would be small.
     """
     if is_batched(recipe.servers[recipe.models["teacher"].server]):
         return False
-    names = {recipe.models["teacher"].server}
-    if any(find("refiners", spec.name).uses_model for spec in recipe.refiners):
-        names.add(recipe.models["refiner"].server)
+    names = {recipe.models[role].server for role in ("teacher", *roles_asked(recipe))}
     servers = [recipe.servers[name] for name in names]
     return sum(isinstance(each, VllmServer) and each.device != "cpu" for each in servers) < 2
-
-
-async def ask_refiner(bench: Bench, number: int, refiners: Steps) -> Ask:
-    """How the refiners of a round ask; where none says that it does, asking is an error."""
-    if any(refiner.uses_model for _, refiner in refiners):
-        return (await bench.ask("refiner", "refine", number))[0]
-    return _no_model
-
-
-async def _no_model(*_arguments: object, **_options: object) -> Completion:
-    raise FactoryError("a refiner asked a model though none of them says that it uses one")
 
 
 def kinds_of(failures: dict[str, int]) -> str:

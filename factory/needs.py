@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from factory.asking import roles_asked
 from factory.consistency import SERVED_RANKS, Inconsistency
 from factory.domain import Domain
 from factory.errors import RecipeError
@@ -23,7 +24,6 @@ from factory.models.folders import (
 )
 from factory.models.scripted import check_script
 from factory.recipe import Recipe, Role
-from factory.registry import find
 from factory.servers import EndpointServer, ScriptedServer
 
 Stage = Literal["generate", "refine", "train", "evaluate"]
@@ -45,8 +45,8 @@ def needs_until(recipe: Recipe, last: Stage) -> Needs:
     """What the stages of a round up to `last` need; with the last of them, what a whole run needs."""
     asked: list[Role] = ["teacher"]
     refines = last != "generate" or recipe.loop.accepted is not None
-    if refines and any(find("refiners", spec.name).uses_model for spec in recipe.refiners):
-        asked.append("refiner")
+    if refines:
+        asked += roles_asked(recipe)
     if "student" not in recipe.training or last in ("generate", "refine"):
         return Needs(tuple(asked))
     if last == "evaluate":

@@ -86,6 +86,16 @@ class TaskCost(NamedTuple):
     num_answers: int = 1
 
 
+class RefineCost(NamedTuple):
+    """What a refiner that uses a model asks about a sample at most.
+
+    `num_calls` None: one about each of its answers. `share` of the samples it asks about, drawn by lot.
+    """
+
+    num_calls: int | None = None
+    share: float = 1.0
+
+
 class Generator(Protocol):
     """Makes samples. `plan` says what, `make` says how, as a coroutine over one task.
 
@@ -117,11 +127,12 @@ class Refiner(Protocol):
     """Decides about samples: a batch in, one decision for each out, in the same order.
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
-    index of duplicates. `uses_model` says whether `refine` calls `ask`. One that needs nothing of a domain
-    may say so in an attribute `works_alone: bool`: it can curate a file of samples.
-    One whose state comes from what it
-    dropped too offers `replay(decided: Iterable[Sample])`, which is called in place of `open` with all that
-    it decided about in this run, in that order.
+    index of duplicates. `uses_model` says whether `refine` calls `ask`. Further attributes and methods that one
+    may have: `works_alone: bool` where it needs nothing of a domain and can curate a file of samples; `role:
+    Role` where it asks another of the recipe's models than the refiner, such as `judge`; `cost: RefineCost` where
+    it does not ask once about each answer; `replay(decided: Iterable[Sample])` where its state comes from what
+    it dropped too, called in place of `open` with all that it decided about in this run, in that order. Scores
+    without a model get the asked one's id.
     """
 
     Options: ClassVar[type[BaseModel]]

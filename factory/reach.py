@@ -17,6 +17,7 @@ from itertools import islice
 
 from factory.afford import num_affordable
 from factory.allocate import allocate
+from factory.asking import bound_refiners
 from factory.bench import Bench
 from factory.errors import BudgetExceeded, FactoryError
 from factory.evaluations import slice_states
@@ -93,7 +94,7 @@ class _Reaching:
         targets = allocate(spec.accepted or 0, slices, slice_states(bench, number), spec.slice_floor)
         weights, served = self.strategies.weights, self.strategies.served
         self.waves = Waves.create(targets, weights, served, self.strategies.num_samples)
-        refiners = [*bench.refiners(), (STEP, Target(num_missing(bench, number, targets)))]
+        refiners = [*bound_refiners(bench, number), (STEP, Target(num_missing(bench, number, targets)))]
         self._refining = Refining(bench.store, bench.run_id, number, refiners)
         self.overlaps = can_overlap(bench.recipe)
         self.rule = FailureRule(spec.max_failure_share)

@@ -21,7 +21,7 @@ from factory.types import Sampling, digest
 
 SLUG = r"^[a-z0-9][a-z0-9_-]*$"
 Slug = Annotated[str, Field(pattern=SLUG)]
-Role = Literal["teacher", "refiner", "student"]
+Role = Literal["teacher", "refiner", "judge", "student"]
 MAX_SAMPLES_PER_ROUND = 1_000_000  # tasks are numbered within a round, and no two rounds may share a number
 DEFAULT_SAMPLES_PER_ROUND = 256
 

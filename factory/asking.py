@@ -1,0 +1,80 @@
+"""Which models the refiners of a recipe ask, and how each comes by the `ask` of its role.
+
+A refiner names its role in an attribute `role`, `refiner` where it names none. Bound to a run, it gets the
+role's own `ask`, made when it first has samples: a server that nobody asks is never started. The model's id
+is written into the scores that the refiner leaves without one, since it does not know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel
+
+from factory.errors import FactoryError
+from factory.ports import Ask, Refiner
+from factory.recipe import Recipe, Role
+from factory.registry import find
+from factory.types import Completion, Decision, Sample
+
+if TYPE_CHECKING:
+    from factory.bench import Bench
+    from factory.refine import Steps
+
+
+def role_of(refiner: Refiner | type[Refiner]) -> Role | None:
+    """The role whose model a refiner asks; None where it asks none."""
+    role: Role = getattr(refiner, "role", "refiner")
+    return role if refiner.uses_model else None
+
+
+def roles_asked(recipe: Recipe) -> list[Role]:
+    """The roles whose models the refiners of a recipe ask, each once, in their order."""
+    roles = [role_of(find("refiners", spec.name)) for spec in recipe.refiners]
+    return list(dict.fromkeys(role for role in roles if role))
+
+
+def bound_refiners(bench: Bench, number: int) -> Steps:
+    """The refiners of a run's round by name, in order; those that use a model ask their own."""
+    found: list[tuple[str, Refiner]] = []
+    for name, refiner in bench.refiners():
+        role = role_of(refiner)
+        found.append((name, Bound(refiner, role, bench, number) if role else refiner))
+    return found
+
+
+@dataclass(slots=True)
+class Bound:
+    """A refiner that brings its own `ask`, whatever it is handed."""
+
+    Options: ClassVar[type[BaseModel]] = BaseModel
+    uses_model: ClassVar[bool] = True
+
+    refiner: Refiner
+    role: Role
+    bench: Bench
+    number: int
+    _found: tuple[Ask, str] | None = None
+
+    def open(self, accepted: Iterable[Sample]) -> None:
+        """As the refiner itself."""
+        self.refiner.open(accepted)
+
+    async def refine(self, samples: Sequence[Sample], ask: Ask) -> list[Decision]:
+        """As the refiner itself, with the model of its role."""
+        if self._found is None:
+            self._found = await self.bench.ask(self.role, "refine", self.number)
+        own, model_id = self._found
+        return [_signed(decision, model_id) for decision in await self.refiner.refine(samples, own)]
+
+
+def _signed(decision: Decision, model_id: str) -> Decision:
+    scores = [each if each.model_id else replace(each, model_id=model_id) for each in decision.scores]
+    return replace(decision, scores=tuple(scores)) if scores else decision
+
+
+async def no_model(*_arguments: object, **_options: object) -> Completion:
+    """What refiners that use no model get for asking."""
+    raise FactoryError("a refiner asked a model though it does not say that it uses one")
