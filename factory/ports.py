@@ -115,7 +115,9 @@ class Refiner(Protocol):
     """Decides about samples: a batch in, one decision for each out, in the same order.
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
-    index of duplicates. `uses_model` says whether `refine` calls `ask`.
+    index of duplicates. `uses_model` says whether `refine` calls `ask`. One whose decisions rest on files
+    beside the domain's (benchmarks, weights) tells their content in `rests_on: Sequence[Json]`: a change
+    of it makes another run.
     """
 
     Options: ClassVar[type[BaseModel]]
