@@ -2,9 +2,10 @@
 
 Questions and answers are embedded by themselves, and the less alike of both pairs counts. Vectors hardly
 tell 30 from 40 days, so both must agree in their particulars (factory.particulars), and in the section
-that they are about, where both have one. So samples are kept by section and values, and a new one is
-compared, exactly, with those of its own place. Samples derived from one another mean the same by intent and are
-spared. Keeps the vectors of all that passed, in 16 bits: 1 kB a sample with the bundled embedder.
+that they are about, where both have one. So samples are kept by section and values, and a new
+one is compared, exactly, with those of its own place. Samples derived from one another mean the same by
+intent and are spared. Keeps the vectors of all that passed, in 16 bits: 1 kB a sample with the bundled
+embedder.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Of the folder's modules are read: the transformer, its pooling (`1_Pooling/config.json`: mean, first token or
 maximum) and whether rows are brought to unit length, which they are here anyway. A folder with a further
 module, such as a dense layer, is refused, since without it the rows would be others. Without
-`modules.json` it is a plain transformer, pooled by the mean, as sentence-transformers does. Runs on the CPU; texts are cut at
-the model's own longest length.
+`modules.json` it is a plain transformer, pooled by the mean, as sentence-transformers does. Runs on the CPU;
+texts are cut at the model's own longest length.
 """
 
 from __future__ import annotations
