@@ -40,6 +40,14 @@ def material_of_strategies(domain: Domain) -> list[Seed | Source]:
     return found
 
 
+def what_refiners_rest_on(domain: Domain) -> list[Json]:
+    """What refiners read beside the domain, such as benchmark files; a change of it makes another run."""
+    found: list[Json] = []
+    for index, spec in enumerate(domain.recipe.refiners):
+        found += getattr(create("refiners", spec, domain, f"refiners[{index}]"), "rests_on", ())
+    return found
+
+
 @dataclass(frozen=True)
 class Bench:
     """Everything that a stage needs; `control` names the control run, None for the run proper."""

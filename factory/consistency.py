@@ -11,6 +11,7 @@ from typing import cast
 
 from factory.address import without_password
 from factory.asking import role_of
+from factory.embedding.options import find_misfit
 from factory.errors import RecipeError
 from factory.explain import Loc, did_you_mean, dotted
 from factory.recipe import Recipe, Role, StepSpec
@@ -172,6 +173,9 @@ def _check_refiners(recipe: Recipe) -> None:
         role = role_of(find("refiners", refiner.name))
         if role and role not in recipe.models:
             raise Inconsistency(loc, f"'{refiner.name}' needs a model", f"add `models.{role}`")
+        embedder = getattr(options_of("refiners", refiner), "embedder", None)
+        if embedder is not None and (misfit := find_misfit(embedder, recipe)):
+            raise Inconsistency(("refiners", index, "embedder"), *misfit)
     for index, strategy in enumerate(recipe.strategies):
         if "sql" not in names and _asks_databases(strategy):
             what = f"'{strategy.name}' passes queries on that fail, and no refiner 'sql' executes them"

@@ -2,12 +2,13 @@
 
 Measures over words: equality, a common run of 13 (Brown et al. 2020, arXiv 2005.14165, appendix C), runs
 of 8 that cover more than half of the shorter text, and where one text is shorter than 8 words the longest
-common run. A paraphrase in other words is not found.
+common run. A paraphrase in other words is found by factory.paraphrases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -105,6 +106,13 @@ def overlap(left: Words, right: Words) -> Hit | None:
     starts = [at for at, run in enumerate(_runs(shorter, GRAM)) if run in theirs]
     coverage = _num_covered(starts) / len(shorter)
     return Hit("coverage_by_8", coverage) if coverage > MAX_COVERAGE else None
+
+
+def longest_match(left: str, right: str) -> Words:
+    """The longest run of words that both texts have, the first where there are several; for evidence."""
+    ours = words(left)
+    found = SequenceMatcher(None, ours, words(right), autojunk=False).find_longest_match()
+    return tuple(ours[found.a : found.a + found.size])
 
 
 def _num_covered(starts: Iterable[int]) -> int:

@@ -127,12 +127,15 @@ class Refiner(Protocol):
     """Decides about samples: a batch in, one decision for each out, in the same order.
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
-    index of duplicates. `uses_model` says whether `refine` calls `ask`. Further attributes and methods that one
-    may have: `works_alone: bool` where it needs nothing of a domain and can curate a file of samples; `role:
-    Role` where it asks another of the recipe's models than the refiner, such as `judge`; `cost: RefineCost` where
-    it does not ask once about each answer; `replay(decided: Iterable[Sample])` where its state comes from what
-    it dropped too, called in place of `open` with all that it decided about in this run, in that order. Scores
-    without a model get the asked one's id.
+    index of duplicates. `uses_model` says whether `refine` calls `ask`. What one may have besides:
+    `works_alone: bool`, that it needs nothing of a domain and can curate a file of samples;
+    `role: Role`, the recipe's model that it asks where that is not the refiner, such as `judge`;
+    `cost: RefineCost`, what it asks where that is not once about each answer;
+    `rests_on: Sequence[Json]`, the content of files beside the domain's (benchmarks, weights): a change of it
+    makes another run;
+    `replay(decided: Iterable[Sample])`, where its state comes from what it dropped too: called in place of
+    `open` with all that it decided about in this run, in that order.
+    Scores without a model get the asked one's id.
     """
 
     Options: ClassVar[type[BaseModel]]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.bench import Bench, material_of_strategies
+from factory.bench import Bench, material_of_strategies, what_refiners_rest_on
 from factory.domain import content_of
 from factory.errors import InputError, RecipeError
 from factory.interpreter import run_work
@@ -54,7 +54,8 @@ def name_run(domain: Domain, pool: ModelPool) -> str:
         with contextlib.suppress(RecipeError):
             models[role] = pool.model_id(role)
     brought = [content_of(item) for item in material_of_strategies(domain)]
-    return "run_" + digest([domain.run_digest(), models, *([brought] if brought else [])], 12)
+    further = [found for found in (brought, what_refiners_rest_on(domain)) if found]
+    return "run_" + digest([domain.run_digest(), models, *further], 12)
 
 
 def _resized(domain: Domain, loop: dict[str, Json]) -> Domain:

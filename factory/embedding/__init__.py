@@ -1,0 +1,1 @@
+"""Texts as vectors: the bundled embedder, a local model, an endpoint."""
