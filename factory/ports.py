@@ -115,7 +115,8 @@ class Refiner(Protocol):
     """Decides about samples: a batch in, one decision for each out, in the same order.
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
-    index of duplicates. `uses_model` says whether `refine` calls `ask`.
+    index of duplicates. `uses_model` says whether `refine` calls `ask`. One that judges by material of the
+    domain names it in an attribute `needs: str`; it cannot be used on a file alone (`factory.refine_file`).
     """
 
     Options: ClassVar[type[BaseModel]]

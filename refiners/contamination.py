@@ -33,6 +33,7 @@ class Contamination:
 
     Options: ClassVar[type[BaseModel]] = ContaminationOptions
     uses_model: ClassVar[bool] = False
+    needs: ClassVar[str] = "the dev and test items of a recipe"
 
     def __init__(self, options: ContaminationOptions, domain: Domain) -> None:
         splits: dict[Split, Sequence[GoldItem]] = {"dev": domain.dev, "test": domain.test}

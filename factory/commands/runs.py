@@ -112,16 +112,55 @@ def generate(
     _run_until("generate", recipe, profile, workspace, json, log, metrics)
 
 
-def refine(
-    recipe: RecipePath,
+def refine(  # noqa: PLR0913, PLR0917 (each is an option of the command)
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE|FILE", help="recipe.yaml or its folder, or a .jsonl, .jsonl.gz or .parquet file."
+        ),
+    ],
     profile: Profile = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            "--workspace",
+            "-w",
+            help="Folder of the run, `workspace` unless given; a FILE needs none, but then starts anew.",
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", help="Of a FILE: names of refiners, such as exact,near,pii.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="STEP.OPTION=VALUE, such as pii.action=drop; may be given again."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Of a FILE: what is kept, .jsonl or .parquet."),
+    ] = None,
     metrics: Metrics = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
-    """Refine the first round that is not, and generate it if need be."""
-    _run_until("refine", recipe, profile, workspace, json, log, metrics)
+    """Refine the first round that is not, and generate it if need be; or refine the samples of a file.
+
+    Of a file that is FILE.kept.jsonl and FILE.dropped.jsonl with a reason for each, as in
+    `factory refine samples.jsonl --steps exact,near,pii --option near.threshold=0.9`.
+    """
+    if path.is_dir() or path.suffix in (".yaml", ".yml"):
+        if steps is not None or option or output is not None:
+            raise typer.BadParameter("--steps, --option and --output go with a FILE; a recipe has its own")
+        _run_until("refine", path, profile, workspace or DEFAULT_WORKSPACE, json, log, metrics)
+        return
+    if steps is None or profile is not None or metrics is not None:
+        raise typer.BadParameter("a FILE needs --steps, such as exact,near,pii, and takes no profile")
+    from factory.file_steps import parse_steps
+    from factory.refine_file import refine_file
+
+    with _progress(json, log) as progress:
+        found = refine_file(path, parse_steps(steps, option or ()), output, workspace, progress)
+    _print(found, json)
 
 
 def train(

@@ -1,0 +1,186 @@
+"""Files of samples, JSONL (gzip or not) and Parquet: read line by line, written whole or not at all.
+
+What is kept of a JSONL file is written as it stood, byte for byte. Memory does not grow with the file. What
+a line means is in `factory.sample_lines`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple, cast
+
+from factory.errors import FactoryError, InputError
+from factory.types import Json
+
+LINES: Final = (".jsonl", ".jsonl.gz")
+SUFFIXES: Final = (*LINES, ".parquet")
+MAX_LINE_BYTES: Final = 1 << 30
+Write = Callable[["Line"], None]
+
+
+class Line(NamedTuple):
+    """A line, or a row of Parquet, counted from 1; `text` is how it stands in a text file."""
+
+    number: int
+    row: dict[str, Json]
+    text: str | None = None
+
+
+def suffix_of(path: Path) -> str:
+    """The kind of file by its name; raises InputError for another than SUFFIXES."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return suffix
+    raise InputError("unknown kind of file", where=str(path), hint=f"known: {', '.join(SUFFIXES)}")
+
+
+def digest_of(path: Path) -> str:
+    """Twenty hexadecimal digits of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Every line of a file but blank ones; raises InputError naming file and line for what is no object."""
+    if suffix_of(path) == ".parquet":
+        yield from _read_parquet(path)
+        return
+    with _opened(path) as file:
+        number = 0
+        while text := _next(file, f"{path}:{number + 1}"):
+            number += 1
+            if text.strip():
+                yield Line(number, _object(text, f"{path}:{number}"), text.rstrip("\r\n"))
+
+
+@contextmanager
+def writing(path: Path, like: Path) -> Iterator[Write]:
+    """What writes lines to `path`, which appears when the body is through; `like` is where they come from."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        if suffix_of(path) in LINES:
+            with _writing_lines(partial) as write:
+                yield write
+        elif suffix_of(like) == ".parquet":
+            with _writing_parquet(partial, like) as write:
+                yield write
+        else:
+            lines = partial.with_name(f"{partial.name}.jsonl")
+            try:
+                with _writing_lines(lines) as write:
+                    yield write
+                _convert(lines, partial)
+            finally:
+                lines.unlink(missing_ok=True)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def as_json(row: Json) -> str:
+    """One line of JSON; what JSON has no word for, such as a date, becomes text."""
+    text = json.dumps(row, ensure_ascii=False, default=_as_text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can only escape
+        return json.dumps(row, default=_as_text)
+    return text
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise InputError("bytes cannot be written as JSON", hint="give an --output that ends in .parquet")
+    return str(value)
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        if path.suffix == ".gz":
+            return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig", newline="\n"))
+        return path.open(encoding="utf-8-sig", newline="\n")
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=str(path)) from error
+
+
+def _next(file: IO[str], place: str) -> str:
+    try:
+        return file.readline()
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8: {error.reason}", where=place) from error
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"is no whole gzip file: {error}", where=place) from error
+
+
+def _object(text: str, place: str) -> dict[str, Json]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is no JSON: {error}", where=place) from error
+    if not isinstance(row, dict):
+        raise InputError("is no JSON object", where=place)
+    return row
+
+
+def _read_parquet(path: Path) -> Iterator[Line]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=1000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Line(number, row)
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=str(path)) from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"is no Parquet file: {error}", where=str(path)) from error
+
+
+@contextmanager
+def _writing_lines(path: Path) -> Iterator[Write]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with cast("IO[str]", opener(path, "wt", encoding="utf-8", newline="\n")) as file:
+        yield lambda line: cast("None", file.write((line.text or as_json(line.row)) + "\n"))
+
+
+@contextmanager
+def _writing_parquet(path: Path, like: Path) -> Iterator[Write]:
+    """Rows with the columns of another Parquet file, a thousand at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(like)
+    rows: list[dict[str, Json]] = []
+    with pq.ParquetWriter(path, schema, compression="zstd") as file:
+
+        def write(line: Line) -> None:
+            rows.append(line.row)
+            if len(rows) >= 1000:
+                file.write_table(pa.Table.from_pylist(rows, schema))
+                rows.clear()
+
+        yield write
+        file.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _convert(lines: Path, parquet: Path) -> None:
+    """Parquet of a JSONL file, with the columns that all of its lines have together."""
+    import duckdb
+
+    if not lines.stat().st_size:
+        raise FactoryError("nothing was kept, and an empty Parquet file has no columns", hint="write .jsonl")
+    try:
+        with duckdb.connect() as connection:
+            found = connection.read_json(
+                str(lines), format="newline_delimited", sample_size=-1, maximum_object_size=MAX_LINE_BYTES
+            )
+            found.write_parquet(str(parquet), compression="zstd")
+    except duckdb.Error as error:
+        raise FactoryError(f"Parquet cannot hold these lines: {error}", hint="write .jsonl") from error
