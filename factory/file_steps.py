@@ -1,7 +1,7 @@
 """The steps that a command names for a file, and the domain that they are made for.
 
-A step is a registered refiner with its options, as in a recipe. One that asks a model, or judges by material of
-a domain, is refused: on a file it would let everything pass.
+A step is a registered refiner with its options, as in a recipe. One that asks a model, or judges by material
+of a domain, is refused: on a file it would let everything pass.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def rewritten(row: Row, messages: Sequence[Message], attributes: Mapping[str, st
     """The line with other messages in place of its own, as many; its form and its other keys stay."""
     before, _ = _read(row)
     new = dict(row)
-    changes = {old.content: now.content for old, now in zip(before, messages, strict=True) if old != now}
+    pairs = zip(before, messages, strict=True)
+    changes = {old.content: now.content for old, now in pairs if old.content and old != now}
     for key, value in row.items():
         if isinstance(value, str) and value in changes:
             new[key] = changes[value]

@@ -96,8 +96,12 @@ def find_loop(text: str, times: int) -> Finding | None:
             border = borders[border - 1]
         borders[at] = border + (tail[at] == tail[border])
         length, period = at + 1, at + 1 - borders[at]
-        if length >= MIN_LOOP_CHARS and length >= times * period and any(map(str.isalnum, tail[:period])):
-            found = Finding("loop", length / period / times, tail[:period][::-1].strip()[:MAX_TOLD])
+        if length < MIN_LOOP_CHARS or length + period <= times * period:
+            continue
+        unit = tail[length - period : length][::-1]
+        gap = len(unit) - len(unit.rstrip())  # which the end of the text may lack
+        if length + gap >= times * period and any(map(str.isalnum, unit)):
+            found = Finding("loop", (length + gap) / period / times, unit.strip()[:MAX_TOLD])
     return found
 
 

@@ -246,6 +246,7 @@ async def test_a_refusal_that_was_asked_for_stays() -> None:
 def test_a_loop_at_the_end_is_found_however_it_breaks_off(times: int, rest: str) -> None:
     found = find_loop("Open it slowly and wait. " + "The valve is open. " * times + rest, 4)
     assert bool(found) == (times >= 4)
+    assert bool(find_loop("The valve is open.\n" * times, 4)) == (times >= 4)
 
 
 @settings(deadline=None)
