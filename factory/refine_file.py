@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +24,7 @@ from factory.interpreter import run_work
 from factory.ports import Ask
 from factory.progress import Progress
 from factory.recipe import StepSpec
-from factory.refine import Steps, refine_round
+from factory.refine import BATCH_SIZE, Steps, refine_round
 from factory.registry import create
 from factory.sample_files import Line, as_json, digest_of, read_lines, suffix_of, writing
 from factory.sample_lines import rewritten, sample_of, seed_of
@@ -176,15 +177,19 @@ async def _refine(
 
 def _stored(store: Store, run_id: str, path: Path) -> Iterator[Sample]:
     """The samples of the file; each stands in the store before it is decided about."""
-    for line in read_lines(path):
-        seed, sample = _sample(path, line)
-        rows, edges = sample_rows([sample], run_id, ROUND)
-        place = {"run_id": run_id, "round": ROUND, "position": line.number, "sample_id": sample.id}
-        store.append("seeds", [seed_row(seed)])
+    lines = read_lines(path)
+    while batch := list(islice(lines, BATCH_SIZE)):
+        made = [_sample(path, line) for line in batch]
+        rows, edges = sample_rows([sample for _, sample in made], run_id, ROUND)
+        places = [
+            {"run_id": run_id, "round": ROUND, "position": line.number, "sample_id": row["id"]}
+            for line, row in zip(batch, rows, strict=True)
+        ]
+        store.append("seeds", [seed_row(seed) for seed, _ in made])
         store.append("edges", edges)
         store.append("samples", rows)
-        store.append("round_samples", [place])
-        yield sample
+        store.append("round_samples", places)
+        yield from (sample for _, sample in made)
 
 
 def _no_model() -> Ask:
