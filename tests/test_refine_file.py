@@ -297,6 +297,7 @@ def test_a_line_that_is_no_sample_is_named_before_anything_is_done(
         (["fake.parquet", "--steps", "exact"], "is no Parquet file"),
         (["fake.jsonl.gz", "--steps", "exact"], "is no whole gzip file"),
         ([".", "--steps", "exact"], "go with a FILE"),
+        (["no_domain"], "there is no recipe here"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(

@@ -148,7 +148,10 @@ def refine(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     Of a file that is FILE.kept.jsonl and FILE.dropped.jsonl with a reason for each, as in
     `factory refine samples.jsonl --steps exact,near,pii --option near.threshold=0.9`.
     """
-    if path.is_dir() or path.suffix in (".yaml", ".yml"):
+    from factory.sample_files import SUFFIXES
+
+    is_named_so = steps is not None or path.name.endswith(SUFFIXES)
+    if path.is_dir() or path.suffix in (".yaml", ".yml") or not is_named_so:
         if steps is not None or option or output is not None:
             raise typer.BadParameter("--steps, --option and --output go with a FILE; a recipe has its own")
         _run_until("refine", path, profile, workspace or DEFAULT_WORKSPACE, json, log, metrics)
