@@ -128,7 +128,7 @@ class Refiner(Protocol):
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
     index of duplicates. `uses_model` says whether `refine` calls `ask`. What one may have besides:
-    `works_alone: bool`, that it needs nothing of a domain and can curate a file of samples;
+    `needs: str`, the material of a domain by which it judges: it cannot be used on a file alone;
     `role: Role`, the recipe's model that it asks where that is not the refiner, such as `judge`;
     `cost: RefineCost`, what it asks where that is not once about each answer;
     `rests_on: Sequence[Json]`, the content of files beside the domain's (benchmarks, weights): a change of it

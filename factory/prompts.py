@@ -6,6 +6,7 @@ read as a template itself. Nothing here knows what a prompt is for.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
+_FILLED_IN = re.compile(r"\{[{%#].*?[}%#]\}", re.DOTALL)
 # Prompts are plain text: escaping HTML would change what the model reads.
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
@@ -28,3 +30,11 @@ def render(package: str, name: str, **values: Any) -> str:
     Raises jinja2.UndefinedError where the template names a value that is not given.
     """
     return _template(package, name).render(values).strip()
+
+
+def fixed_sentences(package: str) -> list[str]:
+    """What the templates of a package say whatever is filled in, cut where something is."""
+    files = (file for file in resources.files(package).iterdir() if file.name.endswith(".jinja"))
+    texts = (file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name))
+    parts = (part for text in texts for part in re.split(r"(?<=[.!?:])\s|\n", _FILLED_IN.sub("\n", text)))
+    return [part.strip() for part in parts if part.strip()]

@@ -1,229 +1,262 @@
-"""`factory refine FILE`: the curation steps alone, over samples that somebody else made.
+"""`factory refine FILE`: steps over anybody's samples, through the same store and rules as a run's own.
 
-The file is a domain without material, its samples are those of a run's only round, and all is decided and
-stored as in a recipe's run: SQL answers which step dropped which line and why. The same command in the same
-workspace goes on where it was cut off. Steps that need a model or a domain's sections are refused.
+The file becomes a run of one round: its lines are the samples, the steps its refiners. It is read three
+times, to check it, to refine it and to write what was kept, and never held in memory. In the same workspace
+the same file and steps are the same run, which goes on where it was cut off.
 """
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
-
-import factory
+from factory import __version__
 from factory.domain import Domain
 from factory.errors import FactoryError, InputError
-from factory.explain import explain
-from factory.recipe import DomainSpec, GoldSpec, Recipe, StepSpec, StrategySpec
-from factory.registry import create, find, names
-from factory.sample_files import Line, read_lines, with_messages, writing
-from factory.types import Completion, Json, Message, Parent, Sample, digest
+from factory.file_steps import check_steps, domain_of_file
+from factory.interpreter import run_work
+from factory.ports import Ask
+from factory.progress import Progress
+from factory.recipe import StepSpec
+from factory.refine import BATCH_SIZE, Steps, refine_round
+from factory.registry import create
+from factory.sample_files import Line, as_json, digest_of, read_lines, suffix_of, writing
+from factory.sample_lines import rewritten, sample_of, seed_of
+from factory.store.rows import sample_from_row, sample_rows, seed_row
+from factory.types import Json, Sample, Seed, digest
 
 if TYPE_CHECKING:
-    from factory.progress import Progress
-    from factory.refine import Steps
     from factory.store.store import Store
 
-CHUNK = 2**20
 ROUND = 1
-SETTLED = """
-    WITH RECURSIVE fate AS (
-        SELECT r.position, d.sample_id, d.action, d.refiner, d.reason, d.evidence, d.rewrite_id, 0 AS times
-        FROM round_samples r JOIN decisions d USING (run_id, sample_id)
-        WHERE r.run_id = $run AND d.final
+# What each line came to in the end, in the order of the file: the last of its rewrites, where there are some.
+OUTCOMES = """
+    WITH RECURSIVE way AS (
+        SELECT position, sample_id AS id, 0 AS depth FROM round_samples WHERE run_id = $1
         UNION ALL
-        SELECT f.position, d.sample_id, d.action, d.refiner, d.reason, d.evidence, d.rewrite_id, f.times + 1
-        FROM fate f JOIN decisions d ON d.sample_id = f.rewrite_id
-        WHERE d.run_id = $run AND d.final
+        SELECT way.position, d.rewrite_id, way.depth + 1 FROM way JOIN decisions d ON d.sample_id = way.id
+        WHERE d.run_id = $1 AND d.final AND d.rewrite_id IS NOT NULL
     )
-    SELECT f.*, s.messages FROM fate f JOIN samples s ON s.id = f.sample_id
-    WHERE f.action <> 'rewrite' ORDER BY f.position"""
-STEPS = """
-    SELECT step, refiner, action, reason, sum(num_samples)::BIGINT AS samples FROM funnel
-    WHERE run_id = ? GROUP BY ALL ORDER BY step, action, reason"""
+    SELECT way.position, way.depth, d.action, d.refiner, d.reason, d.evidence, first.position AS of_line,
+           s.id AS id, s.operation, s.messages, s.attributes, s.content_hash
+    FROM way JOIN decisions d ON d.sample_id = way.id AND d.run_id = $1 AND d.final
+    LEFT JOIN samples s ON s.id = way.id AND way.depth > 0
+    LEFT JOIN way first ON first.id = d.evidence ->> 'of'
+    WHERE d.action <> 'rewrite' ORDER BY way.position"""
+FUNNEL = """
+    SELECT step, refiner, action, reason, sum(num_samples)::BIGINT AS samples
+    FROM funnel WHERE run_id = ? GROUP BY ALL ORDER BY step, action, samples DESC, reason"""
+
+
+class Counts(NamedTuple):
+    """Lines as they were written; `num_rewritten` of the kept ones differ from what was read."""
+
+    num_kept: int
+    num_rewritten: int
+    num_dropped: int
 
 
 def refine_file(
-    path: Path, steps: Sequence[StepSpec], output: Path, workspace: Path | None, progress: Progress
+    path: Path, steps: Sequence[StepSpec], output: Path | None, workspace: Path | None, progress: Progress
 ) -> dict[str, Any]:
-    """Counts and the steps' decisions; the kept samples are in `output`, the others beside it, with reasons.
+    """Runs the steps, writes what is kept and what is dropped, and says how many of each.
 
-    Without a `workspace` what was decided is forgotten in the end. Raises InputError for what the file or the
-    steps cannot be.
+    Without a workspace what is found out about the samples is gone in the end but for the two files. Raises
+    InputError for a line that is no sample, a step that a file is not enough for, and an unknown option.
     """
-    from factory.interpreter import run_work
-
-    dropped = output.with_name(f"{output.stem.removesuffix('.kept')}.dropped.jsonl")
-    if path.resolve() in (output.resolve(), dropped.resolve()):
-        raise InputError("it would take the place of the file itself", where="--output")
-    if not path.is_file():
-        raise InputError("there is no such file", where=str(path))
-    domain = domain_of(path, steps)
-    with _opened(workspace) as store:
-        run_id = _record(store, domain, path)
-        run_work(_refine(store, run_id, domain, path, progress))
-        counts = _write(store, run_id, path, output, dropped)
-        decided = store.select(STEPS, (run_id,))
-    return {"run": run_id, **counts, "output": str(output), "dropped_to": str(dropped), "steps": decided}
-
-
-def read_steps(text: str) -> list[StepSpec]:
-    """Steps from names with commas between, or from a YAML file with a key `refiners`, as a recipe has it."""
-    from factory.layers import read_layer
-
-    if Path(text).suffix not in (".yaml", ".yml"):
-        return [StepSpec(name=name.strip()) for name in text.split(",") if name.strip()]
-    found = read_layer(Path(text)).data.get("refiners")
-    if not isinstance(found, list):
-        raise InputError("no list of steps", where=f"{text} refiners", hint="as in a recipe")
-    return [_step(item, f"{text} refiners[{at}]") for at, item in enumerate(found)]
-
-
-def _step(item: Json, place: str) -> StepSpec:
+    kept, dropped = _outputs(path, output)
+    check_steps(steps)
+    num_lines, content = _check_lines(path, progress), digest_of(path)
+    domain = domain_of_file(path, steps)
+    run_id = "run_" + digest([domain.run_digest(), path.name, content], 12)
+    folder = workspace or Path(tempfile.mkdtemp(prefix="factory-refine-"))
     try:
-        return StepSpec.model_validate(item)
-    except ValidationError as error:
-        finding = explain(error, StepSpec)
-        raise InputError(finding.what, where=place, hint=finding.hint) from error
+        from factory.store.store import Store
+
+        with Store.open(folder) as store:
+            with _recorded(store, run_id, domain):
+                run_work(_refine(store, run_id, domain, path, num_lines, progress))
+            with progress.stage("write", num_lines, "samples") as shown:
+                counts = _write(store, run_id, path, kept, dropped, shown.advance)
+            reasons = store.select(FUNNEL, (run_id,))
+            by_step = add_up(reasons, [spec.name for spec in steps], num_lines, counts)
+    finally:
+        if workspace is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    found: dict[str, Any] = {"file": str(path), "kept_file": str(kept), "dropped_file": str(dropped)}
+    found |= {"workspace": str(workspace), "run": run_id} if workspace else {}
+    found |= {"samples": num_lines, **{key.removeprefix("num_"): n for key, n in counts._asdict().items()}}
+    told = [row for row in reasons if row["reason"] not in ("ok", "not_applicable")]
+    return {**found, "steps": by_step, "reasons": [_without_number(row) for row in told]}
 
 
-def domain_of(path: Path, steps: Sequence[StepSpec]) -> Domain:
-    """A file as a domain without material; raises InputError for a step that needs some."""
-    alone = [name for name in names("refiners") if _works_alone(name)]
-    for step in steps:
-        if not _works_alone(step.name):
-            raise InputError(
-                f"'{step.name}' needs a recipe: a model, or the sections of a domain",
-                where="--steps",
-                hint=f"alone work: {', '.join(alone)}",
-            )
-    recipe = Recipe(
-        name="file",
-        domain=DomainSpec(title=path.name),
-        gold=GoldSpec(dev="", test=""),
-        servers={},
-        models={},
-        strategies=[StrategySpec(name="file")],
-        refiners=list(steps),
-    )
-    return Domain(recipe, path.parent, (), (), (), (), ())
+def add_up(
+    reasons: Sequence[dict[str, Any]], names: Sequence[str], num_lines: int, counts: Counts
+) -> list[dict[str, Any]]:
+    """What came to each step and went on, from the funnel; raises FactoryError where a sample is lost.
+
+    To the first step come the lines and all rewrites, which begin anew; to each further one comes what the
+    one before it kept; what the last one keeps was written.
+    """
+    steps: list[dict[str, Any]] = []
+    for step, name in enumerate(names):
+        of = {"keep": 0, "rewrite": 0, "drop": 0}
+        for row in reasons:
+            of[row["action"]] += row["samples"] if row["step"] == step else 0
+        steps.append({"step": name, "in": sum(of.values()), "kept": of["keep"], "rewritten": of["rewrite"]})
+        steps[-1]["dropped"] = of["drop"]
+    expected = [num_lines + sum(step["rewritten"] for step in steps), *(step["kept"] for step in steps)]
+    found = [*(step["in"] for step in steps), counts.num_kept]
+    num_dropped = sum(step["dropped"] for step in steps)
+    if expected != found or num_dropped != counts.num_dropped:
+        raise FactoryError(f"the counts do not add up: {expected} expected, {found} found")
+    return steps
 
 
-def _works_alone(name: str) -> bool:
-    return bool(getattr(find("refiners", name, "--steps"), "works_alone", False))
+def _outputs(path: Path, output: Path | None) -> tuple[Path, Path]:
+    """Where kept and dropped lines go."""
+    stem = path.name.removesuffix(suffix_of(path))
+    kept = output or path.with_name(f"{stem}.kept.jsonl")
+    stem = kept.name.removesuffix(suffix_of(kept)).removesuffix(".kept")
+    dropped = kept.with_name(f"{stem}.dropped.jsonl")
+    if path.resolve() in (kept.resolve(), dropped.resolve()):
+        raise InputError(
+            "the file itself would be written over", where=str(path), hint="give another --output"
+        )
+    if not kept.parent.is_dir():
+        raise InputError("there is no such folder", where=str(kept.parent))
+    return kept, dropped
 
 
-@contextmanager
-def _opened(workspace: Path | None) -> Iterator[Store]:
-    from factory.store.store import Store
-
-    if workspace is not None:
-        with Store.open(workspace) as store:
-            yield store
-        return
-    with tempfile.TemporaryDirectory(prefix="factory-refine-") as folder, Store.open(Path(folder)) as store:
-        yield store
-
-
-def _record(store: Store, domain: Domain, path: Path) -> str:
-    """Writes the run's row; its name is the hash of the file and the steps."""
-    config = domain.recipe.model_dump(mode="json")
-    content = hashlib.blake2b(digest_size=20)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            content.update(chunk)
-    run_id = "run_" + digest([content.hexdigest(), config["refiners"]], 12)
-    row = {"id": run_id, "recipe": "file", "digest": domain.recipe.digest(), "config": config}
-    started = {"version": factory.__version__, "started_at": datetime.now(UTC)}
-    store.append("runs", [{**row, **started}])
-    return run_id
+def _check_lines(path: Path, progress: Progress) -> int:
+    """The number of lines, each of which is a sample; raises InputError naming file and line."""
+    num_lines = 0
+    with progress.stage(f"read {path.name}", None, "samples") as shown:
+        for line in read_lines(path):
+            _sample(path, line)
+            num_lines += 1
+            shown.advance()
+    if not num_lines:
+        raise InputError("there is no sample in it", where=str(path))
+    return num_lines
 
 
-async def _refine(store: Store, run_id: str, domain: Domain, path: Path, progress: Progress) -> None:
-    from factory.refine import refine_round
+def _sample(path: Path, line: Line) -> tuple[Seed, Sample]:
+    try:
+        seed = seed_of(line.row, f"{path.name}:{line.number}")
+        return seed, sample_of(line.row, seed)
+    except ValueError as error:
+        raise InputError(str(error), where=f"{path}:{line.number}") from error
 
-    refiners: Steps = [
-        (spec.name, create("refiners", spec, domain, f"steps[{at}]"))
-        for at, spec in enumerate(domain.recipe.refiners)
+
+async def _refine(
+    store: Store, run_id: str, domain: Domain, path: Path, num_lines: int, progress: Progress
+) -> None:
+    steps: Steps = [
+        (spec.name, create("refiners", spec, domain, f"--steps {spec.name}"))
+        for spec in domain.recipe.refiners
     ]
-    total = sum(1 for _ in read_lines(path))  # every line is read before any is decided
-    with progress.stage("refine", total, "samples") as shown:
+    with progress.stage("refine", num_lines, "samples") as shown:
         samples = _stored(store, run_id, path)
         await refine_round(
             store,
             run_id,
             ROUND,
-            refiners,
+            steps,
             samples,
-            _no_model,
-            on_progress=lambda done, _, text="": shown.update(done, total, text),
+            _no_model(),
+            on_progress=lambda done, _total, detail="": shown.update(done, num_lines, detail),
         )
-    store.flush()
-
-
-async def _no_model(*_arguments: object, **_options: object) -> Completion:
-    raise FactoryError("a step asked a model though it says that it needs none")
 
 
 def _stored(store: Store, run_id: str, path: Path) -> Iterator[Sample]:
-    """The samples in order, each stored before it is decided."""
-    from factory.store.rows import sample_rows
-
-    for line in read_lines(path):
-        sample = _sample(line, path)
-        rows, edges = sample_rows([sample], run_id, ROUND)
-        store.append("samples", rows)
+    """The samples of the file; each stands in the store before it is decided about."""
+    lines = read_lines(path)
+    while batch := list(islice(lines, BATCH_SIZE)):
+        made = [_sample(path, line) for line in batch]
+        rows, edges = sample_rows([sample for _, sample in made], run_id, ROUND)
+        places = [
+            {"run_id": run_id, "round": ROUND, "position": line.number, "sample_id": row["id"]}
+            for line, row in zip(batch, rows, strict=True)
+        ]
+        store.append("seeds", [seed_row(seed) for seed, _ in made])
         store.append("edges", edges)
-        place = {"run_id": run_id, "round": ROUND, "position": line.number, "sample_id": sample.id}
-        store.append("round_samples", [place])
-        yield sample
+        store.append("samples", rows)
+        store.append("round_samples", places)
+        yield from (sample for _, sample in made)
 
 
-def _sample(line: Line, path: Path) -> Sample:
-    """The line as a sample; equal lines are different samples, as each has its own place."""
-    slice = line.value.get("slice")
-    attributes = {
-        "strategy": "file",
-        "line": str(line.number),
-        "slice": slice if isinstance(slice, str) else "",
+def _no_model() -> Ask:
+    async def ask(*_arguments: object, **_options: object) -> Any:
+        raise FactoryError("a step asked a model though it says that it needs none")
+
+    return ask
+
+
+@contextmanager
+def _recorded(store: Store, run_id: str, domain: Domain) -> Iterator[None]:
+    """Writes the run, and how its one stage began and ended."""
+    recipe = domain.recipe
+    run: dict[str, Any] = {"id": run_id, "recipe": recipe.name, "control": None, "digest": recipe.digest()}
+    run |= {"config": recipe.model_dump(mode="json"), "version": __version__, "started_at": datetime.now(UTC)}
+    stage: dict[str, Any] = {"run_id": run_id, "round": ROUND, "stage": "refine", "detail": {}}
+    store.append("runs", [run])
+    store.append("stages", [{**stage, "status": "started"}])
+    try:
+        yield
+    except BaseException as error:
+        what = f"{type(error).__name__}: {error}"
+        store.append("stages", [{**stage, "status": "failed", "detail": {"error": what}}])
+        raise
+    store.append("stages", [{**stage, "status": "done"}])
+    store.flush()
+
+
+def _write(
+    store: Store, run_id: str, path: Path, kept: Path, dropped: Path, advance: Callable[[], None]
+) -> Counts:
+    """Writes every line where it belongs, in the order of the file."""
+    num_kept = num_rewritten = num_dropped = 0
+    outcomes = store.stream(OUTCOMES, (run_id,))
+    with writing(kept, path) as keep, writing(dropped, path) as drop:
+        for line, outcome in zip(read_lines(path), outcomes, strict=True):
+            if outcome["position"] != line.number:
+                raise FactoryError("the file was changed while it was refined", where=str(path))
+            if outcome["action"] == "drop":
+                drop(Line(line.number, {}, as_json(_rejected(line, outcome))))
+                num_dropped += 1
+            elif outcome["depth"]:
+                sample = sample_from_row(outcome)
+                keep(Line(line.number, rewritten(line.row, sample.messages, sample.attributes)))
+                num_rewritten += 1
+            else:
+                keep(line)
+            num_kept += outcome["action"] == "keep"
+            advance()
+    return Counts(num_kept, num_rewritten, num_dropped)
+
+
+def _rejected(line: Line, outcome: dict[str, Any]) -> dict[str, Json]:
+    """A dropped line with the reason; `of_line` is the line that it repeats."""
+    from factory.store.text import from_json
+
+    told = {"line": line.number, "step": outcome["refiner"], "reason": outcome["reason"]}
+    evidence = dict(from_json(outcome["evidence"]))
+    if outcome["of_line"] is not None:
+        evidence["of_line"] = outcome["of_line"]
+    return {**told, "evidence": evidence, "sample": line.row}
+
+
+def _without_number(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "step": row["refiner"],
+        "action": row["action"],
+        "reason": row["reason"],
+        "samples": row["samples"],
     }
-    place = Parent("line_" + digest([path.name, line.number]), "source")
-    return Sample.create(line.messages, [place], "file", attributes)
-
-
-def _write(store: Store, run_id: str, path: Path, output: Path, dropped: Path) -> dict[str, int]:
-    """Writes what was kept and what was dropped, in order; raises FactoryError where one is missing."""
-    counts = {"read": 0, "kept": 0, "rewritten": 0, "dropped": 0}
-    settled = _settled(store, run_id)
-    with writing(output, path) as keep, writing(dropped, path) as drop:
-        for line in read_lines(path):
-            fate = next(settled, None)
-            if fate is None or fate["position"] != line.number:
-                raise FactoryError("a sample was not decided", where=f"{path}:{line.number}")
-            counts["read"] += 1
-            if fate["action"] == "drop":
-                counts["dropped"] += 1
-                why = {name: fate[name] for name in ("refiner", "reason", "evidence")}
-                drop({**line.value, "dropped": why})
-                continue
-            counts["kept"] += 1
-            counts["rewritten"] += fate["times"] > 0
-            keep(with_messages(line.value, fate["messages"]) if fate["times"] else line.value)
-    return counts
-
-
-def _settled(store: Store, run_id: str) -> Iterator[dict[str, Json]]:
-    from factory.store.text import from_json, restore
-
-    for row in store.stream(SETTLED, {"run": run_id}):  # type: ignore[arg-type]
-        turns = from_json(row["messages"])
-        row["messages"] = [Message(turn["role"], turn["content"]) for turn in turns]
-        row["evidence"], row["reason"] = from_json(row["evidence"]), restore(row["reason"])
-        yield row

@@ -1,187 +1,186 @@
-"""Samples in a file that somebody else made: JSONL, or Parquet, one a line or row.
+"""Files of samples, JSONL (gzip or not) and Parquet: read line by line, written whole or not at all.
 
-A sample is read in the forms that people use: `messages`, `conversations` (ShareGPT), or a pair under the
-usual names. What else stands beside it is kept with it. Files are read and written line by line; what becomes
-of a sample is decided in `factory.refine_file`.
+What is kept of a JSONL file is written as it stood, byte for byte. Memory does not grow with the file. What
+a line means is in `factory.sample_lines`.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, Final, NamedTuple, cast
 
-from factory.errors import InputError
-from factory.types import Json, Message
+from factory.errors import FactoryError, InputError
+from factory.types import Json
 
-SUFFIXES = (".jsonl", ".parquet")
-QUESTIONS = ("prompt", "question", "instruction")
-ANSWERS = ("response", "answer", "output", "completion")
-SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-FORMS = f"`messages`, `conversations`, or {' or '.join(QUESTIONS)} with {' or '.join(ANSWERS)}"
-PAGE_SIZE = 1000
+LINES: Final = (".jsonl", ".jsonl.gz")
+SUFFIXES: Final = (*LINES, ".parquet")
+MAX_LINE_BYTES: Final = 1 << 30
+Write = Callable[["Line"], None]
 
 
 class Line(NamedTuple):
-    """A sample as it stands in the file, and its messages; `number` counts from 1."""
+    """A line, or a row of Parquet, counted from 1; `text` is how it stands in a text file."""
 
     number: int
-    value: dict[str, Json]
-    messages: tuple[Message, ...]
+    row: dict[str, Json]
+    text: str | None = None
 
 
-def is_sample_file(path: Path) -> bool:
-    """Whether a path names a file of samples and no recipe."""
-    return path.suffix.lower() in SUFFIXES
+def suffix_of(path: Path) -> str:
+    """The kind of file by its name; raises InputError for another than SUFFIXES."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return suffix
+    raise InputError("unknown kind of file", where=str(path), hint=f"known: {', '.join(SUFFIXES)}")
+
+
+def digest_of(path: Path) -> str:
+    """Twenty hexadecimal digits of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=10)).hexdigest()
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The samples of a file, lazily; raises InputError naming the line that is none."""
-    for number, value in _values(path):
-        place = f"{path}:{number}"
-        if not isinstance(value, dict):
-            raise InputError("a sample is an object", where=place, hint=f"with {FORMS}")
-        yield Line(number, value, _messages(value, place))
-
-
-def with_messages(value: Mapping[str, Json], messages: Sequence[Message]) -> dict[str, Json]:
-    """The same line with other messages, in the form that it has."""
-    if "messages" in value:
-        old = value["messages"]
-        new = [{**of, "content": turn.content} for of, turn in zip(old, messages, strict=True)]
-        return {**value, "messages": new}
-    if "conversations" in value:
-        old = value["conversations"]
-        new = [{**of, "value": turn.content} for of, turn in zip(old, messages, strict=True)]
-        return {**value, "conversations": new}
-    question, answer = _keys(value)
-    changed: dict[str, Json] = {**value, answer: messages[-1].content}
-    if messages[0].content != _question(value, question):
-        changed[question] = messages[0].content
-        changed |= {"input": ""} if value.get("input") else {}  # it stands in the question now
-    return changed
-
-
-class Writer(Protocol):
-    """Takes lines one by one."""
-
-    def __call__(self, value: dict[str, Json]) -> None: ...
+    """Every line of a file but blank ones; raises InputError naming file and line for what is no object."""
+    if suffix_of(path) == ".parquet":
+        yield from _read_parquet(path)
+        return
+    with _opened(path) as file:
+        number = 0
+        while text := _next(file, f"{path}:{number + 1}"):
+            number += 1
+            if text.strip():
+                yield Line(number, _object(text, f"{path}:{number}"), text.rstrip("\r\n"))
 
 
 @contextmanager
-def writing(path: Path, like: Path) -> Iterator[Writer]:
-    """Opens a file for samples of the file `like`; it stands at `path` only once all is written.
-
-    Raises InputError where the form is another one: JSONL goes into JSONL, Parquet into either.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in (".jsonl", like.suffix.lower()):
-        raise InputError(
-            f"'{path.name}' cannot be written from {like.suffix}", where="--output", hint="use .jsonl"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with _json_lines(partial) if suffix == ".jsonl" else _rows(partial, like) as write:
-        yield write
-    partial.replace(path)
-
-
-def _values(path: Path) -> Iterator[tuple[int, Json]]:
-    if path.suffix.lower() == ".parquet":
-        yield from enumerate(_parquet(path), 1)
-        return
-    number = 0
+def writing(path: Path, like: Path) -> Iterator[Write]:
+    """What writes lines to `path`, which appears when the body is through; `like` is where they come from."""
+    partial = path.with_name(f".partial-{path.name}")
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, text in enumerate(file, 1):
-                if text.strip():
-                    yield number, json.loads(text)
+        if suffix_of(path) in LINES:
+            with _writing_lines(partial) as write:
+                yield write
+        elif suffix_of(like) == ".parquet":
+            with _writing_parquet(partial, like) as write:
+                yield write
+        else:
+            lines = partial.with_name(f"{partial.name}.jsonl")
+            try:
+                with _writing_lines(lines) as write:
+                    yield write
+                _convert(lines, partial)
+            finally:
+                lines.unlink(missing_ok=True)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def as_json(row: Json) -> str:
+    """One line of JSON; what JSON has no word for, such as a date, becomes text."""
+    text = json.dumps(row, ensure_ascii=False, default=_as_text)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can only escape
+        return json.dumps(row, default=_as_text)
+    return text
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise InputError("bytes cannot be written as JSON", hint="give an --output that ends in .parquet")
+    return str(value)
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        if path.suffix == ".gz":
+            return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig", newline="\n"))
+        return path.open(encoding="utf-8-sig", newline="\n")
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=str(path)) from error
+
+
+def _next(file: IO[str], place: str) -> str:
+    try:
+        return file.readline()
     except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", where=f"{path}, after line {number}") from error
+        raise InputError(f"is not UTF-8: {error.reason}", where=place) from error
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise InputError(f"is no whole gzip file: {error}", where=place) from error
+
+
+def _object(text: str, place: str) -> dict[str, Json]:
+    try:
+        row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", where=f"{path}:{number}") from error
+        raise InputError(f"is no JSON: {error}", where=place) from error
+    if not isinstance(row, dict):
+        raise InputError("is no JSON object", where=place)
+    return row
 
 
-def _parquet(path: Path) -> Iterator[Json]:
+def _read_parquet(path: Path) -> Iterator[Line]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=PAGE_SIZE):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise InputError(f"no Parquet: {error}", where=str(path)) from error
-
-
-def _messages(value: Mapping[str, Json], place: str) -> tuple[Message, ...]:
-    if "messages" in value or "conversations" in value:
-        name, role, content = (
-            ("messages", "role", "content") if "messages" in value else ("conversations", "from", "value")
-        )
-        turns = value[name]
-        if not isinstance(turns, list) or not turns:
-            raise InputError("must be a list of messages", where=f"{place} {name}")
-        return tuple(_message(turn, role, content, f"{place} {name}[{at}]") for at, turn in enumerate(turns))
-    question, answer = _keys(value)
-    if not question or not answer:
-        raise InputError("no question with its answer", where=place, hint=f"a sample has {FORMS}")
-    texts = (_question(value, question), value[answer])
-    if not all(isinstance(text, str) for text in texts):
-        raise InputError("question and answer are texts", where=f"{place} {question}, {answer}")
-    return Message("user", texts[0]), Message("assistant", texts[1])
-
-
-def _message(turn: Json, role: str, content: str, place: str) -> Message:
-    speaker = SPEAKERS.get(turn.get(role, "")) if isinstance(turn, dict) else None
-    if speaker is None:
-        raise InputError(f"no `{role}` that is known", where=place, hint=f"one of {', '.join(SPEAKERS)}")
-    if not isinstance(turn.get(content), str):
-        raise InputError("must be a text", where=f"{place}.{content}", hint="calls of tools are not read")
-    return Message(speaker, turn[content])  # type: ignore[arg-type]
-
-
-def _keys(value: Mapping[str, Json]) -> tuple[str, str]:
-    question = next((name for name in QUESTIONS if name in value), "")
-    return question, next((name for name in ANSWERS if name in value), "")
-
-
-def _question(value: Mapping[str, Json], key: str) -> Any:
-    """The instruction with its input below, as Alpaca's form has them."""
-    further = value.get("input") if key == "instruction" else None
-    return f"{value[key]}\n\n{further}" if further else value[key]
+            number = 0
+            for batch in file.iter_batches(batch_size=1000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Line(number, row)
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=str(path)) from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"is no Parquet file: {error}", where=str(path)) from error
 
 
 @contextmanager
-def _json_lines(path: Path) -> Iterator[Writer]:
-    with path.open("w", encoding="utf-8", errors="replace") as file:
-
-        def write(value: dict[str, Json]) -> None:
-            file.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-
-        yield write
+def _writing_lines(path: Path) -> Iterator[Write]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with cast("IO[str]", opener(path, "wt", encoding="utf-8", newline="\n")) as file:
+        yield lambda line: cast("None", file.write((line.text or as_json(line.row)) + "\n"))
 
 
 @contextmanager
-def _rows(path: Path, like: Path) -> Iterator[Writer]:
-    """Parquet with the columns of the file `like`."""
+def _writing_parquet(path: Path, like: Path) -> Iterator[Write]:
+    """Rows with the columns of another Parquet file, a thousand at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    page: list[dict[str, Json]] = []
     schema = pq.read_schema(like)
+    rows: list[dict[str, Json]] = []
     with pq.ParquetWriter(path, schema, compression="zstd") as file:
 
-        def flush() -> None:
-            file.write_table(pa.Table.from_pylist(page, schema=schema))
-            page.clear()
-
-        def write(value: dict[str, Json]) -> None:
-            page.append(value)
-            if len(page) >= PAGE_SIZE:
-                flush()
+        def write(line: Line) -> None:
+            rows.append(line.row)
+            if len(rows) >= 1000:
+                file.write_table(pa.Table.from_pylist(rows, schema))
+                rows.clear()
 
         yield write
-        flush()
+        file.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _convert(lines: Path, parquet: Path) -> None:
+    """Parquet of a JSONL file, with the columns that all of its lines have together."""
+    import duckdb
+
+    if not lines.stat().st_size:
+        raise FactoryError("nothing was kept, and an empty Parquet file has no columns", hint="write .jsonl")
+    try:
+        with duckdb.connect() as connection:
+            found = connection.read_json(
+                str(lines), format="newline_delimited", sample_size=-1, maximum_object_size=MAX_LINE_BYTES
+            )
+            found.write_parquet(str(parquet), compression="zstd")
+    except duckdb.Error as error:
+        raise FactoryError(f"Parquet cannot hold these lines: {error}", hint="write .jsonl") from error

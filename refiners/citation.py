@@ -31,6 +31,7 @@ class Citation:
 
     Options: ClassVar[type[BaseModel]] = CitationOptions
     uses_model: ClassVar[bool] = False
+    needs: ClassVar[str] = "the sections of a recipe"
 
     def __init__(self, options: CitationOptions, domain: Domain) -> None:
         pattern = domain.recipe.domain.citation_pattern

@@ -54,6 +54,7 @@ class Contamination:
 
     Options: ClassVar[type[BaseModel]] = ContaminationOptions
     uses_model: ClassVar[bool] = False
+    needs: ClassVar[str] = "the dev and test items of a recipe"
 
     def __init__(self, options: ContaminationOptions, domain: Domain) -> None:
         benchmarks = read_benchmarks(domain.folder, options.benchmarks)

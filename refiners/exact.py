@@ -28,7 +28,6 @@ class Exact:
 
     Options: ClassVar[type[BaseModel]] = ExactOptions
     uses_model: ClassVar[bool] = False
-    works_alone: ClassVar[bool] = True
 
     def __init__(self, options: ExactOptions, domain: Domain) -> None:
         self._seen: dict[bytes, str] = {}

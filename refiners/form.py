@@ -39,7 +39,6 @@ class Form:
 
     Options: ClassVar[type[BaseModel]] = FormOptions
     uses_model: ClassVar[bool] = False
-    works_alone: ClassVar[bool] = True
 
     def __init__(self, options: FormOptions, domain: Domain) -> None:
         self._limits = {"user": options.max_question_chars, "assistant": options.max_answer_chars}

@@ -50,7 +50,6 @@ class Near:
 
     Options: ClassVar[type[BaseModel]] = NearOptions
     uses_model: ClassVar[bool] = False
-    works_alone: ClassVar[bool] = True
 
     def __init__(self, options: NearOptions, domain: Domain) -> None:
         # Compiled code takes a second to load; who only reads the options need not wait for it.

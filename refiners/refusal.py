@@ -1,7 +1,8 @@
 """Drops a sample in which the teacher declined to answer, or spoke of itself as a model.
 
-A refusal stands at the beginning of an answer; a sentence that quotes one further on is none. Answers that a
-strategy wants to decline (attribute `answerable`: no) are left alone: their words are the recipe's.
+A refusal begins an answer, or is a sentence of its own further on; words that somebody is quoted with are
+none. Where a strategy wants an answer that declines (attribute `answerable`: no), its words are the
+recipe's and stay.
 """
 
 from __future__ import annotations
@@ -10,36 +11,84 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, field_validator
 
 from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
 from factory.types import Decision, Sample
 
-BEGINNING = 240  # characters
-CANNOT = r"(?:can(?:no|')t|can not|am (?:not able|unable)|'m (?:not able|unable)|won't|will not|must decline)"
-DO_IT = (
-    r"(?:help|assist|answer|provide|comply|fulfil|do that|do this|create|generate|write|continue|engage"
-    r"|discuss)"
+CANNOT = (
+    r"(?:can ?not|can't|am (?:not able|unable)|'m (?:not able|unable)|won't be able|must decline)(?: to)?"
 )
-UP_TO = r"[^.!?\n]{0,60}?\b"
-REFUSAL = re.compile(
-    rf"^\W*(?:(?:i(?: a|')m )?(?:very |so |really )?sorry\b{UP_TO}(?:i|but|as)\b{UP_TO[:-2]}{CANNOT}"
-    rf"|(?:unfortunately,? |i apologi[sz]e,? (?:but )?|my apologies,? (?:but )?)?i ?{CANNOT}{UP_TO}{DO_IT}"
-    r"|i(?: am|'m) not comfortable\b"
-    r"|as an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|i(?: a|')m (?:just |only )?an? (?:ai|(?:large )?language model)\b"
-    rf"|(?:es tut mir leid|tut mir leid|leider)\b{UP_TO}kann ich\b{UP_TO}nicht\b"
-    rf"|(?:je suis désolée?|désolée?)\b{UP_TO}je ne (?:peux|puis)\b"
-    rf"|lo siento\b{UP_TO}no puedo\b)",
+TASK = (
+    r"(?:help|assist|answer|comply|fulfill?|provide|do (?:that|this|so)|create|generate|write|continue with"
+    r"|engage|discuss|support|complete|process|access|offer|share"
+    r"|give (?:you )?(?:legal|medical|financial|any))\b"
+)
+MODEL = r"(?:an? )?(?:ai|artificial intelligence|(?:large |ai )?language model|virtual assistant|chat ?bot)\b"
+REGRET = (
+    r"(?:(?:i'm|i am) (?:(?:so|very|really|truly) )?sorry|(?:i )?apologi[sz]e|my apologies"
+    r"|sorry|unfortunately)\b"
+)
+SOME = r"[^.!?\n\"“”]{0,60}?"
+# What can only be a refusal, wherever it begins a sentence.
+ALWAYS = (
+    rf"{REGRET}{SOME}\bi ?{CANNOT} {SOME}\b{TASK}",
+    rf"as {MODEL}",
+    rf"(?:i'm|i am) (?:just |only )?{MODEL}",
+    r"i (?:do not|don't) have personal (?:opinions|experiences|feelings)",
+    r"i (?:do not|don't) have real-?time (?:data|access|information)",
+    rf"(?:es )?tut mir leid\b{SOME}\bkann\b{SOME}\bnicht\b",
+    r"als (?:ki|künstliche intelligenz|sprachmodell)\b",
+    rf"(?:je suis )?désolée?\b{SOME}\bje ne (?:peux|puis)\b",
+    r"en tant qu(?:'|e )(?:ia|intelligence artificielle|modèle)\b",
+    rf"lo siento\b{SOME}\bno puedo\b",
+    r"como (?:una? )?(?:ia|inteligencia artificial|modelo de lenguaje)\b",
+    rf"mi dispiace\b{SOME}\bnon posso\b",
+    rf"(?:desculpe|lamento|sinto muito)\b{SOME}\bnão posso\b",
+)
+# What is one only where an answer begins so.
+FIRST = (
+    rf"i ?{CANNOT} {SOME}\b{TASK}",
+    rf"(?:i'd|i would) rather not {TASK}",
+    r"(?:i'm|i am) not comfortable (?:with|answering|writing|discussing|providing)\b",
+    r"i (?:must|have to) (?:respectfully )?(?:decline|refuse)\b",
+    r"(?:抱歉|对不起|很抱歉)[^。！？\n]{0,20}?(?:无法|不能)",
+    r"(?:申し訳|すみません)[^。！？\n]{0,30}?(?:できません|お答え)",
+)
+BEGINS_ANSWER = re.compile(rf"[\s*#>_-]*(?:{'|'.join(ALWAYS + FIRST)})", re.IGNORECASE)
+BEGINS_SENTENCE = re.compile(rf"(?:(?<=[.!?]\s)|(?<=\n))[*#>_-]*(?:{'|'.join(ALWAYS)})", re.IGNORECASE)
+# Most answers have none of these words, and are not searched, which is dear.
+SIGN = re.compile(
+    r"sorry|apolog|unfortunately|language model|\bAI\b|can ?not|can't"
+    r"|unable|not able|be able|rather not|comfortable"
+    r"|decline|refuse|assistant|chat ?bot|artificial|do not have|don't have|leid\b|\bKI\b|sprachmodell|désol"
+    r"|en tant|siento|como (?:una? )?(?:ia|int|mod)|dispiace|desculpe|lamento|muito"
+    r"|抱歉|对不起|申し訳|すみません",
     re.IGNORECASE,
 )
-CURLY = str.maketrans("’‘", "''")
+STRAIGHT = str.maketrans("’‘ʼ\u00a0", "''' ")
+MAX_TOLD = 120
 
 
 class RefusalOptions(Strict):
-    """None."""
+    """Which refusals are wanted."""
+
+    allow: list[str] = Field(
+        default_factory=list,
+        description="Regular expressions; an answer in which one is found is a refusal that is wanted.",
+    )
+
+    @field_validator("allow")
+    @classmethod
+    def _compile(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+        return patterns
 
 
 class Refusal:
@@ -47,10 +96,9 @@ class Refusal:
 
     Options: ClassVar[type[BaseModel]] = RefusalOptions
     uses_model: ClassVar[bool] = False
-    works_alone: ClassVar[bool] = True
 
     def __init__(self, options: RefusalOptions, domain: Domain) -> None:
-        """Nothing of the domain is looked at."""
+        self._allowed = [re.compile(pattern) for pattern in options.allow]
 
     def open(self, accepted: Iterable[Sample]) -> None:
         """Nothing is kept between samples."""
@@ -60,9 +108,20 @@ class Refusal:
         return [self._judge(sample) for sample in samples]
 
     def _judge(self, sample: Sample) -> Decision:
-        if sample.attributes.get("answerable") != "no":
-            for turn, answer in enumerate(sample.texts("assistant"), 1):
-                if found := REFUSAL.match(answer[:BEGINNING].translate(CURLY)):
-                    evidence = {"words": found[0].strip(), "turn": turn}
-                    return Decision(sample.id, "refusal", "drop", "refusal", evidence=evidence)
+        if sample.attributes.get("answerable") == "no":
+            return Decision(sample.id, "refusal", "keep", "not_applicable")
+        for turn, answer in enumerate(sample.texts("assistant"), 1):
+            words = find_refusal(answer)
+            if words and not any(pattern.search(answer) for pattern in self._allowed):
+                evidence = {"words": words, "turn": turn}
+                return Decision(sample.id, "refusal", "drop", "refusal", evidence=evidence)
         return Decision(sample.id, "refusal", "keep", "ok")
+
+
+def find_refusal(answer: str) -> str:
+    """The words that decline to answer, cut short, or ''."""
+    plain = answer.translate(STRAIGHT)
+    if not SIGN.search(plain):
+        return ""
+    found = BEGINS_ANSWER.match(plain) or BEGINS_SENTENCE.search(plain)
+    return found[0].strip()[:MAX_TOLD] if found else ""

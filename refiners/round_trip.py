@@ -31,6 +31,7 @@ class RoundTrip:
 
     Options: ClassVar[type[BaseModel]] = RoundTripOptions
     uses_model: ClassVar[bool] = False
+    needs: ClassVar[str] = "the sections of a recipe"
 
     def __init__(self, options: RoundTripOptions, domain: Domain) -> None:
         self._domain = domain

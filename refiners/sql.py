@@ -29,6 +29,7 @@ class Sql:
 
     Options: ClassVar[type[BaseModel]] = SqlOptions
     uses_model: ClassVar[bool] = False
+    needs: ClassVar[str] = "the schemas of a recipe"
 
     def __init__(self, options: SqlOptions, domain: Domain) -> None:
         self._schemas = schemas_of(domain)

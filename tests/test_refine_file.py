@@ -1,179 +1,380 @@
-"""`factory refine FILE`: other people's samples through the steps that work alone."""
+"""`factory refine FILE`: what is kept, what is dropped and why, in every kind of file, resumed, refused."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from factory.cli import main
+from factory import cli
 from factory.errors import FactoryError, InputError
+from factory.file_steps import parse_steps
 from factory.progress import Progress
-from factory.recipe import StepSpec
-from factory.refine_file import read_steps, refine_file
-from factory.sample_files import read_lines, with_messages
+from factory.refine_file import Counts, add_up, refine_file
+from factory.registry import find, names
+from factory.sample_lines import rewritten, sample_of, seed_of
+from factory.store.store import Store
 from factory.types import Message
 
-LINES = [
-    {"question": "How long is the warranty?", "answer": "Two years from the day of purchase.", "id": 7},
-    {"question": "How long is the warranty?", "answer": "two years, from the day of purchase"},
-    {"prompt": "Whom do I write to?", "response": "Write to ann.lee@example.org."},
-    {"messages": [{"role": "user", "content": "Key?"}, {"role": "assistant", "content": "In the safe."}]},
-    {"conversations": [{"from": "human", "value": "Ann?"}, {"from": "gpt", "value": "At a@example.org"}]},
-    {"instruction": "Summarise.", "input": "Frames are made of steel.", "output": "Steel.", "source": "web"},
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "curation.md").read_text("utf-8")
+ALONE = "form,exact,near,refusal,repetition,leftover,pii"
+CHAT: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": "When must notice of an injury be given?", "name": "ann"},
+        {"role": "assistant", "content": "Within 30 days; write to jane.doe@agency.org."},
+    ],
+    "answer": "Within 30 days; write to jane.doe@agency.org.",
+    "weight": 0.5,
+}
+ROWS: list[dict[str, Any]] = [
+    CHAT,
+    {"prompt": "What is a notice?", "response": "A letter to the employer.", "tags": ["a"]},
+    {"prompt": "what is a notice", "response": "A letter to the employer!", "tags": []},
+    {"question": "Who pays?", "answer": "I'm sorry, but I can't help with that."},
+    {"instruction": "Shorten.", "input": "It is 3 dollars for Ann, (212) 555-0123.", "output": "3 dollars."},
+    {"prompt": "Who was told?", "completion": "The employer was told. " * 9},
+    {"prompt": "Is it due?", "response": "", "system": "Be short."},
 ]
-STEPS = [StepSpec(name=name) for name in ("form", "exact", "near", "pii")]
+FATES = ["kept", "kept", "exact_duplicate", "refusal", "kept", "repetition", "empty_answer"]
 
 
-def write(path: Path, lines: list) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+def write(path: Path, rows: Sequence[Any]) -> Path:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
-def read(path: Path) -> list[dict]:
+def read(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def refined(path: Path, steps=STEPS, workspace: Path | None = None) -> dict:
-    return refine_file(path, steps, path.with_suffix(".kept.jsonl"), workspace, Progress())
+def refine(path: Path, steps: str = ALONE, **given_: Any) -> dict[str, Any]:
+    options = given_.pop("options", ())
+    chosen = {"output": None, "workspace": None, **given_}
+    return refine_file(path, parse_steps(steps, options), progress=Progress(bars=False), **chosen)
 
 
-def test_every_line_comes_out_once_in_its_own_form(tmp_path):
-    found = refined(write(tmp_path / "a.jsonl", LINES))
-    assert {key: found[key] for key in ("read", "kept", "rewritten", "dropped")} == {
-        "read": 6,
-        "kept": 5,
-        "rewritten": 2,
-        "dropped": 1,
-    }
-    kept = read(tmp_path / "a.kept.jsonl")
-    assert kept == [
-        LINES[0],
-        {"prompt": "Whom do I write to?", "response": "Write to <EMAIL>."},
-        LINES[3],
-        {"conversations": [{"from": "human", "value": "Ann?"}, {"from": "gpt", "value": "At <EMAIL>"}]},
-        LINES[5],
+def test_lines_are_kept_as_they_stood_masked_or_dropped_with_a_reason(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.jsonl", ROWS)
+    found = refine(path)
+    assert (found["samples"], found["kept"], found["rewritten"], found["dropped"]) == (7, 3, 2, 4)
+    kept, dropped = read(tmp_path / "all.kept.jsonl"), read(tmp_path / "all.dropped.jsonl")
+    masked = "Within 30 days; write to <EMAIL>."
+    turns = [CHAT["messages"][0], {"role": "assistant", "content": masked}]
+    assert kept[0] == {"messages": turns, "answer": masked, "weight": 0.5}
+    assert kept[1] == ROWS[1]
+    assert (
+        kept[2]["instruction"] == "Shorten.\n\nIt is 3 dollars for Ann, <PHONE>." and kept[2]["input"] == ""
+    )
+    assert [each["sample"] for each in dropped] == [
+        row for row, fate in zip(ROWS, FATES, strict=True) if fate != "kept"
     ]
-    (dropped,) = read(tmp_path / "a.dropped.jsonl")
-    why = dropped.pop("dropped")
-    assert dropped == LINES[1] and (why["refiner"], why["reason"]) == ("exact", "exact_duplicate")
-    assert set(why["evidence"]) == {"of"}
+    assert [(each["line"], each["reason"]) for each in dropped] == [
+        (line, fate) for line, fate in enumerate(FATES, 1) if fate != "kept"
+    ]
+    assert dropped[0]["evidence"]["of_line"] == 2 and dropped[1]["evidence"]["words"] in ROWS[3]["answer"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "all.dropped.jsonl",
+        "all.jsonl",
+        "all.kept.jsonl",
+    ]
+    assert not [each for each in found["reasons"] if each["reason"] == "ok"]
 
 
-def test_the_funnel_adds_up_at_every_step(tmp_path):
-    found = refined(write(tmp_path / "a.jsonl", LINES), workspace=tmp_path / "ws")
-    arriving = found["read"] + found["rewritten"]
-    for step in range(len(STEPS)):
-        rows = [row for row in found["steps"] if row["step"] == step]
-        assert sum(row["samples"] for row in rows) == arriving
-        arriving -= sum(row["samples"] for row in rows if row["action"] != "keep")
-    assert arriving == found["kept"]
-    with duckdb.connect(tmp_path / "ws" / "factory.duckdb", read_only=True) as connection:
-        total = connection.execute("SELECT sum(num_final) FROM funnel").fetchall()[0][0]
-    assert total == found["read"] + found["rewritten"]
+def test_what_is_kept_is_the_same_bytes(tmp_path: Path) -> None:
+    lines = ['{ "prompt":"a b","response" : "\\u00e4 \\ud800", "n": 1e3}', '{"prompt": "ü", "response": "c"}']
+    path = tmp_path / "odd.jsonl"
+    path.write_bytes("\ufeff".encode() + f"{lines[0]}\r\n\n  \n{lines[1]}".encode())
+    assert refine(path, "exact")["kept"] == 2
+    assert (tmp_path / "odd.kept.jsonl").read_text("utf-8").split("\n") == [*lines, ""]
 
 
-def test_running_it_again_decides_nothing_anew(tmp_path):
-    path, workspace = write(tmp_path / "a.jsonl", LINES), tmp_path / "ws"
-    first = refined(path, workspace=workspace)
-    kept = (tmp_path / "a.kept.jsonl").read_bytes()
-    with duckdb.connect(workspace / "factory.duckdb", read_only=True) as connection:
-        before = connection.execute("SELECT * FROM decisions ORDER BY ALL").fetchall()
-    assert refined(path, workspace=workspace) == first
-    assert (tmp_path / "a.kept.jsonl").read_bytes() == kept
-    with duckdb.connect(workspace / "factory.duckdb", read_only=True) as connection:
-        assert connection.execute("SELECT * FROM decisions ORDER BY ALL").fetchall() == before
-    write(path, LINES[:3])
-    assert refined(path, workspace=workspace)["run"] != first["run"]
+@pytest.mark.parametrize("source", ["all.jsonl.gz", "all.parquet"])
+@pytest.mark.parametrize("target", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_every_kind_of_file_says_the_same(source: str, target: str, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": row.get("prompt", "q"), "response": str(row.get("response", n)), "n": n}
+        for n, row in enumerate(ROWS)
+    ]
+    rows[0]["response"] = "Write to a@b.org."
+    path = tmp_path / source
+    if source.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        write(path, rows)
+    refine(path, "exact,pii", output=tmp_path / target)
+    out = tmp_path / target
+    if target.endswith(".parquet"):
+        kept = pq.read_table(out).to_pylist()
+        assert not source.endswith(".parquet") or pq.read_schema(out) == pq.read_schema(path)
+    else:
+        data = out.read_bytes()
+        text = gzip.decompress(data) if target.endswith(".gz") else data
+        kept = [json.loads(line) for line in text.decode().splitlines()]
+    rows[0]["response"] = "Write to <EMAIL>."
+    assert kept == [row for row in rows if row["n"] != 2]
+    (rejected,) = read(tmp_path / "out.dropped.jsonl")
+    assert (rejected["line"], rejected["evidence"]["of_line"], rejected["sample"]["n"]) == (3, 2, 2)
 
 
-def test_parquet_is_read_and_written_with_its_columns(tmp_path):
-    path = tmp_path / "a.parquet"
-    rows = [{"question": f"Number {n}?", "answer": f"It is {n % 2}.", "n": n} for n in range(5)]
-    rows.append({"question": "Who?", "answer": "a@example.org", "n": 9})
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    found = refine_file(path, STEPS, tmp_path / "kept.parquet", None, Progress())
-    kept = pq.read_table(tmp_path / "kept.parquet")
-    assert kept.schema == pq.read_schema(path) and found["kept"] == 6
-    assert kept.to_pylist() == [*rows[:5], {"question": "Who?", "answer": "<EMAIL>", "n": 9}]
-    with pytest.raises(InputError, match="cannot be written"):
-        refined_as(write(tmp_path / "b.jsonl", LINES), tmp_path / "b.parquet")
+def test_calls_of_tools_stay_calls(tmp_path: Path) -> None:
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "mail",
+            "parameters": {"type": "object", "properties": {"to": {"type": "string"}}},
+        },
+    }
+    call = {"id": "1", "type": "function", "function": {"name": "mail", "arguments": {"to": "a@b.org"}}}
+    turns = [
+        {"role": "user", "content": "Write."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    as_text = [{**turns[1], "tool_calls": [json.dumps(call)]}]
+    rows = [
+        {"messages": turns, "tools": [tool]},
+        {"messages": [turns[0], *as_text], "tools": json.dumps([tool])},
+    ]
+    refine(write(tmp_path / "t.jsonl", rows), "form,pii")
+    first, second = read(tmp_path / "t.kept.jsonl")
+    masked = {**call, "function": {"name": "mail", "arguments": {"to": "<EMAIL>"}}}
+    assert first == {"messages": [turns[0], {**turns[1], "tool_calls": [masked]}], "tools": [tool]}
+    assert json.loads(second["messages"][1]["tool_calls"][0]) == masked and json.loads(second["tools"]) == [
+        tool
+    ]
 
 
-def refined_as(path: Path, output: Path) -> dict:
-    return refine_file(path, STEPS, output, None, Progress())
+def test_the_funnel_adds_up_at_every_step(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.jsonl", ROWS * 3)
+    found = refine(path, workspace=tmp_path / "w")
+    with Store.open(tmp_path / "w") as store:
+        rows = store.select(
+            "SELECT step, action, sum(num_samples)::INT AS n, sum(num_final)::INT AS f "
+            "FROM funnel WHERE run_id = ? GROUP BY ALL",
+            (found["run"],),
+        )
+        ends = store.select("SELECT action, count(*) AS n FROM decisions WHERE final GROUP BY ALL")
+        missing = store.select(
+            "SELECT count(*) AS n FROM decisions WHERE action = 'drop' AND reason IN ('', 'ok')"
+        )
+    of = {(row["step"], row["action"]): row["n"] for row in rows}
+    num_steps, rewrites = (
+        len(ALONE.split(",")),
+        sum(n for (_, action), n in of.items() if action == "rewrite"),
+    )
+    came = [sum(n for (at, _), n in of.items() if at == step) for step in range(num_steps)]
+    kept = [of.get((step, "keep"), 0) for step in range(num_steps)]
+    assert came == [len(ROWS) * 3 + rewrites, *kept[:-1]]
+    assert found["kept"] == kept[-1] and found["kept"] + found["dropped"] == len(ROWS) * 3
+    assert sum(row["f"] for row in rows) == len(ROWS) * 3 + rewrites
+    assert {row["action"]: row["n"] for row in ends} == {
+        "keep": found["kept"],
+        "drop": found["dropped"],
+        "rewrite": rewrites,
+    }
+    assert missing == [{"n": 0}] and [step["in"] for step in found["steps"]] == came
+
+
+def test_counts_that_do_not_add_up_are_an_error() -> None:
+    rows = [{"step": 0, "action": "keep", "samples": 2}, {"step": 0, "action": "drop", "samples": 1}]
+    assert add_up(rows, ["exact"], 3, Counts(2, 0, 1))[0]["in"] == 3
+    for lines, counts in ((4, Counts(2, 0, 1)), (3, Counts(1, 0, 1)), (3, Counts(2, 0, 2))):
+        with pytest.raises(FactoryError, match="add up"):
+            add_up(rows, ["exact"], lines, counts)
+
+
+def test_a_run_that_was_cut_off_goes_on_and_decides_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"prompt": f"What is rule {n % 150}?", "response": f"Rule {n % 150} is for a{n}@b.org."}
+        for n in range(400)
+    ]
+    path = write(tmp_path / "many.jsonl", rows)
+    whole = refine(path, "exact,pii,near")
+    expected = [(tmp_path / f"many.{what}.jsonl").read_bytes() for what in ("kept", "dropped")]
+    kind, num_batches = find("refiners", "pii"), 0
+    usual = kind.refine
+
+    async def fail(self: Any, samples: Any, ask: Any) -> Any:
+        nonlocal num_batches
+        num_batches += 1
+        if num_batches == 3:
+            raise FactoryError("cut off")
+        return await usual(self, samples, ask)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "refine", fail)
+        with pytest.raises(FactoryError, match="cut off"):
+            refine(path, "exact,pii,near", workspace=tmp_path / "w")
+    with Store.open(tmp_path / "w") as store:
+        (before,) = store.select("SELECT count(*) AS n FROM decisions")
+    again = refine(path, "exact,pii,near", workspace=tmp_path / "w")
+    assert before["n"] > 0 and again["steps"] == whole["steps"]
+    found = [(tmp_path / f"many.{what}.jsonl").read_bytes() for what in ("kept", "dropped")]
+    assert found[0] == expected[0] and read(tmp_path / "many.dropped.jsonl")
+    assert found[1] == expected[1]
+    assert refine(path, "exact,pii,near", workspace=tmp_path / "w")["steps"] == whole["steps"]
+
+
+def test_other_steps_options_or_lines_are_another_run(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.jsonl", ROWS)
+    runs = [refine(path, "exact", workspace=tmp_path / "w")["run"]]
+    runs.append(refine(path, "near", workspace=tmp_path / "w")["run"])
+    runs.append(refine(path, "near", options=["near.threshold=0.9"], workspace=tmp_path / "w")["run"])
+    write(path, ROWS[:-1])
+    found = refine(path, "near", workspace=tmp_path / "w")
+    assert len({*runs, found["run"]}) == 4 and found["samples"] == len(ROWS) - 1
+
+
+def test_what_is_only_flagged_is_counted_and_kept(tmp_path: Path) -> None:
+    found = refine(
+        write(tmp_path / "all.jsonl", ROWS), "pii", options=["pii.action=flag", "pii.kinds=[email]"]
+    )
+    assert (
+        found["kept"] == len(ROWS)
+        and (tmp_path / "all.kept.jsonl").read_bytes() == (tmp_path / "all.jsonl").read_bytes()
+    )
+    assert found["reasons"] == [{"step": "pii", "action": "keep", "reason": "personal_data", "samples": 1}]
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("line", "what"),
     [
-        ("{", ":1"),
-        ("[1]", ":1"),
-        ('{"question": "a", "answer": "b"}\n\n{"question": "a"}', ":3"),
-        ('{"question": "a", "answer": 5}', ":1 question, answer"),
-        ('{"messages": []}', ":1 messages"),
-        ('{"messages": [{"role": "user", "content": null}]}', ":1 messages[0].content"),
-        ('{"messages": [{"role": "tool", "content": "x"}]}', ":1 messages[0]"),
-        ('{"messages": ["x"]}', ":1 messages[0]"),
+        ("{", "bad.jsonl:2: is no JSON"),
+        ("[1]", "bad.jsonl:2: is no JSON object"),
+        ("{}", "bad.jsonl:2: there is no prompt or question or instruction"),
+        ('{"prompt": "a"}', "bad.jsonl:2: there is no response or answer"),
+        ('{"prompt": "a", "question": "b", "answer": "c"}', "bad.jsonl:2: both 'prompt' and 'question'"),
+        ('{"prompt": 1, "response": "b"}', "bad.jsonl:2: 'prompt' is no text"),
+        ('{"messages": []}', "bad.jsonl:2: 'messages' is no list"),
+        ('{"messages": [{"role": "tool", "content": "a"}]}', "bad.jsonl:2: messages[0] has no role"),
+        ('{"messages": [{"role": "user", "content": null}]}', "bad.jsonl:2: messages[0].content is no text"),
+        ('{"messages": [{"role": "assistant", "tool_calls": [{}]}]}', "bad.jsonl:2: messages[0].tool_calls"),
     ],
 )
-def test_a_line_that_is_no_sample_is_named(tmp_path, text, place):
-    path = tmp_path / "a.jsonl"
-    path.write_text(text)
-    with pytest.raises(InputError) as error:
-        refined(path)
-    assert error.value.where == f"{path}{place}"
+def test_a_line_that_is_no_sample_is_named_before_anything_is_done(
+    line: str, what: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"prompt": "a", "response": "b"}\n' + line + "\n")
+    with pytest.raises(InputError) as caught:
+        refine(path, "exact", workspace=tmp_path / "w")
+    assert what in str(caught.value) and caught.value.exit_code == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["a.jsonl"], "a FILE needs --steps"),
+        (["a.jsonl", "--steps", "exact", "--profile", "x"], "takes no profile"),
+        (["a.jsonl", "--steps", "exakt"], "did you mean 'exact'?"),
+        (["a.jsonl", "--steps", ","], "no step is named"),
+        (["a.jsonl", "--steps", "edit"], "the step 'edit' needs a model"),
+        (["a.jsonl", "--steps", "contamination"], "the step 'contamination' needs the dev and test items"),
+        (["a.jsonl", "--steps", "citation"], "run `factory refine RECIPE`"),
+        (["a.jsonl", "--steps", "near", "--option", "near.treshold=1"], "did you mean 'threshold'?"),
+        (["a.jsonl", "--steps", "near", "--option", "pii.action=drop"], "is no option of a step"),
+        (["a.jsonl", "--steps", "near", "--option", "near.threshold"], "STEP.OPTION=VALUE"),
+        (["a.jsonl", "--steps", "language"], "give the option `languages`"),
+        (["a.csv", "--steps", "exact"], "known: .jsonl, .jsonl.gz, .parquet"),
+        (["none.jsonl", "--steps", "exact"], "there is no such file"),
+        (["empty.jsonl", "--steps", "exact"], "there is no sample in it"),
+        (["a.jsonl", "--steps", "exact", "--output", "a.jsonl"], "would be written over"),
+        (["a.jsonl", "--steps", "exact", "--output", "no/b.jsonl"], "there is no such folder"),
+        (["fake.parquet", "--steps", "exact"], "is no Parquet file"),
+        (["fake.jsonl.gz", "--steps", "exact"], "is no whole gzip file"),
+        ([".", "--steps", "exact"], "go with a FILE"),
+        (["no_domain"], "there is no recipe here"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(
+    words: list[str],
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("a.jsonl", '{"prompt": "a", "response": "b"}'),
+        ("a.csv", "a"),
+        ("empty.jsonl", "\n"),
+        ("fake.parquet", "x"),
+        ("fake.jsonl.gz", "x"),
+    ):
+        Path(name).write_text(text)
+    assert cli.main(["refine", *words]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1 and what in told[0]
     assert not list(tmp_path.glob("*.kept.jsonl"))
 
 
-def test_bytes_that_are_no_text_are_told(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(json.dumps(LINES[0]).encode() + b'\n{"question": "\xff\xfe", "answer": "b"}\n')
-    with pytest.raises(InputError, match="not UTF-8"):
-        refined(path)
-    pq_path = tmp_path / "a.parquet"
-    pq_path.write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="no Parquet"):
-        refined(pq_path)
+TEXT = st.text(max_size=20)
 
 
-def test_steps_that_need_a_domain_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"'edit' needs a recipe.*alone work: exact"):
-        refined(write(tmp_path / "a.jsonl", LINES), [StepSpec(name="edit")])
-    with pytest.raises(FactoryError, match="unknown refiner 'exakt'"):
-        refined(write(tmp_path / "a.jsonl", LINES), [StepSpec(name="exakt")])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["prompt", "question", "instruction"]),
+    st.sampled_from(["response", "answer", "output", "completion"]),
+    st.tuples(TEXT, TEXT, TEXT, TEXT),
+    st.tuples(TEXT, TEXT, TEXT),
+)
+def test_a_rewritten_line_is_the_rewritten_sample(
+    prompt: str, answer: str, old: tuple[str, str, str, str], new: tuple[str, str, str]
+) -> None:
+    pair = {prompt: old[0], answer: old[1], "system": old[2], "input": old[3], "other": [1]}
+    chat = {
+        "messages": [{"role": "user", "content": old[0]}, {"role": "assistant", "content": old[1]}],
+        "other": [1],
+    }
+    for row in (pair, chat):
+        sample = sample_of(row, seed_of(row, "f:1"))
+        messages = [Message(turn.role, text) for turn, text in zip(sample.messages, new, strict=False)]
+        changed = rewritten(row, messages, sample.attributes)
+        if all(message.content for message in messages):
+            assert list(sample_of(changed, seed_of(changed, "f:1")).messages) == messages
+        assert changed["other"] == [1] and rewritten(row, sample.messages, sample.attributes) == row
 
 
-def test_steps_may_have_options_in_a_file(tmp_path):
-    steps = tmp_path / "steps.yaml"
-    steps.write_text("refiners:\n  - {name: pii, action: drop}\n  - {name: exact}\n")
-    found = refined(write(tmp_path / "a.jsonl", LINES), read_steps(str(steps)))
-    assert (found["dropped"], found["rewritten"]) == (3, 0)
-    for text, what in (("refiners: 5", "no list"), ("refiners: [{action: drop}]", "required|missing")):
-        steps.write_text(text)
-        with pytest.raises(InputError, match=what):
-            read_steps(str(steps))
+def test_the_page_names_every_step_and_all_its_options() -> None:
+    for name in names("refiners"):
+        kind = find("refiners", name)
+        section = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+        assert section, name
+        for option in kind.Options.model_fields:
+            assert f"`{option}`" in section[1], f"{name}.{option}"
 
 
-def test_a_masked_instruction_takes_its_input_in(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{"instruction": "Who?", "input": "a@example.org", "output": "Ann"}])
-    (line,) = read_lines(path)
-    changed = with_messages(line.value, [Message("user", "Who?\n\n<EMAIL>"), line.messages[1]])
-    assert changed == {"instruction": "Who?\n\n<EMAIL>", "input": "", "output": "Ann"}
-
-
-def test_the_command_tells_what_it_did(tmp_path, capsys):
-    path = write(tmp_path / "a.jsonl", LINES)
-    assert main(["refine", str(path), "--steps", "exact,pii", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["read"], found["kept"], found["dropped"]) == (6, 5, 1)
-    assert found["dropped_to"] == str(tmp_path / "a.dropped.jsonl")
-    assert main(["refine", str(path)]) == 2 and "--steps" in capsys.readouterr().err
-    assert main(["refine", str(path), "--steps", "exact", "--output", str(path)]) == 2
-    assert "the file itself" in capsys.readouterr().err and read(path) == LINES
-    assert main(["refine", str(tmp_path / "none.jsonl"), "--steps", "exact"]) == 2
-    assert main(["refine", "recipes/georgia_workers_comp", "--steps", "exact"]) == 2
+def test_the_pages_commands_print_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = dict(re.findall(r"^```json\n# (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+    for name, text in files.items():
+        Path(name).write_text(text, "utf-8")
+    shown = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert files and len(shown) >= 2
+    for block in shown:
+        command, _, expected = block.partition("\n")
+        program, *words = shlex.split(command.removeprefix("$ "))
+        if program == "cat":
+            assert Path(words[0]).read_text("utf-8") == expected
+            continue
+        assert program == "factory" and cli.main(words) == 0
+        printed = capsys.readouterr().out
+        assert [line.rstrip() for line in printed.splitlines()] == [
+            line.rstrip() for line in expected.splitlines()
+        ]

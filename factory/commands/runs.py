@@ -45,9 +45,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=f"Example: factory preview {TINY} --count 5")(preview)
     app.command(epilog=f"Example: factory run {TINY} --workspace workspace")(run)
     app.command(epilog=f"Example: factory generate {TINY}")(generate)
-    app.command(epilog=f"Example: factory refine {TINY} · factory refine my.jsonl --steps exact,near,pii")(
-        refine
-    )
+    app.command(epilog=f"Example: factory refine {TINY}")(refine)
     app.command(epilog=f"Example: factory train {TINY} --role refiner --output adapters/refiner")(train)
     app.command(epilog=f"Example: factory evaluate {TINY} --model promoted --split test")(evaluate)
     app.command(epilog=f"Example: factory serve {TINY} --port 8000")(serve)
@@ -114,44 +112,57 @@ def generate(
     _run_until("generate", recipe, profile, workspace, json, log, metrics)
 
 
-def refine(
-    recipe: Annotated[
+def refine(  # noqa: PLR0913, PLR0917 (each is an option of the command)
+    path: Annotated[
         Path,
         typer.Argument(
-            metavar="RECIPE|FILE", help="recipe.yaml, its folder, or samples as JSONL or Parquet."
+            metavar="RECIPE|FILE", help="recipe.yaml or its folder, or a .jsonl, .jsonl.gz or .parquet file."
         ),
     ],
     profile: Profile = None,
     workspace: Annotated[
         Path | None,
-        typer.Option("--workspace", "-w", help="Folder of the run; of a FILE's none is kept without it."),
+        typer.Option(
+            "--workspace",
+            "-w",
+            help="Folder of the run, `workspace` unless given; a FILE needs none, but then starts anew.",
+        ),
     ] = None,
     steps: Annotated[
-        str | None,
-        typer.Option("--steps", help="For a FILE: names by comma, or a YAML list as a recipe's `refiners`."),
+        str | None, typer.Option("--steps", help="Of a FILE: names of refiners, such as exact,near,pii.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="STEP.OPTION=VALUE, such as pii.action=drop; may be given again."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="For a FILE: kept samples; else FILE.kept.jsonl.")
+        Path | None,
+        typer.Option("--output", "-o", help="Of a FILE: what is kept, .jsonl or .parquet."),
     ] = None,
     metrics: Metrics = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
-    """Refine the first round that is not, and generate it if need be; or curate the samples of a file."""
-    from factory.sample_files import is_sample_file
+    """Refine the first round that is not, and generate it if need be; or refine the samples of a file.
 
-    if not is_sample_file(recipe):
-        if steps is not None or output is not None:
-            raise typer.BadParameter("--steps and --output go with a FILE; a recipe has its own `refiners`")
-        _run_until("refine", recipe, profile, workspace or DEFAULT_WORKSPACE, json, log, metrics)
+    Of a file that is FILE.kept.jsonl and FILE.dropped.jsonl with a reason for each, as in
+    `factory refine samples.jsonl --steps exact,near,pii --option near.threshold=0.9`.
+    """
+    from factory.sample_files import SUFFIXES
+
+    is_named_so = steps is not None or path.name.endswith(SUFFIXES)
+    if path.is_dir() or path.suffix in (".yaml", ".yml") or not is_named_so:
+        if steps is not None or option or output is not None:
+            raise typer.BadParameter("--steps, --option and --output go with a FILE; a recipe has its own")
+        _run_until("refine", path, profile, workspace or DEFAULT_WORKSPACE, json, log, metrics)
         return
-    if steps is None:
-        raise typer.BadParameter("--steps says what to do with the samples, such as exact,near,pii")
-    from factory.refine_file import read_steps, refine_file
+    if steps is None or profile is not None or metrics is not None:
+        raise typer.BadParameter("a FILE needs --steps, such as exact,near,pii, and takes no profile")
+    from factory.file_steps import parse_steps
+    from factory.refine_file import refine_file
 
     with _progress(json, log) as progress:
-        kept = output or recipe.with_suffix(".kept.jsonl")
-        found = refine_file(recipe, read_steps(steps), kept, workspace, progress)
+        found = refine_file(path, parse_steps(steps, option or ()), output, workspace, progress)
     _print(found, json)
 
 
