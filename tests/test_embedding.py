@@ -224,7 +224,7 @@ def test_a_folder_that_would_be_read_wrongly_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="there is no model directory"):
         FolderModel(tmp_path, "gone")
     make_folder(tmp_path / "weighted", {"pooling_mode_weightedmean_tokens": True})
-    with pytest.raises(RecipeError, match="pooling .* is not known"):
+    with pytest.raises(RecipeError, match=r"pooling .* is not known"):
         FolderModel(tmp_path, "weighted")
     folder = make_folder(tmp_path / "dense", {"pooling_mode_mean_tokens": True})
     FolderModel(tmp_path, "dense")
