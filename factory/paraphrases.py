@@ -120,7 +120,7 @@ def _may_be(item: _Item, given: Particulars, answered: Particulars) -> bool:
     if not numbers <= said or not item.given.names <= given.words | answered.words:
         return False
     ours, theirs = item.answered.values, answered.values
-    return ours <= theirs or theirs <= ours if ours and theirs else not (ours or theirs)
+    return ours <= theirs or (bool(theirs) and theirs <= ours)
 
 
 def _same_answer(left: str, right: str) -> bool:

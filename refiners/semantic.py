@@ -4,7 +4,7 @@ Questions and answers are embedded by themselves, and the less alike of both pai
 tell 30 from 40 days, so both must agree in their particulars (factory.particulars), and in the section
 that they are about, where both have one. So samples are kept by section and values, and a new
 one is compared, exactly, with those of its own place. Samples derived from one another mean the same by
-intent and are spared. Keeps the vectors of all that passed, in 16 bits: 1 kB a sample with the bundled
+intent and are spared. Keeps the vectors of all that passed: 2 kB a sample with the bundled
 embedder.
 """
 
@@ -77,7 +77,7 @@ class _Place:
     """The kept samples of one section and set of values; rows grow by doubling."""
 
     def __init__(self, num_dimensions: int) -> None:
-        self._rows = np.empty((2, 4, num_dimensions), np.float16)  # questions, answers
+        self._rows = np.empty((2, 4, num_dimensions), np.float32)  # questions, answers
         self.kept: list[_Kept] = []
 
     def add(self, kept: _Kept, rows: NDArray[np.float32]) -> None:
@@ -89,8 +89,9 @@ class _Place:
 
     def cosines(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """For each kept sample the smaller of the two cosines."""
-        known = self._rows[:, : len(self.kept)].astype(np.float32)
-        found: NDArray[np.float32] = np.minimum(known[0] @ rows[0], known[1] @ rows[1])
+        # Not by BLAS, whose threads spin and crawl for so small a product where the cores are busy.
+        known = self._rows[:, : len(self.kept)]
+        found: NDArray[np.float32] = np.einsum("tnd,td->tn", known, rows).min(axis=0)
         return found
 
 
