@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from factory.accuracy import ModelResult, Paired, Selects, compare_last, read_results
+from factory.agreement import Agreement, Judgement, read_agreement, read_judgements
 from factory.errors import InputError
 from factory.funnel import (
     Aim,
@@ -86,6 +87,8 @@ class Report:
     num_accepted: int
     num_undecided: int
     aims: tuple[Aim, ...]
+    agreement: tuple[Agreement, ...]
+    judgements: tuple[Judgement, ...]
     steps: tuple[Step, ...]
     reasons: tuple[Reason, ...]
     strategies: tuple[Yield, ...]
@@ -119,6 +122,8 @@ def collect(store: Selects, run_id: str | None = None) -> Report:
         num_accepted=sum(each.num_accepted for each in strategies),
         num_undecided=sum(each.num_generated - each.num_accepted - each.num_dropped for each in strategies),
         aims=read_aims(store, run_id),
+        agreement=read_agreement(store, run_id),
+        judgements=read_judgements(store, run_id),
         steps=steps,
         reasons=read_reasons(store, run_id),
         strategies=strategies,
@@ -162,16 +167,8 @@ def _run(store: Selects, row: Mapping[str, Any]) -> Run:
         state += f" ({last[0]['error']})" if last[0]["error"] else ""
     title = (row["config"] or {}).get("domain", {}).get("title", row["recipe"])
     started_at = datetime.fromtimestamp(row["started"], UTC).isoformat(" ", "seconds")
-    return Run(
-        row["id"],
-        row["recipe"],
-        title,
-        row["digest"],
-        digest(row["config"]),
-        row["version"],
-        started_at,
-        state,
-    )
+    named = row["digest"], digest(row["config"]), row["version"]
+    return Run(row["id"], row["recipe"], title, *named, started_at, state)
 
 
 def _gates(store: Selects, run_id: str) -> tuple[Gate, ...]:

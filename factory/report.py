@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory import grids, plots, refiner_grid
+from factory import audit_grids, grids, plots, refiner_grid
 from factory.accuracy import ModelResult
 from factory.findings import Report, collect
 from factory.printable import printable, printable_line
@@ -35,6 +35,8 @@ def all_grids(report: Report) -> dict[str, grids.Grid]:
         "comparisons": grids.grid_comparisons(report),
         "aims": grids.grid_aims(report),
         "steps": grids.grid_steps(report),
+        "judgements": audit_grids.grid_judgements(report),
+        "agreement": audit_grids.grid_agreement(report),
         "strategies": grids.grid_yields("Samples by strategy", "Strategy", report.strategies),
         "slices": grids.grid_yields("Samples by slice and round", "Slice", report.slice_rounds),
         "gates": grids.grid_gates(report),

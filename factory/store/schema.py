@@ -47,7 +47,7 @@ CREATE TABLE seeds (
 );
 CREATE TABLE models (
     id VARCHAR PRIMARY KEY,            -- hash of weights and adapter, or of endpoint and name
-    role VARCHAR NOT NULL,             -- teacher, refiner, student
+    role VARCHAR NOT NULL,             -- teacher, refiner, judge, student
     name VARCHAR NOT NULL,             -- as served
     base VARCHAR NOT NULL,             -- folder, hub name or endpoint
     adapter VARCHAR,                   -- folder of the adapter

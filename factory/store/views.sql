@@ -82,3 +82,71 @@ SELECT coalesce(e.run_id, m.run_id) AS run_id,
 FROM models m
 LEFT JOIN datasets d ON d.id = m.dataset_id
 LEFT JOIN evaluations e ON e.model_id = m.id;
+
+-- How far people agree with what decided or scored the same samples, and with one another, beyond what chance
+-- would bring: Cohen's kappa (Cohen 1960, Educational and Psychological Measurement 20) with the 95 % interval
+-- of its large-sample variance (Fleiss, Cohen and Everitt 1969, Psychological Bulletin 72). NULL where both
+-- sides always said the same one thing.
+CREATE OR REPLACE VIEW agreement AS
+WITH people AS (  -- each reviewer's newest verdict about a sample
+    SELECT sample_id, reviewer, arg_max(action, (created_at, rowid)) AS action
+    FROM verdicts GROUP BY sample_id, reviewer
+), cuts AS (  -- the overall score from which on a judge would keep a sample
+    SELECT id AS run_id, coalesce(max((step ->> '$.drop_below')::DOUBLE), 3) AS cut
+    FROM (SELECT id, unnest(from_json(coalesce(config -> '$.refiners', '[]'), '["JSON"]')) AS step FROM runs)
+    WHERE step ->> '$.name' = 'judge' GROUP BY id
+), pairs AS (
+    SELECT d.run_id, 'decision' AS kind, 'final' AS name, p.action AS ours,
+           CASE WHEN d.reason = 'surplus' THEN 'keep' WHEN d.action = 'rewrite' THEN 'edit' ELSE d.action END
+               AS theirs
+    FROM people p JOIN decisions d ON d.sample_id = p.sample_id WHERE d.final
+    UNION ALL
+    SELECT d.run_id, 'step', d.refiner, p.action, CASE d.action WHEN 'rewrite' THEN 'edit' ELSE d.action END
+    FROM people p JOIN decisions d ON d.sample_id = p.sample_id
+    WHERE d.refiner <> 'judge' AND d.reason NOT IN ('surplus', 'unchecked')
+    UNION ALL
+    SELECT s.run_id, 'score', s.scorer, CASE p.action WHEN 'keep' THEN 'keep' ELSE 'drop' END,
+           CASE WHEN s.value >= coalesce(c.cut, 3) THEN 'keep' ELSE 'drop' END
+    FROM people p JOIN scores s ON s.sample_id = p.sample_id LEFT JOIN cuts c ON c.run_id = s.run_id
+    WHERE s.scorer = 'judge' AND s.metric = 'overall' AND s.value IS NOT NULL
+    UNION ALL
+    SELECT NULL, 'reviewer', concat(a.reviewer, ' / ', b.reviewer), a.action, b.action
+    FROM people a JOIN people b ON b.sample_id = a.sample_id WHERE a.reviewer < b.reviewer
+), cells AS (
+    SELECT run_id, kind, name, ours, theirs, n, n / sum(n) OVER (PARTITION BY run_id, kind, name) AS p
+    FROM (SELECT coalesce(run_id, '') AS run_id, kind, name, ours, theirs, count(*) AS n
+          FROM pairs GROUP BY ALL)
+), sides AS (  -- how often each side said what
+    SELECT run_id, kind, name, said, sum(p) FILTER (side = 1) AS ours, sum(p) FILTER (side = 2) AS theirs
+    FROM (SELECT run_id, kind, name, ours AS said, 1 AS side, p FROM cells
+          UNION ALL SELECT run_id, kind, name, theirs, 2, p FROM cells)
+    GROUP BY run_id, kind, name, said
+), chance AS (
+    SELECT run_id, kind, name, coalesce(sum(ours * theirs), 0) AS pe FROM sides GROUP BY run_id, kind, name
+), observed AS (
+    SELECT run_id, kind, name, sum(n)::BIGINT AS num_items,
+           coalesce(sum(n) FILTER (ours = theirs), 0)::BIGINT AS num_agreed,
+           coalesce(sum(n) FILTER (ours = theirs), 0) / sum(n) AS po
+    FROM cells GROUP BY run_id, kind, name
+), spread AS (  -- the sum in the variance, over the cells
+    SELECT c.run_id, c.kind, c.name, sum(c.p * CASE WHEN c.ours = c.theirs
+               THEN ((1 - h.pe) - (coalesce(i.theirs, 0) + coalesce(j.ours, 0)) * (1 - o.po)) ** 2
+               ELSE ((1 - o.po) * (coalesce(i.theirs, 0) + coalesce(j.ours, 0))) ** 2 END) AS total
+    FROM cells c
+    JOIN observed o ON o.run_id = c.run_id AND o.kind = c.kind AND o.name = c.name
+    JOIN chance h ON h.run_id = c.run_id AND h.kind = c.kind AND h.name = c.name
+    JOIN sides i ON i.run_id = c.run_id AND i.kind = c.kind AND i.name = c.name AND i.said = c.ours
+    JOIN sides j ON j.run_id = c.run_id AND j.kind = c.kind AND j.name = c.name AND j.said = c.theirs
+    GROUP BY c.run_id, c.kind, c.name
+), measured AS (
+    SELECT o.*, (o.po - h.pe) / nullif(1 - h.pe, 0) AS kappa,
+           1.959963984540054 * sqrt(greatest(0, s.total - (o.po * h.pe - 2 * h.pe + o.po) ** 2) / o.num_items)
+               / nullif((1 - h.pe) ** 2, 0) AS half
+    FROM observed o
+    JOIN chance h ON h.run_id = o.run_id AND h.kind = o.kind AND h.name = o.name
+    JOIN spread s ON s.run_id = o.run_id AND s.kind = o.kind AND s.name = o.name
+)
+SELECT nullif(run_id, '') AS run_id, kind, name, num_items, num_agreed, po AS agreement, kappa,
+       CASE WHEN kappa IS NOT NULL THEN greatest(-1, kappa - half) END AS kappa_low,
+       CASE WHEN kappa IS NOT NULL THEN least(1, kappa + half) END AS kappa_high
+FROM measured;
