@@ -17,6 +17,7 @@ from refiners.near_known import (
     Mine,
     count,
     count_common,
+    distinct,
     half_have,
     insert,
     note_varied,
@@ -55,18 +56,6 @@ def run(tokens: Array, num: int, size: int, out: Array) -> int:
             value = mix(value + GOLDEN * (uint64(tokens[j]) + uint64(1)))
         out[i] = max(np.uint32(1), np.uint32(value >> uint64(32)))
     return count
-
-
-@inner
-def distinct(values: Array, num: int) -> int:
-    """Sorts the first `num` values and moves the distinct ones to the front; returns how many there are."""
-    values[:num].sort()
-    end = 0
-    for i in range(num):
-        if end == 0 or values[i] != values[end - 1]:
-            values[end] = values[i]
-            end += 1
-    return end
 
 
 @inner

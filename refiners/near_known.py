@@ -71,6 +71,18 @@ SAMPLES, SHINGLES, WORDS, SOURCES, SKETCHES, KEYS, COMMON = range(7)
 
 
 @inner
+def distinct(values: Array, num: int) -> int:
+    """Sorts the first `num` values and moves the distinct ones to the front; returns how many there are."""
+    values[:num].sort()
+    end = 0
+    for i in range(num):
+        if end == 0 or values[i] != values[end - 1]:
+            values[end] = values[i]
+            end += 1
+    return end
+
+
+@inner
 def place(keys: Array, key: int) -> Any:
     """Where `key` is in an open table, or where it would be put."""
     mask = keys.size - 1

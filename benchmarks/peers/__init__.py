@@ -40,7 +40,12 @@ DEDUP_PEERS = (
     Peer("rensa", "0.5.0", "rensa_dedup", arguments=("shingles",)),
     Peer("rensa", "0.5.0", "rensa_dedup", arguments=("words",)),
     Peer("datasketch", "2.0.0", "datasketch_dedup"),
-    Peer("datatrove", "0.10.1", "datatrove_dedup", further=("orjson", "regex", "spacy", "xxhash")),
+    Peer(
+        "datatrove",
+        "0.10.1",
+        "datatrove_dedup",
+        further=("orjson", "regex", "spacy", "tokenizers", "xxhash<4"),
+    ),
     Peer("text-dedup", "0.4.0", "text_dedup_minhash"),
 )
 
