@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -30,12 +30,12 @@ from factory.bench import Bench
 from factory.domain import Domain
 from factory.errors import InputError
 from factory.examples import refiner_examples, write_jsonl
-from factory.ports import Ask
 from factory.progress import Progress
 from factory.recipe import TrainingSpec
+from factory.refiner_evaluation import DraftOutcome, evaluate_drafts, figures
 from factory.registry import create
 from factory.session import open_bench, open_domain
-from factory.types import CheckedDraft, Message, Parent, Sample, digest
+from factory.types import CheckedDraft, digest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DOMAINS = {"quickstart": "georgia_workers_comp", "beekeeping": "beekeeping"}
@@ -51,76 +51,6 @@ class Cell(NamedTuple):
     form: str
     size: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the step made of a draft; `became` and `expected` are None where it was, or had to be, dropped.
-
-    `refused` says why operations of the model could not be applied, where they could not.
-    """
-
-    kind: str
-    answer: str
-    expected: str | None
-    became: str | None
-    refused: str = ""
-
-    @property
-    def is_faulty(self) -> bool:
-        return self.expected != self.answer
-
-    @property
-    def is_flagged(self) -> bool:
-        return self.became != self.answer
-
-    @property
-    def is_right(self) -> bool:
-        return self.became == self.expected
-
-
-async def evaluate_drafts(domain: Domain, drafts: Sequence[CheckedDraft], ask: Ask) -> list[Outcome]:
-    """Every draft through the recipe's step `edit`, as a sample that a strategy might have made."""
-    spec = next(spec for spec in domain.recipe.refiners if spec.name == "edit")
-    refiner = create("refiners", spec, domain)
-    samples = []
-    for draft in drafts:
-        source = domain.source_by_key[draft.source_key]
-        messages = [Message("user", draft.question), Message("assistant", draft.answer)]
-        attributes = {"slice": draft.slice, "source_key": draft.source_key}
-        samples.append(Sample.create(messages, [Parent(source.id, "source")], "draft", attributes))
-    outcomes = []
-    for draft, decision in zip(drafts, await refiner.refine(samples, ask), strict=True):
-        became = decision.rewrite.answer if decision.rewrite else draft.answer
-        became = None if decision.action == "drop" else became
-        refused = decision.evidence.get("refused")
-        reason = str(refused["reason"]) if isinstance(refused, dict) else ""
-        outcomes.append(Outcome(draft.reason, draft.answer, draft.corrected, became, reason))
-    return outcomes
-
-
-def figures(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    """Shares in [0, 1], None of nothing. Positive is a faulty draft; flagged, one edited or dropped.
-
-    `fixed`: of the faults that can be corrected, those corrected exactly. `removed`: of those that had to go,
-    the ones dropped. `damaged`: of the clean drafts, those edited or dropped.
-    """
-    faulty = [each for each in outcomes if each.is_faulty]
-    clean = [each for each in outcomes if not each.is_faulty]
-    found, flagged = [each.is_flagged for each in faulty], sum(each.is_flagged for each in outcomes)
-    wrong = len(faulty) - sum(found) + flagged  # missed, found, and flagged for nothing
-    return {
-        "f1": 2 * sum(found) / (wrong + sum(found)) if wrong + sum(found) else None,
-        "precision": sum(found) / flagged if flagged else None,
-        "recall": _share(found),
-        "fixed": _share([each.is_right for each in faulty if each.expected is not None]),
-        "removed": _share([each.is_right for each in faulty if each.expected is None]),
-        "damaged": _share([each.is_flagged for each in clean]),
-    }
-
-
-def _share(found: Sequence[bool]) -> float | None:
-    return sum(found) / len(found) if found else None
 
 
 def split(domain: Domain, seed: int) -> tuple[list[CheckedDraft], list[CheckedDraft]]:
@@ -182,21 +112,21 @@ async def measure(cell: Cell, domain: Domain, bench: Bench, folder: Path) -> dic
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     ask, _ = await bench.ask("refiner", "evaluate", 0, adapter.path)
-    outcomes = await evaluate_drafts(domain, tested, ask)
-    kinds = sorted({each.kind for each in outcomes})
-    of_kind = {kind: [each for each in outcomes if each.kind == kind] for kind in kinds}
+    found = await evaluate_drafts(domain, tested, ask)
+    overall, outcomes = figures(found.overall), found.outcomes
+    of_kind = {kind: [each for each in outcomes if each.kind == kind] for kind in found.by_kind}
     return {
         "trained": len(trained),
         "tested": len(tested),
-        **figures(outcomes),
+        **{name: overall[name] for name in FIGURES},
         "refused": Counter(each.refused for each in outcomes if each.refused),
         "kinds": {
             kind: {
                 "num": len(of_kind[kind]),
-                "flagged": _share([each.is_flagged for each in of_kind[kind]]),
-                "right": _share([each.is_right for each in of_kind[kind]]),
+                "flagged": statistics.mean(each.is_flagged for each in of_kind[kind]),
+                "right": statistics.mean(each.is_right for each in of_kind[kind]),
             }
-            for kind in kinds
+            for kind in of_kind
         },
         "steps": adapter.num_steps,
         "loss": adapter.loss,
@@ -206,7 +136,7 @@ async def measure(cell: Cell, domain: Domain, bench: Bench, folder: Path) -> dic
     }
 
 
-def misses(outcomes: Sequence[Outcome], most: int = 20) -> list[dict[str, str | None]]:
+def misses(outcomes: Sequence[DraftOutcome], most: int = 20) -> list[dict[str, str | None]]:
     """Some drafts that did not come out right, at most three of a kind: to see what a model fails at."""
     shown: Counter[str] = Counter()
     found = []

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from factory.calibration import MIN_POINTS, Calibration, Point, measure, save
 from factory.errors import RecipeError
 from factory.interpreter import run_work
+from factory.labels import Mixture
+from factory.refiner_data import gather, held_out
 from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts, figures
-from factory.types import CheckedDraft, Json, digest
+from factory.types import Json, digest
 
 if TYPE_CHECKING:
     from factory.bench import Bench
@@ -27,10 +29,10 @@ def evaluate_refiner(
     profile: str | None,
     workspace: Path,
     progress: Progress,
-    share: float = 1.0,
+    given: bool = False,
     calibrate: bool = False,
 ) -> dict[str, Any]:
-    """The recipe's refiner on its checked drafts, or on those of a `share` of their sections.
+    """The recipe's refiner on the held-out drafts (factory.labels), or on all those that the recipe gives.
 
     Answers are kept as calls of the workspace. With `calibrate` the map that makes its probabilities true is
     written beside its adapter. Raises RecipeError without drafts or a step `edit`, and where there is no
@@ -41,10 +43,10 @@ def evaluate_refiner(
 
     domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("refiner",)))
     folder = _adapter_folder(domain) if calibrate else None
-    drafts = [draft for draft in domain.drafts if is_within(draft, share)]
+    drafts = list(domain.drafts) if given else held_out(gather(domain, Mixture())[0])
     if not drafts:
-        what = "holds no draft of these sections" if domain.drafts else "there are no checked drafts"
-        raise RecipeError(what, where="gold.refiner", hint="give a larger --share" if domain.drafts else "")
+        hint = "of two sections at least; --given asks about all" if domain.drafts else ""
+        raise RecipeError("there are no checked drafts to measure by", where="gold.refiner", hint=hint)
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
@@ -72,11 +74,6 @@ def save_map(measured: Json, folder: Path) -> str:
         what = f"nothing to calibrate by: {MIN_POINTS} drafts with probabilities are the least"
         raise RecipeError(what, where="gold.refiner", hint="clean and faulty ones, of several sections")
     return str(save(Calibration(**measured["calibration"]), folder))
-
-
-def is_within(draft: CheckedDraft, share: float) -> bool:
-    """Whether a draft's section is among a `share` of all sections, by a hash of its key."""
-    return int(digest([draft.source_key], 8), 16) < share * 16**8
 
 
 def record_refiner_evaluation(bench: Bench, model_id: str, found: RefinerEvaluation) -> dict[str, Json]:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "beekeeping"
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.refiner import Outcome, figures, split  # noqa: E402
+from benchmarks.refiner import split  # noqa: E402
 
 
 def test_the_files_are_what_beekeeping_yaml_says():
@@ -80,18 +80,3 @@ def test_held_out_drafts_cite_other_sections_and_smaller_trainings_stand_in_larg
     ]
     assert not cited[0] & cited[1] and len(trained) + len(tested) == len(domain.drafts)
     assert split(domain, 1) == (trained, tested) != split(domain, 2)
-
-
-def test_figures_of_a_refiner_that_finds_one_of_two_faults_and_damages_one_of_four():
-    clean = [Outcome("ok", "a", "a", "a")] * 3 + [Outcome("ok", "a", "a", None)]
-    faulty = [Outcome("wrong_name", "b", "a", "a"), Outcome("off_source", "a", None, "a")]
-    found = figures([*clean, *faulty])
-    assert found == {
-        "f1": 0.5,
-        "precision": 0.5,
-        "recall": 0.5,
-        "fixed": 1.0,
-        "removed": 0.0,
-        "damaged": 0.25,
-    }
-    assert figures([])["f1"] is None

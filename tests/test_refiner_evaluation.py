@@ -131,11 +131,11 @@ def answer_as_known(request: Request) -> str:
 
 
 def test_drafts_go_through_the_product_and_into_the_store(domain: Path, tmp_path: Path) -> None:
-    found = evaluate_refiner(domain, None, tmp_path / "w", QUIET)
+    found = evaluate_refiner(domain, None, tmp_path / "w", QUIET, given=True)
     assert (found["precision"], found["recall"], found["f1"]) == (1, 1, 1)
     assert (found["fixed"], found["removed"], found["damaged"]) == (0.5, 1, 0)
     assert [row["kind"] for row in found["by_kind"]] == ["off_source", "ok", "wrong_quantity"]
-    again = evaluate_refiner(domain, None, tmp_path / "w", QUIET)
+    again = evaluate_refiner(domain, None, tmp_path / "w", QUIET, given=True)
     assert again == found
     rows = read(tmp_path / "w", "SELECT draft_key, action, became FROM refiner_evaluation_items ORDER BY 1")
     assert rows.rows == (
@@ -152,7 +152,7 @@ def test_drafts_go_through_the_product_and_into_the_store(domain: Path, tmp_path
 def test_the_command_prints_a_table_and_json(
     domain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["refiner", "evaluate", str(domain), "--workspace", str(tmp_path / "w")]
+    words = ["refiner", "evaluate", str(domain), "--given", "--workspace", str(tmp_path / "w")]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert "100.0\u00a0% (" in shown
@@ -163,9 +163,9 @@ def test_the_command_prints_a_table_and_json(
 
 def test_a_map_needs_an_adapter_and_enough_drafts(domain: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no adapter beside which"):
-        evaluate_refiner(domain, None, tmp_path / "w", QUIET, calibrate=True)
+        evaluate_refiner(domain, None, tmp_path / "w", QUIET, given=True, calibrate=True)
     assert not (tmp_path / "w").exists()
-    assert evaluate_refiner(domain, None, tmp_path / "w", QUIET)["calibration"] is None
+    assert evaluate_refiner(domain, None, tmp_path / "w", QUIET, given=True)["calibration"] is None
 
 
 def test_a_measured_map_is_stored_and_can_be_written(tmp_path: Path) -> None:
@@ -187,12 +187,12 @@ def test_a_measured_map_is_stored_and_can_be_written(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_evaluated_is_told(domain: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no draft of these sections"):
-        evaluate_refiner(domain, None, tmp_path / "w", QUIET, share=0.0)
+    with pytest.raises(RecipeError, match="no checked drafts to measure by"):
+        evaluate_refiner(domain, None, tmp_path / "w", QUIET)
     recipe: dict[str, Any] = yaml.safe_load((domain / "recipe.yaml").read_text())
     (domain / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "refiners": [{"name": "form"}]}))
     with pytest.raises(RecipeError, match="no step 'edit'"):
-        evaluate_refiner(domain, None, tmp_path / "w", QUIET)
+        evaluate_refiner(domain, None, tmp_path / "w", QUIET, given=True)
 
 
 def test_the_report_shows_it_and_counts_its_calls_as_used(tmp_path: Path) -> None:

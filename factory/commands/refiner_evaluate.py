@@ -28,23 +28,23 @@ def evaluate(
     recipe: RecipePath,
     profile: Profile = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
-    share: Annotated[
-        float,
-        typer.Option("--share", min=0.0, max=1.0, help="Of the sections, whose drafts are asked about."),
-    ] = 1.0,
+    given: Annotated[
+        bool,
+        typer.Option("--given", help="Ask about all drafts that the recipe gives, not the held-out ones."),
+    ] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Write the map of its probabilities beside its adapter.")
     ] = False,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
-    """Measure the refiner on checked drafts: precision, recall, faults fixed, clean answers damaged."""
+    """Measure the refiner on held-out drafts: precision, recall, faults fixed, clean answers damaged."""
     from factory.progress import Progress
     from factory.refiner_records import evaluate_refiner
     from factory.screen import print_json
 
     with Progress(bars=not json, as_json=log is LogFormat.json) as progress:
-        found = evaluate_refiner(recipe, profile, workspace, progress, share, calibrate)
+        found = evaluate_refiner(recipe, profile, workspace, progress, given, calibrate)
     if json:
         print_json(found)
     else:
