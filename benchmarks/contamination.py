@@ -1,6 +1,6 @@
 """How many leaks of held-out items the refiner `contamination` finds, and how many honest samples it drops.
 
-    python benchmarks/contamination.py [--part development|final|both]
+    python -m benchmarks.contamination [--part development|final|both]
 
 The set is made here, the same each time. Items: contamination_items.yaml, and the gold of the recipes.
 Verbatim leaks: an item's question as it is, in capitals, without punctuation, within a longer text.
