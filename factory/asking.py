@@ -7,7 +7,7 @@ is written into the scores that the refiner leaves without one, since it does no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -61,6 +61,12 @@ class Bound:
     def open(self, accepted: Iterable[Sample]) -> None:
         """As the refiner itself."""
         self.refiner.open(accepted)
+
+    @property
+    def replay(self) -> Callable[[Iterable[Sample]], None] | None:
+        """The refiner's own, where it has one."""
+        found: Callable[[Iterable[Sample]], None] | None = getattr(self.refiner, "replay", None)
+        return found
 
     async def refine(self, samples: Sequence[Sample], ask: Ask) -> list[Decision]:
         """As the refiner itself, with the model of its role."""

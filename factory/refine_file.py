@@ -229,7 +229,7 @@ def _write(
             if outcome["position"] != line.number:
                 raise FactoryError("the file was changed while it was refined", where=str(path))
             if outcome["action"] == "drop":
-                drop(Line(line.number, {}, as_json(_rejected(line, outcome))))
+                drop(Line(line.number, {}, as_json(_rejected(line, outcome), encode_bytes=True)))
                 num_dropped += 1
             elif outcome["depth"]:
                 sample = sample_from_row(outcome)

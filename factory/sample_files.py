@@ -6,15 +6,16 @@ a line means is in `factory.sample_lines`.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
-from factory.errors import FactoryError, InputError
+from factory.errors import FactoryError, InputError, WorkspaceError
 from factory.types import Json
 
 LINES: Final = (".jsonl", ".jsonl.gz")
@@ -52,7 +53,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         return
     with _opened(path) as file:
         number = 0
-        while text := _next(file, f"{path}:{number + 1}"):
+        while text := _next(file, f"{path}:{number + 1}", is_first=not number):
             number += 1
             if text.strip():
                 yield Line(number, _object(text, f"{path}:{number}"), text.rstrip("\r\n"))
@@ -78,18 +79,29 @@ def writing(path: Path, like: Path) -> Iterator[Write]:
             finally:
                 lines.unlink(missing_ok=True)
         partial.replace(path)
+    except OSError as error:
+        raise WorkspaceError(f"cannot be written: {error.strerror or error}", where=str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
-def as_json(row: Json) -> str:
-    """One line of JSON; what JSON has no word for, such as a date, becomes text."""
-    text = json.dumps(row, ensure_ascii=False, default=_as_text)
+def as_json(row: Json, *, encode_bytes: bool = False) -> str:
+    """One line of JSON; what JSON has no word for, such as a date, becomes text.
+
+    So do bytes, in Base64, where that is asked for; else they raise InputError.
+    """
+    told = _as_told if encode_bytes else _as_text
+    text = json.dumps(row, ensure_ascii=False, default=told)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate, which JSON can only escape
-        return json.dumps(row, default=_as_text)
+        return json.dumps(row, default=told)
     return text
+
+
+def _as_told(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _as_text(value: Any) -> str:
@@ -98,18 +110,17 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def _opened(path: Path) -> IO[str]:
+def _opened(path: Path) -> IO[bytes]:
     try:
-        if path.suffix == ".gz":
-            return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig", newline="\n"))
-        return path.open(encoding="utf-8-sig", newline="\n")
+        return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
     except FileNotFoundError as error:
         raise InputError("there is no such file", where=str(path)) from error
 
 
-def _next(file: IO[str], place: str) -> str:
+def _next(file: IO[bytes], place: str, *, is_first: bool) -> str:
+    """The next line with its end, '' after the last; decoded by itself, so that its number is known."""
     try:
-        return file.readline()
+        return file.readline().decode("utf-8-sig" if is_first else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"is not UTF-8: {error.reason}", where=place) from error
     except (EOFError, gzip.BadGzipFile) as error:
@@ -181,6 +192,28 @@ def _convert(lines: Path, parquet: Path) -> None:
             found = connection.read_json(
                 str(lines), format="newline_delimited", sample_size=-1, maximum_object_size=MAX_LINE_BYTES
             )
+            types = {
+                name: str(_with_text(kind)) for name, kind in zip(found.columns, found.types, strict=True)
+            }
+            found = connection.read_json(
+                str(lines), columns=types, format="newline_delimited", maximum_object_size=MAX_LINE_BYTES
+            )
             found.write_parquet(str(parquet), compression="zstd")
     except duckdb.Error as error:
         raise FactoryError(f"Parquet cannot hold these lines: {error}", hint="write .jsonl") from error
+
+
+def _with_text(kind: Any) -> Any:
+    """A type that DuckDB found, with text in place of the dates and the like that it takes text for."""
+    import duckdb
+
+    if kind.id in ("date", "time", "uuid") or kind.id.startswith("timestamp"):
+        return duckdb.sqltype("VARCHAR")
+    if kind.id == "struct":
+        return duckdb.struct_type({name: _with_text(inner) for name, inner in kind.children})
+    if kind.id == "list":
+        return duckdb.list_type(_with_text(kind.children[0][1]))
+    if kind.id == "map":
+        key, value = (inner for _, inner in kind.children)
+        return duckdb.map_type(_with_text(key), _with_text(value))
+    return kind

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from factory.domain import Domain
@@ -89,7 +90,10 @@ class StoredLabels:
             if before is None:
                 self.left_out["no_first_draft"] += 1
             elif draft := self.draft(row, before, row["answer"], REVISED):
-                yield draft, "rewritten"
+                yield (
+                    replace(draft, key=f"{draft.key}.{REVISED}"),
+                    "rewritten",
+                )  # a verdict bears the bare one
 
     def pages(self, sql: str) -> Iterator[dict[str, Any]]:
         """The rows of a query that starts after an id, in pages."""

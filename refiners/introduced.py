@@ -16,7 +16,9 @@ from typing import Final
 
 from factory.types import Json
 
-NUMBER: Final = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?")
+# Of a row of digits without end, as a model in a loop writes it, a thousand are a number: int() takes no more
+# than 4,300.
+NUMBER: Final = re.compile(r"\d{1,3}(?:,\d{3}){1,300}(?!\d)(?:\.\d{1,1000})?|\d{1,1000}(?:\.\d{1,1000})?")
 LIST_MARK: Final = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
 WORD: Final = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 OF_SENTENCE: Final = re.compile(r"(?:^|[.!?:;]|\n)[\s\"'“”‘’(\[*_>#•–-]*$")

@@ -5,6 +5,7 @@ What is found is a number, counted from the first sample that passed. Nothing he
 
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -54,12 +55,10 @@ class NearIndex:
     def __init__(self, threshold: float, shingle_words: int) -> None:
         self._options = (threshold, shingle_words, sketch_size(threshold))
         self._known = _empty()
-        self._longest = 0  # sample that came so far, in words
 
     def settle(self, tokens: Tokens, batch: Batch, passed: bool = False) -> Found:
         """Decides about the samples one after the other, and adds those that repeat none, or all `passed`."""
         num = batch.ids.size
-        self._longest = max(self._longest, int(np.diff(tokens.ends).max(initial=0)))
         self._make_room(num, tokens.words.size, batch.sources.size)
         others, similarities = np.empty(num, np.int64), np.zeros(num)
         settle(self._known, tokens, batch, self._options, passed, others, similarities)
@@ -82,7 +81,8 @@ class NearIndex:
             keys, heads, listed = _table(sizes[KEYS] + most, np.int32, np.uint8)
             rehash(known.keys, known.heads, known.listed, keys, heads, listed)
             self._known = known = known._replace(keys=keys, heads=heads, listed=listed)
-        most += self._longest * samples  # each may show that another is of a template
+        # Each may show that it is of a template, or that the one is which it repeats, as long at most.
+        most += ceil(words / self._options[0])
         if sizes[COMMON] + most > MAX_LOAD * known.common_keys.size:
             keys, counts, unused = _table(sizes[COMMON] + most, np.int32, np.uint8)
             rehash(known.common_keys, known.common_counts, known.common_counts, keys, counts, unused)

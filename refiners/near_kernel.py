@@ -65,12 +65,12 @@ def words_of(tokens: Array, flags: Array, num: int) -> tuple[Array, int]:
     for i in range(num):
         marked[i] = (uint64(tokens[i]) << uint64(8)) | uint64(flags[i])
     marked.sort()
-    out, count, numbers = np.empty(num, np.uint32), 0, uint64(0)
+    out, count, numbers, last = np.empty(num, np.uint32), 0, uint64(0), np.uint32(1)
     for i in range(num):
         token, flag = np.uint32(marked[i] >> uint64(8)), np.uint32(marked[i] & uint64(255))
-        again = i > 0 and marked[i] == marked[i - 1]
-        if flag & NUMBER and flag & ANSWER and not again:
+        if flag & NUMBER and flag & ANSWER and token != last:  # once, in a template and outside it
             numbers += mix(marked[i] >> uint64(8))
+            last = token
         if token == TURN:
             continue
         if count == 0 or out[count - 1] >> FLAG_BITS != token >> FLAG_BITS:

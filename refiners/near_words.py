@@ -2,18 +2,21 @@
 
 The low four bits of a word say what it is: part of an answer or of a question, a word that tells of a fact
 (a number, what follows a number, a name inside a sentence). Numba compiles this at first use and keeps the
-code beside the file; it looks for changes in the file of the function that is called, not in others.
+code beside the file, or in the user's cache, under a name that every change of these files changes.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
 from numba import uint64
+
+from factory.digests import hash_text
 
 Array = Any  # of NumPy, one dimension
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -30,9 +33,24 @@ TURN = np.uint32(0xFFFFFFF0)  # stands between turns
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
+SOURCES = sorted(Path(__file__).parent.glob("near_*.py"))  # of which the machine code is made
+
+
+def version_of(paths: Iterable[Path]) -> str:
+    """Eight hexadecimal digits of what some files hold."""
+    return hash_text("".join(path.read_text("utf-8") for path in paths))[:8]
+
+
 def compiled(function: Function) -> Function:
-    """`function` as machine code that Python can call, without bounds checks."""
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    """`function` as machine code that Python can call, without bounds checks; kept where there is a place.
+
+    Numba itself looks for changes in the file of this function alone, and not in those of what it calls.
+    """
+    function.__qualname__ = f"{function.__name__}_{version_of(SOURCES)}"
+    try:
+        return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    except RuntimeError:  # neither this folder nor a home can be written to
+        return cast(Function, numba.njit(nogil=True, error_model="numpy")(function))
 
 
 def inner(function: Function) -> Function:

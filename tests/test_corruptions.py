@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from factory.corruption import kinds
 from factory.corruption.case import Case, Elsewhere, Right, contains, squeezed
+from factory.corruption.forms import truncated
 from factory.corruption.kinds import BUILT_IN, corrupt, corruptions, mismatched
 from factory.corruption.measures import quantities, value_of
 from factory.edits import Op, apply, diff, target
@@ -265,3 +266,13 @@ def test_a_package_may_bring_corruptions_of_its_own(monkeypatch):
 def test_a_corruption_that_gives_no_text_is_named():
     with pytest.raises(FactoryError, match="'mine' must give text or None, not int"):
         corrupt("mine", lambda case, rng: 3, case(0), Random(0), set())
+
+
+def test_an_answer_without_a_last_mark_is_cut_where_it_shows() -> None:
+    source = Source.create("k", "x.md", "Rule 1", "T", "Notice is due within 30 days.", "s")
+    for answer in ("Within 30 days after the accident", "30 days (Rule 1) after it"):
+        case = Case("When is notice due?", answer, source, Elsewhere([source]))
+        made = {truncated(case, Random(seed)) for seed in range(50)}
+        assert made and all(
+            text and (answer[len(text)].isalnum() or text.count("(") > text.count(")")) for text in made
+        )

@@ -20,6 +20,12 @@ def found(text: str, known: list[str] | None = None, pattern: str = CITATION) ->
     return introduced(text, known or KNOWN, pattern)
 
 
+def test_a_row_of_digits_without_end_is_a_number_too() -> None:
+    looped, split = "1" * 5000, "1," + "234," * 2000 + "234"  # more digits than int() takes
+    assert found(f"It is {looped}.", [f"It was {looped}."]) == {}
+    assert "quantities" in found(f"It is {looped} and {split}.")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -15,6 +15,7 @@ from factory.store.rows import sample_rows
 from factory.store.store import Store
 from factory.types import Sample
 from factory.words import words
+from refiners import near_kernel, near_words
 from refiners.near_index import sketch_size
 from refiners.near_known import FEW, MANY
 from refiners.near_words import ANSWER, FLAG_BITS, NUMBER, QUESTION, TELLING, TURN, Characters
@@ -108,6 +109,35 @@ async def test_near_keeps_another_fact_in_the_same_text(old: str, new: str) -> N
     first = both(BEFORE, AFTER.replace("the office", "Acme") if new == "Brown" else AFTER, 1)
     second = both(BEFORE.replace(old, new), AFTER.replace(old, new), 2)
     assert await reasons(near, [first, second]) == ["ok", "ok"]
+
+
+# Twice the same number, once in the template and once in what is filled in.
+LAID_DOWN = (
+    "In this handbook of the town park it is laid down for all visitors without any exception that after 30 "
+    "days at the latest the keeper of the gate must be told in writing about {} when the tree has been seen "
+    "there by {} people"
+)
+
+
+async def test_a_number_of_the_template_that_is_filled_in_too_counts_once() -> None:
+    rng = random.Random(1)
+    names = ["".join(rng.choice("bdfgklmnprst") + rng.choice("aeiou") for _ in range(4)) for _ in range(400)]
+    near, first, second = (
+        create("near"),
+        *(both("Is it", LAID_DOWN.format("a pond", "30"), n) for n in (1, 2)),
+    )
+    for at in range(200):  # by then the template is known
+        filled = LAID_DOWN.format(f"the {names[at].title()}", names[200 + at].title())
+        near.open([*([first] if at == 0 else []), both("Is it", filled, at + 3)])
+    assert await reasons(near, [second]) == ["near_duplicate"]
+
+
+async def test_one_long_text_takes_no_room_for_each_of_a_batch() -> None:
+    near = create("near")
+    long = both("Is it", "alpha beta gamma delta " * 10_000, 0)
+    samples = [long, *(both(f"Is it {n}", f"Short text {n}", n) for n in range(1, 128))]
+    await reasons(near, samples)
+    assert near._index._known.common_keys.nbytes < 2**21
 
 
 FIRMS = [
@@ -254,3 +284,36 @@ async def test_the_store_gives_back_what_near_learned_from_what_it_dropped(tmp_p
     found = {row["sample_id"]: (row["action"], json.loads(row["evidence"])) for row in rows}
     assert found == {each.sample_id: (each.action, each.evidence) for each in whole}
     assert {action for action, _ in found.values()} == {"keep", "drop"}
+
+
+def test_where_no_code_can_be_kept_it_is_compiled_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def njit(cache: bool = False, **_options: Any) -> Any:
+        def compile(function: Any) -> Any:
+            if cache:
+                raise RuntimeError("cannot cache function: no locator available")
+            made.append(function)
+            return function
+
+        return compile
+
+    monkeypatch.setattr(near_words.numba, "njit", njit)
+
+    def two() -> int:
+        return 2
+
+    assert near_words.compiled(two)() == 2 and made == [two]
+
+
+def test_kept_code_goes_by_all_files_that_it_is_made_of() -> None:
+    assert {"near_kernel.py", "near_known.py", "near_words.py"} <= {path.name for path in near_words.SOURCES}
+    assert near_kernel.settle.py_func.__qualname__ == f"settle_{near_words.version_of(near_words.SOURCES)}"
+
+
+def test_another_content_is_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("MANY = 16")
+    before = near_words.version_of([path])
+    path.write_text("MANY = 17")
+    assert near_words.version_of([path]) != before

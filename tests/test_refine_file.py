@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from factory import cli
-from factory.errors import FactoryError, InputError
+from factory.errors import FactoryError, InputError, WorkspaceError
 from factory.file_steps import parse_steps
 from factory.progress import Progress
 from factory.refine_file import Counts, add_up, refine_file
@@ -273,6 +273,40 @@ def test_a_line_that_is_no_sample_is_named_before_anything_is_done(
         refine(path, "exact", workspace=tmp_path / "w")
     assert what in str(caught.value) and caught.value.exit_code == 2
     assert [each.name for each in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_a_line_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a", "response": "b"}\n' * 1 + b'{"prompt": "\xff"}\n')
+    with pytest.raises(InputError, match=r"bad\.jsonl:2: is not UTF-8"):
+        refine(path, "exact")
+
+
+def test_bytes_of_parquet_stay_bytes_and_are_told_where_they_are_dropped(tmp_path: Path) -> None:
+    rows = {"prompt": ["a"] * 2, "response": ["b"] * 2, "image": [b"\x00\xff"] * 2}
+    path = tmp_path / "images.parquet"
+    pq.write_table(pa.table(rows), path)
+    found = refine(path, "exact", output=tmp_path / "kept.parquet")
+    assert (found["kept"], found["dropped"]) == (1, 1)
+    assert pq.read_table(tmp_path / "kept.parquet").to_pylist()[0]["image"] == b"\x00\xff"
+    (dropped,) = read(tmp_path / "kept.dropped.jsonl")
+    assert dropped["sample"]["image"] == "AP8="  # Base64
+
+
+def test_text_stays_text_in_parquet_whatever_it_looks_like(tmp_path: Path) -> None:
+    key = "00000001-0000-0000-0000-000000000000"
+    row = {"prompt": "When?", "response": "2024-01-01", "at": "2024-01-01 10:00:00", "id": key, "n": 1}
+    nested = {"meta": {"date": "2024-01-01", "all": ["10:00:00"]}, "tags": [{"day": "2024-01-01"}]}
+    path = write(tmp_path / "a.jsonl", [{**row, **nested}])
+    refine(path, "exact", output=tmp_path / "kept.parquet")
+    assert pq.read_table(tmp_path / "kept.parquet").to_pylist() == [{**row, **nested}]
+
+
+def test_a_disk_that_refuses_is_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [CHAT])
+    (tmp_path / ".partial-a.kept.jsonl").mkdir()
+    with pytest.raises(WorkspaceError, match="cannot be written"):
+        refine(path, "exact")
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,20 @@ def test_verdicts_are_mixed_in_and_counted(tmp_path, store, domain):
     rows = {(row["origin"], row["kind"]): row for row in summary(labelled, left_out)["kinds"]}
     row = rows["verdict", "useless"]
     assert row["training"] + row["held_out"] == len(domain.sources) and row["example"]["corrected"] is None
+
+
+def test_a_verdict_and_a_revision_of_one_sample_are_two_drafts_with_keys_of_their_own(store, domain):
+    said = [{"answer": "In 7 days."}, {"verdict": "revise"}, {"answer": "In 21 days."}]
+    for number, each in enumerate(said):
+        created = NOON + timedelta(seconds=number)
+        row = example_store.call(f"c{number}", response=json.dumps(each), created_at=created)
+        store.append("calls", [row])
+    parents = [Parent(f"c{number}", "call") for number in range(len(said))]
+    revised = sample(domain, "How was it revised?", "In 21 days.", 0, parents, "critique", num_revisions="1")
+    add(store, revised)
+    decide(store, Decision(revised.id, "form", "keep", "ok"))
+    say(store, revised, "keep")
+    labelled, _ = gather(domain, Mixture(), store)
+    keys = [each.draft.key for each in labelled]
+    assert len(keys) == len(set(keys))
+    assert sum(key.startswith(revised.id) and "~" not in key for key in keys) >= 2

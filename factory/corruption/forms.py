@@ -20,9 +20,11 @@ def truncated(case: Case, rng: Random) -> str | None:
     answer = case.answer.strip()
     places = [match.end() for match in re.finditer(r"[^\W_]+|\(\S?|\S", answer)]
     places = [at for at in places if at < len(answer)]
-    if not places and len(answer) > 3:  # a single word
-        places = list(range(2, len(answer) - 1))
     ends = answer[-1:] in _CLOSING
+    if not ends:  # after a word it would not show
+        places = [at for at in places if answer[:at].count("(") > answer[:at].count(")")]
+        for match in re.finditer(r"[^\W_]{4,}", answer):
+            places += range(match.start() + 2, match.end() - 1)
     made = [answer[:at].rstrip() for at in places]
     made = [text for text in made if text and not (ends and text[-1] in ".!?")]
     return rng.choice(made) if made else None
