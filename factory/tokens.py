@@ -6,11 +6,13 @@ and logarithms are rounded. What the probabilities say is in factory.probabiliti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 LEAST_LOGPROB: Final = -9.2  # an alternative below one in ten thousand is none
 DECIMALS: Final = 4
+MOST_UNLIKELY: Final = -1e4  # what was forbidden has -9999 at vLLM, and minus infinity elsewhere
 
 
 class Token(NamedTuple):
@@ -28,13 +30,16 @@ def read_tokens(logprobs: Any, text: str) -> tuple[Token, ...] | None:
     """The tokens that make up `text`, from the `logprobs` of a choice; None where none are given.
 
     What the model wrote around the text, such as its reasoning and the sign that it is done, is cut off.
-    None also where the text is not what the tokens say. Raises TypeError, ValueError, LookupError or
-    AttributeError for what is no list of tokens.
+    None also where the text is not what the tokens say, and where it is no list of tokens: the answer was
+    paid for, and does without.
     """
-    content = logprobs.get("content") if logprobs else None
-    if not content or not text:
+    try:
+        content = logprobs.get("content") if logprobs else None
+        found = list(_whole_characters(content)) if content and text else []
+    except (TypeError, ValueError, LookupError, AttributeError):
         return None
-    found = list(_whole_characters(content))
+    if not found:
+        return None
     start = "".join(token.text for token in found).rfind(text)
     return tuple(_within(found, start, start + len(text))) if start >= 0 else None
 
@@ -60,7 +65,7 @@ def _whole_characters(content: Sequence[Any]) -> Iterator[Token]:
     """
     pending, logprob, is_joined = b"", 0.0, False
     for item in content:
-        text, given = item["token"], min(0.0, float(item["logprob"]))
+        text, given = item["token"], _logprob(item["logprob"])
         if pending or "\ufffd" in text:
             pending += _bytes(item)
             try:
@@ -80,10 +85,18 @@ def _whole_characters(content: Sequence[Any]) -> Iterator[Token]:
 def _others(item: Any, text: str) -> Iterator[tuple[str, float]]:
     seen = {text, ""}
     for other in item.get("top_logprobs") or ():
-        logprob = other["logprob"]
+        logprob = _logprob(other["logprob"])
         if logprob >= LEAST_LOGPROB and (said := other["token"]) not in seen:
             seen.add(said)
-            yield said, round(min(0.0, float(logprob)), DECIMALS)
+            yield said, round(logprob, DECIMALS)
+
+
+def _logprob(value: Any) -> float:
+    """As a finite number of zero at most; raises TypeError or ValueError for what is none."""
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError("not a number")
+    return max(MOST_UNLIKELY, min(0.0, number))
 
 
 def _bytes(item: Any) -> bytes:

@@ -129,10 +129,26 @@ def test_an_answer_and_a_line_of_a_batch_bring_the_same() -> None:
     assert read_completion(body()).logprobs is None
 
 
-@pytest.mark.parametrize("wrong", [{"content": [{}]}, {"content": 3}, [1], {"content": [{"token": "a"}]}])
-def test_probabilities_that_are_none_make_no_chat_completion(wrong: object) -> None:
-    with pytest.raises(ValueError, match="not a chat completion"):
-        read_completion(body(logprobs=wrong))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"content": [{}]},
+        {"content": 3},
+        [1],
+        {"content": [{"token": "a"}]},
+        {"content": [{"token": "keep", "logprob": None}]},
+        {"content": [{"token": "keep", "logprob": float("nan")}]},
+        {"content": [{"token": "keep", "logprob": -0.1, "top_logprobs": [{"token": "x", "logprob": None}]}]},
+    ],
+)
+def test_an_answer_whose_probabilities_cannot_be_read_does_without(wrong: object) -> None:
+    answer = read_completion(body(logprobs=wrong))
+    assert answer.text and answer.logprobs is None
+
+
+def test_what_was_forbidden_has_a_finite_probability() -> None:
+    (token,) = read_tokens({"content": [{"token": "keep", "logprob": float("-inf")}]}, "keep") or ()
+    assert token == Token("keep", -1e4)
 
 
 def test_what_is_stored_comes_back(tmp_path: Path) -> None:
