@@ -14,6 +14,7 @@ from factory.calibration import MIN_POINTS, Calibration, Point, measure, save
 from factory.errors import RecipeError
 from factory.interpreter import run_work
 from factory.labels import Mixture
+from factory.learned import is_unseen, warning
 from factory.refiner_data import gather, held_out
 from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts, figures
 from factory.types import Json, digest
@@ -54,18 +55,27 @@ def evaluate_refiner(
             ask, model_id = await bench.ask("refiner", "evaluate", 0)
             with progress.stage("evaluate refiner", len(drafts), "drafts") as bar:
                 found = await evaluate_drafts(domain, drafts, ask, bar.update)
-            return {"model_id": model_id, **record_refiner_evaluation(bench, model_id, found)}
+            unseen = is_unseen((draft.source_key for draft in drafts), _adapter_of(domain))
+            if not unseen:
+                progress.note(warning("the refiner"))
+            measured = record_refiner_evaluation(bench, model_id, found)
+            return {"model_id": model_id, "is_unseen": unseen, **measured}
 
     found = run_work(work())
     return found if folder is None else {**found, "calibration_file": save_map(found["calibration"], folder)}
 
 
 def _adapter_folder(domain: Domain) -> Path:
-    adapter = domain.recipe.models["refiner"].adapter
-    if adapter is None:
+    folder = _adapter_of(domain)
+    if folder is None:
         what = "there is no adapter beside which a calibration could lie"
         raise RecipeError(what, where="models.refiner.adapter", hint="leave out --calibrate")
-    return domain.folder / Path(adapter).expanduser()
+    return folder
+
+
+def _adapter_of(domain: Domain) -> Path | None:
+    adapter = domain.recipe.models["refiner"].adapter
+    return domain.folder / Path(adapter).expanduser() if adapter else None
 
 
 def save_map(measured: Json, folder: Path) -> str:

@@ -18,6 +18,8 @@ from factory.domain import Domain
 from factory.errors import InputError, WorkspaceError
 from factory.examples import refiner_examples, write_jsonl
 from factory.labels import Labelled
+from factory.learned import is_unseen, warning
+from factory.learned import save as save_learned
 from factory.loop import train_in_thread
 from factory.refiner_data import draft_row, for_training, held_out
 from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts
@@ -72,6 +74,9 @@ async def train_and_compare(bench: Bench, labelled: Sequence[Labelled], output: 
         if promotion.promote:
             detail["output"] = str(put_in_charge(adapter, output))
     bench.progress.note(tell(promotion))
+    old_unseen = is_unseen((draft.source_key for draft in measured_by), old)
+    if not old_unseen:
+        bench.progress.note(warning(f"the old refiner ({old})"))
     figures = {name: _figures(found) for name, found in (("old", before), ("new", after))}
     return {
         "promoted": promotion.promote,
@@ -84,6 +89,7 @@ async def train_and_compare(bench: Bench, labelled: Sequence[Labelled], output: 
         "became_right": promotion.num_better,
         "became_wrong": promotion.num_worse,
         "p_value": promotion.p_value,
+        "old_is_unseen": old_unseen,
         "refiners": [{"refiner": name, **values} for name, values in figures.items()],
     }
 
@@ -154,6 +160,7 @@ async def _train(bench: Bench, drafts: Sequence[CheckedDraft], pairs: Sequence[J
     ):
         async with bench.pool.device_free():
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
+        save_learned((draft.source_key for draft in drafts), adapter.path)
         detail.update(
             {"drafts": len(drafts), "pairs": len(pairs), "steps": adapter.num_steps, "loss": adapter.loss}
         )
