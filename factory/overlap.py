@@ -81,8 +81,10 @@ class Texts:
                 theirs.append(there)
         for index, (ours, theirs) in shared.items():
             text = self._texts[index]
-            starts, num_words = (ours, len(given)) if len(given) <= len(text) else (theirs, len(text))
-            if len(ours) > LONG - GRAM or _num_covered(starts) > MAX_COVERAGE * num_words:
+            covered = [_num_covered(ours)] if len(given) <= len(text) else []
+            covered += [_num_covered(theirs)] if len(text) <= len(given) else []
+            num_words = min(len(given), len(text))
+            if len(ours) > LONG - GRAM or max(covered) > MAX_COVERAGE * num_words:
                 yield index
 
 
@@ -102,10 +104,17 @@ def overlap(left: Words, right: Words) -> Hit | None:
         return Hit("longest_run", share) if len(shorter) >= SHORTEST and share > MAX_RUN_SHARE else None
     if set(_runs(left, LONG)) & set(_runs(right, LONG)):
         return Hit("run_of_13", 1.0)
-    theirs = set(_runs(longer, GRAM))
-    starts = [at for at, run in enumerate(_runs(shorter, GRAM)) if run in theirs]
-    coverage = _num_covered(starts) / len(shorter)
+    coverage = _coverage(shorter, longer)
+    if len(shorter) == len(longer):  # a text that repeats itself may be covered better than it covers
+        coverage = max(coverage, _coverage(longer, shorter))
     return Hit("coverage_by_8", coverage) if coverage > MAX_COVERAGE else None
+
+
+def _coverage(text: Words, other: Words) -> float:
+    """The share of `text` that runs of 8 of `other` cover."""
+    theirs = set(_runs(other, GRAM))
+    starts = [at for at, run in enumerate(_runs(text, GRAM)) if run in theirs]
+    return _num_covered(starts) / len(text)
 
 
 def longest_match(left: str, right: str) -> Words:

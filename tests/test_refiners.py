@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from edited import with_answer
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from factory.domain import Domain
@@ -308,6 +308,7 @@ TEXTS = st.lists(st.sampled_from("abcdef"), max_size=20)
 
 
 @given(TEXTS, st.lists(TEXTS, max_size=4))
+@example(["a"] * 20, [["a"] * 12 + ["b"] + ["a"] * 7])
 def test_the_index_misses_nothing_that_comparing_finds(left: list[str], others: list[list[str]]) -> None:
     texts = Texts(" ".join(right) for right in others)
     found, found_all = texts.find(" ".join(left)), list(texts.find_all(" ".join(left)))
