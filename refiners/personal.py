@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, field_validator
 from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
+from factory.strict import Pattern
 from factory.types import Decision, Json, Message, Parent, Sample, Score
 from refiners.personal_patterns import KINDS, SECRETS, Found, Kind, find
 
@@ -37,20 +38,10 @@ class PersonalOptions(Strict):
         ["US", "GB"],
         description="Countries (ISO 3166) whose telephone numbers are known without + and country code.",
     )
-    allow: list[str] = Field(
+    allow: list[Pattern] = Field(
         default_factory=list,
         description="Regular expressions; what one matches as a whole is public, such as `.*@agency\\.gov`.",
     )
-
-    @field_validator("allow")
-    @classmethod
-    def _compile(cls, patterns: list[str]) -> list[str]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
-        return patterns
 
     @field_validator("regions")
     @classmethod

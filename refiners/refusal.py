@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
+from factory.strict import Pattern
 from factory.types import Decision, Sample
 
 CANNOT = (
@@ -75,20 +76,10 @@ MAX_TOLD = 120
 class RefusalOptions(Strict):
     """Which refusals are wanted."""
 
-    allow: list[str] = Field(
+    allow: list[Pattern] = Field(
         default_factory=list,
         description="Regular expressions; an answer in which one is found is a refusal that is wanted.",
     )
-
-    @field_validator("allow")
-    @classmethod
-    def _compile(cls, patterns: list[str]) -> list[str]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
-        return patterns
 
 
 class Refusal:
