@@ -30,6 +30,7 @@ from factory.domain import Domain
 from factory.ports import Ask
 from factory.recipe import Strict
 from factory.types import Decision, Sample
+from refiners.families import Families
 from refiners.source import KnownSources
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Near:
         self._characters = Characters()
         self._index = NearIndex(options.threshold, options.shingle_words)
         self._ids: list[str] = []  # of those in the index
-        self._families: dict[str, str] = {}  # of the samples that were derived, or rewritten from another
+        self._families = Families()
 
     def open(self, accepted: Iterable[Sample]) -> None:
         """Indexes what passed before, in the order in which it did."""
@@ -128,10 +129,4 @@ class Near:
         """The sample that all with the same answer in purpose descend from; rewrites stay in the family."""
         if sample.attributes.get("answerable") == "no":
             return "unanswerable"  # all have the recipe's one answer
-        family = sample.attributes.get("original", "")
-        for id, relation in sample.parents:
-            if not family and relation == "rewrite_of":
-                family = self._families.get(id, id)
-        if family:
-            self._families[sample.id] = family
-        return family or sample.id
+        return self._families.of(sample)
