@@ -92,7 +92,8 @@ def _first(place: Mapping[str, Any]) -> Token:
 
 def _completes(token: Token, after: Sequence[Token]) -> bool:
     """Whether a token without text is the beginning of a character that the next ones complete (vLLM)."""
-    return not token.text and bool(after) and not after[-1].text[:1].isascii()
+    character = next((each.text[:1] for each in reversed(after) if each.text), "")
+    return not token.text and not character.isascii()
 
 
 def _whole_characters(content: Sequence[Any]) -> Iterator[Token]:

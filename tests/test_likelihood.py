@@ -66,8 +66,8 @@ def test_the_tokens_are_the_answers_own_whatever_stands_before_and_between(
     pieces = [space + word for word, space in zip(words, before, strict=False)]
     text, prompt, wanted = "".join(pieces), [None, place("<|user|>"), place("Q? ")], 0
     for piece in pieces:
-        halves = [""] if not piece.strip()[0].isascii() else []
-        for part in [*halves, piece.strip() if loses else piece]:
+        begun = [""] * (len(piece.strip()[0].encode()) - 1)  # bytes of a character that are no text yet
+        for part in [*begun, piece.strip() if loses else piece]:
             prompt.append(place(part, -wanted / 8))
             wanted += 1
     found = read_given(prompt, text)
@@ -76,8 +76,8 @@ def test_the_tokens_are_the_answers_own_whatever_stands_before_and_between(
 
 
 def test_a_character_of_two_tokens_at_the_beginning_is_the_answers() -> None:
-    prompt = [None, place("<|assistant|>"), place("", -2), place("é", -1), place("t", -0.25)]
-    assert read_given(prompt, "ét") == (Token("", -2), Token("é", -1), Token("t", -0.25))
+    prompt = [None, place("<|assistant|>"), place("", -3), place("", -2), place("日", -1), place("t", -0.25)]
+    assert read_given(prompt, "日t") == (Token("", -3), Token("", -2), Token("日", -1), Token("t", -0.25))
     prompt = [None, place("<|assistant|>"), place("", -2), place("e", -1)]
     assert read_given(prompt, "e") == (Token("e", -1),)  # what says nothing before a whole character
 
