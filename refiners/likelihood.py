@@ -1,10 +1,10 @@
 """Refuses an edit that fits its prompt worse than the original does, by the student's own likelihood.
 
-The measure is instruction-following difficulty (IFD; Li et al. 2023, arXiv 2308.12032, section 2.2, as the
-ratio of perplexities in arXiv 2402.10110, section 3): the perplexity of an answer after its prompt over that
-of the answer alone. At 1 the prompt gives the answer nothing; the lower, the more of it follows from the
-prompt. The sections that the sample is about stand in the prompt, so that a fact which they do not bear out
-is unlikely. What becomes of a refused edit is no verdict on the original: it goes on as it was.
+The measure is instruction-following difficulty (IFD; Li et al. 2023, arXiv 2308.12032; as a ratio of
+perplexities in the code of arXiv 2402.10110): the perplexity of an answer after its prompt over that of the
+answer alone. At 1 the prompt gives the answer nothing; the lower, the more of it follows from the prompt. The
+sections that the sample is about stand in the prompt, so that a fact which they do not bear out is unlikely.
+What becomes of a refused edit is no verdict on the original: it goes on as it was.
 """
 
 from __future__ import annotations
