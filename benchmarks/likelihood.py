@@ -3,8 +3,9 @@
 Edits are those that the recipe's refiner, where it is trained, makes of the held-out drafts (factory.labels),
 and, so that there are enough wrong ones, two of each faulty draft: the correction, and the correction undone.
 A recipe without a student lends it the refiner's base.
-Each goes through the product's own step, asked of the recipe's student, at several margins; once with the
-sections before the question, as the step has it, and once with the question alone.
+Each goes through the product's own step, asked of the recipe's student, once with the sections before the
+question, as the step has it, and once with the question alone; what it found out is held against the step's
+rule and two simpler ones, at several margins.
 
     python -m benchmarks.likelihood --domain quickstart beekeeping
 """
@@ -18,6 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ from factory.refiner_data import gather, held_out
 from factory.refiner_evaluation import edit_step, sample_of
 from factory.session import open_bench, open_domain
 from factory.types import CheckedDraft, Message, Parent, Sample
-from refiners.likelihood import Likelihood
+from refiners.likelihood import Fit, Likelihood, is_worse
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DOMAINS = {"quickstart": "georgia_workers_comp", "beekeeping": "beekeeping"}
@@ -88,18 +90,33 @@ def plain(text: str | None) -> str | None:
     return None if text is None else " ".join(text.split())
 
 
-async def refused(domain: Domain, edits: Sequence[Edit], margin: float, ask: Ask) -> list[Edit]:
-    """The edits that the step refuses."""
-    step = Likelihood(Likelihood.Options.model_validate({"margin": margin}), domain)
-    found = []
+async def compared(domain: Domain, edits: Sequence[Edit], ask: Ask) -> list[tuple[Edit, Fit, Fit]]:
+    """What the step finds out about each edit and its original, but for those that it cannot compare."""
+    step, found = Likelihood(Likelihood.Options(), domain), []
     for batch in parts(edits):
         pairs = [[edit.sample for edit in batch], [edit.original for edit in batch]]
         for edit, decision in zip(batch, await step.compare(*pairs, ask), strict=True):
-            if decision.reason not in ("ok", "less_likely", "not_comparable"):
-                raise SystemExit(f"{decision.reason}: {decision.evidence}")
-            if decision.reason == "less_likely":
-                found.append(edit)
+            if decision.reason == "student_failed":
+                raise SystemExit(f"{decision.evidence}")
+            if decision.scores:
+                ifd = {score.metric: score.value or 0.0 for score in decision.scores}
+                seen = decision.evidence["perplexity"], decision.evidence["perplexity_original"]
+                fits = [Fit(value, value / each) for value, each in zip(seen, ifd.values(), strict=True)]
+                found.append((edit, fits[0], fits[1]))
     return found
+
+
+def by_ratio(edited: Fit, original: Fit, margin: float) -> bool:
+    """The step's rule without a look at the perplexity itself."""
+    return edited.ifd > original.ifd * (1 + margin) or original.ifd < 1 <= edited.ifd
+
+
+def by_perplexity(edited: Fit, original: Fit, margin: float) -> bool:
+    """After the prompt, without a look at the answer alone."""
+    return edited.prompted > original.prompted * (1 + margin)
+
+
+RULES = {"the step's": is_worse, "ratio alone": by_ratio, "perplexity alone": by_perplexity}
 
 
 def with_student(domain: Domain) -> Domain:
@@ -111,7 +128,7 @@ def with_student(domain: Domain) -> Domain:
 
 
 async def measure(name: str, profile: str, margins: Sequence[float]) -> list[dict[str, Any]]:
-    """A row for each prompt, margin and group of edits of one domain."""
+    """A row for each prompt, rule and margin of one domain: how many edits of each group are refused."""
     domain = with_student(open_domain(RECIPES / DOMAINS[name], profile))
     drafts = held_out(gather(domain, Mixture())[0])
     rows = []
@@ -126,15 +143,14 @@ async def measure(name: str, profile: str, margins: Sequence[float]) -> list[dic
             totals = Counter(edit.group for edit in edits)
             prompts = {"sections and question": domain, "question alone": replace(domain, sources=())}
             for prompt, known in prompts.items():
-                for margin in margins:
-                    found = await refused(known, edits, margin, student)
-                    groups = Counter(edit.group for edit in found)
-                    kinds = Counter(edit.kind for edit in found if edit.group == "wrong, planted")
-                    where = {"domain": name, "prompt": prompt, "margin": margin, "wrong_kinds": kinds}
-                    rows += [
-                        {**where, "edits": group, "num": totals[group], "refused": groups[group]}
-                        for group in sorted(totals)
-                    ]
+                found = await compared(known, edits, student)
+                for rule, margin in product(RULES, margins):
+                    refused = [edit for edit, *fits in found if RULES[rule](*fits, margin)]
+                    groups = Counter(edit.group for edit in refused)
+                    kinds = Counter(edit.kind for edit in refused if edit.group == "wrong, planted")
+                    where = {"domain": name, "prompt": prompt, "rule": rule, "margin": margin}
+                    counts = {group: [groups[group], totals[group]] for group in sorted(totals)}
+                    rows.append({**where, "refused": counts, "wrong_kinds": kinds})
             calls = bench.store.select(
                 """SELECT count(*) AS calls, sum(prompt_tokens) AS prompt_tokens,
                           sum(completion_tokens) AS completion_tokens FROM calls WHERE role = 'student'"""
@@ -152,11 +168,11 @@ def main() -> None:
     rows = [
         row for name in options.domain for row in asyncio.run(measure(name, options.profile, options.margins))
     ]
-    print("| domain | prompt | margin | edits | number | refused |\n|" + " --- |" * 6)
+    print("| domain | prompt | rule | margin | refused of |\n|" + " --- |" * 5)
     for row in rows:
-        if "edits" in row:
-            keys = ("domain", "prompt", "margin", "edits", "num", "refused")
-            print(f"| {' | '.join(str(row[key]) for key in keys)} |")
+        if "rule" in row:
+            shown = ", ".join(f"{name}: {num}/{total}" for name, (num, total) in row["refused"].items())
+            print(f"| {row['domain']} | {row['prompt']} | {row['rule']} | {row['margin']} | {shown} |")
     print(json.dumps({"benchmark": "likelihood", "results": rows}))
 
 

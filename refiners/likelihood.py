@@ -148,13 +148,15 @@ class Likelihood:
         num = len(told) // 4
         edited, before = (Fit.of(told[at : at + num], told[at + 2 * num :][:num]) for at in (0, num))
         scores = _scores(sample, edited.ifd, before.ifd)
+        evidence |= {
+            "perplexity": _rounded(edited.prompted),
+            "perplexity_original": _rounded(before.prompted),
+        }
         if not is_worse(edited, before, self._margin):
             return Decision(sample.id, NAME, "keep", "ok", None, scores, evidence)
         evidence |= {
             IFD: _rounded(edited.ifd),
             IFD_ORIGINAL: _rounded(before.ifd),
-            "perplexity": _rounded(edited.prompted),
-            "perplexity_original": _rounded(before.prompted),
             "margin": self._margin,
         }
         back = _original_again(sample, original, calls)
