@@ -7,8 +7,9 @@ is written into the scores that the refiner leaves without one, since it does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel
@@ -22,6 +23,9 @@ from factory.types import Completion, Decision, Sample
 if TYPE_CHECKING:
     from factory.bench import Bench
     from factory.refine import Steps
+
+
+Decide = Callable[..., Awaitable[list[Decision]]]  # `refine` and `compare`
 
 
 def role_of(refiner: Refiner | type[Refiner]) -> Role | None:
@@ -68,12 +72,22 @@ class Bound:
         found: Callable[[Iterable[Sample]], None] | None = getattr(self.refiner, "replay", None)
         return found
 
+    @property
+    def compare(self) -> Decide | None:
+        """The refiner's own with the model of its role, where it has one."""
+        found: Decide | None = getattr(self.refiner, "compare", None)
+        return None if found is None else partial(self._decide, found)
+
     async def refine(self, samples: Sequence[Sample], ask: Ask) -> list[Decision]:
         """As the refiner itself, with the model of its role."""
+        return await self._decide(self.refiner.refine, samples, ask)
+
+    async def _decide(self, decide: Decide, *given: object) -> list[Decision]:
+        """What `decide` makes of what is given it, of which the last is an `ask` that is not the role's."""
         if self._found is None:
             self._found = await self.bench.ask(self.role, "refine", self.number)
         own, model_id = self._found
-        return [_signed(decision, model_id) for decision in await self.refiner.refine(samples, own)]
+        return [_signed(decision, model_id) for decision in await decide(*given[:-1], own)]
 
 
 def _signed(decision: Decision, model_id: str) -> Decision:

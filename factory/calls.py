@@ -146,4 +146,5 @@ def _request_json(request: Request) -> Json:
         "instead_of": request.instead_of or None,
         **({"tools": list(request.tools)} if request.tools else {}),
         **({"top_logprobs": request.top_logprobs} if request.top_logprobs else {}),
+        **({"given": True} if request.given else {}),
     }

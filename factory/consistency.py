@@ -6,7 +6,7 @@ options validated, nothing is created; no file of the domain is read. Each check
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import cast
 
 from factory.address import without_password
@@ -170,6 +170,8 @@ def _check_refiners(recipe: Recipe) -> None:
         if refiner.name in names:
             raise Inconsistency(loc, f"'{refiner.name}' stands in the list twice", "keep one of them")
         names.add(refiner.name)
+        if refiner.name == "likelihood":
+            _check_likelihood(recipe, loc, names)
         role = role_of(find("refiners", refiner.name))
         if role and role not in recipe.models:
             raise Inconsistency(loc, f"'{refiner.name}' needs a model", f"add `models.{role}`")
@@ -180,6 +182,17 @@ def _check_refiners(recipe: Recipe) -> None:
         if "sql" not in names and _asks_databases(strategy):
             what = f"'{strategy.name}' passes queries on that fail, and no refiner 'sql' executes them"
             raise Inconsistency(("strategies", index, "name"), what, "add it to `refiners`, after 'edit'")
+
+
+def _check_likelihood(recipe: Recipe, loc: Loc, before: Collection[str]) -> None:
+    from factory.models.batched import is_batched  # which reads recipes
+
+    if "edit" not in before:
+        raise Inconsistency(loc, "'likelihood' judges edits, and none come to it", "put it after 'edit'")
+    student = recipe.models.get("student")
+    if student and is_batched(recipe.servers[student.server]):
+        what = f"'likelihood' asks the student, whose server '{student.server}' is asked in batches"
+        raise Inconsistency(loc, what, "how likely a given answer is can only be asked call by call")
 
 
 def _asks_databases(strategy: StepSpec) -> bool:

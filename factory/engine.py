@@ -100,8 +100,7 @@ class Engine:
     ) -> Ask:
         """How work of `stage` asks `model`, whose calls of tools `parser` reads; sampling is the spec's."""
         replicas: Sequence[Model] = getattr(model, "replicas", (model,))
-        slots = self.slots_of(spec, len(replicas))
-        purpose = Purpose(role, replicas, spec, slots, stage, round_number)
+        purpose = Purpose(role, replicas, spec, self.slots_of(spec, len(replicas)), stage, round_number)
         usual = spec.sampling.sampling()
 
         async def ask(
@@ -112,9 +111,10 @@ class Engine:
             ordinal: int = 0,
             tools: Sequence[Json] = (),
             top_logprobs: int = 0,
+            given: bool = False,
         ) -> Completion:
             sampling = self._seeded(sampling or usual, messages, ordinal)
-            further = (ordinal, "", tuple(tools), parser, top_logprobs)
+            further = (ordinal, "", tuple(tools), parser, top_logprobs, given)
             request = Request(model.id, tuple(messages), schema, sampling, *further)
             answer = self._answer if schema is None else self._answer_as_asked
             return await answer(request, purpose)

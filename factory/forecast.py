@@ -111,8 +111,10 @@ def _refining(domain: Domain, num_rounds: int, num_tasks: int, costs: _Costs) ->
             continue
         asked = getattr(create("refiners", spec, domain), "cost", RefineCost())
         if asked.num_calls is None:
-            num_calls = _drawn(num_answers, asked.share)
-            num_quoted = ceil(num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls))
+            num_calls = asked.num_each * _drawn(num_answers, asked.share)
+            num_quoted = asked.num_each * ceil(
+                num_tasks * _most(costs, lambda cost: cost.num_answers * cost.num_calls)
+            )
         else:  # the whole sample is in the prompt, and perhaps a second answer
             num_calls = _drawn(num_samples, asked.share) * asked.num_calls
             num_quoted = num_calls * ceil(

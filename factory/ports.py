@@ -38,8 +38,9 @@ class Ask(Protocol):
     An identical request (same model, messages, tools, schema, sampling and `ordinal`) is answered from
     the store. Calls of `tools`, which are in OpenAI's form, come as the text of the answer
     (`factory.tool_calls`). With `top_logprobs` the tokens come along where the model gives them, each with
-    so many of the likeliest at its place. Raises `EndpointError` once the retries are spent and
-    `BudgetExceeded` before a call that the budget cannot bear.
+    so many of the likeliest at its place. With `given` the last message is an answer that is not written but
+    judged: it comes back as it is, with its tokens as likely as the model holds them. Raises `EndpointError`
+    once the retries are spent and `BudgetExceeded` before a call that the budget cannot bear.
     """
 
     async def __call__(
@@ -51,6 +52,7 @@ class Ask(Protocol):
         ordinal: int = 0,
         tools: Sequence[Json] = (),
         top_logprobs: int = 0,
+        given: bool = False,
     ) -> Completion: ...
 
 
@@ -89,11 +91,12 @@ class TaskCost(NamedTuple):
 class RefineCost(NamedTuple):
     """What a refiner that uses a model asks about a sample at most.
 
-    `num_calls` None: one about each of its answers. `share` of the samples it asks about, drawn by lot.
+    `num_calls` None: `num_each` about each of its answers. `share` of the samples it asks about, by lot.
     """
 
     num_calls: int | None = None
     share: float = 1.0
+    num_each: int = 1
 
 
 class Generator(Protocol):
@@ -133,6 +136,8 @@ class Refiner(Protocol):
     `cost: RefineCost`, what it asks where that is not once about each answer;
     `rests_on: Sequence[Json]`, the content of files beside the domain's (benchmarks, weights): a change of it
     makes another run;
+    `compare(samples, originals, ask)`, where it judges rewrites by what they were made from: called in place
+    of `refine`, with the sample that each was rewritten from, or None;
     `replay(decided: Iterable[Sample])`, where its state comes from what it dropped too: called in place of
     `open` with all that it decided about in this run, in that order.
     Scores without a model get the asked one's id.

@@ -9,7 +9,7 @@ never decided anew: running it again goes on with what is open. What to check is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ class _Open:
     asked_through: int = -1  # models up to this step have seen an ancestor
     num_rewrites: int = 0
     settled: bool = False
+    original: Sample | None = None  # that it was rewritten from
 
 
 @dataclass(slots=True)
@@ -158,7 +159,7 @@ def _stream(store: Store, sql: str, params: Sequence[Any]) -> Iterator[dict[str,
 
 def _heir(item: _Open, child: Sample, step: int) -> _Open:
     """The rewrite that takes a sample's place, at the first step again."""
-    return _Open(child, 0, max(item.asked_through, step), item.num_rewrites + 1)
+    return _Open(child, 0, max(item.asked_through, step), item.num_rewrites + 1, original=item.sample)
 
 
 async def _run_steps(refiners: Steps, waiting: Sequence[_Open], ask: Ask, outcome: _Outcome) -> list[_Open]:
@@ -168,7 +169,7 @@ async def _run_steps(refiners: Steps, waiting: Sequence[_Open], ask: Ask, outcom
         due = [item for item in waiting if not item.settled and step in _steps_of(item, refiners)]
         if not due:
             continue
-        decisions = await refiner.refine([item.sample for item in due], ask)
+        decisions = await _decide(refiner, due, ask)
         _check(name, due, decisions)
         for item, given in zip(due, decisions, strict=True):
             decision = _bounded(item, given)
@@ -182,6 +183,14 @@ async def _run_steps(refiners: Steps, waiting: Sequence[_Open], ask: Ask, outcom
             step = item.next_step
             outcome.decisions.append((step, Decision(item.sample.id, "none", "keep", "unchecked"), True))
     return rewrites
+
+
+async def _decide(refiner: Refiner, due: Sequence[_Open], ask: Ask) -> list[Decision]:
+    samples = [item.sample for item in due]
+    compare: Callable[..., Awaitable[list[Decision]]] | None = getattr(refiner, "compare", None)
+    if compare is None:
+        return await refiner.refine(samples, ask)
+    return await compare(samples, [item.original for item in due], ask)
 
 
 def _steps_of(item: _Open, refiners: Steps) -> list[int]:

@@ -7,7 +7,7 @@ and logarithms are rounded. What the probabilities say is in factory.probabiliti
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 LEAST_LOGPROB: Final = -9.2  # an alternative below one in ten thousand is none
@@ -44,6 +44,32 @@ def read_tokens(logprobs: Any, text: str) -> tuple[Token, ...] | None:
     return tuple(_within(found, start, start + len(text))) if start >= 0 else None
 
 
+def read_given(prompt: Any, answer: str) -> tuple[Token, ...]:
+    """The tokens of an answer that ends a prompt, from a list of vLLM's `prompt_logprobs`.
+
+    They are counted off from the end, where their texts make up the answer but for white space, which some
+    tokenizers lose at the beginning of a token. White space that begins the answer may be the template's, and
+    is left to it. Raises ValueError where the prompt does not end with the answer.
+    """
+    wanted, found = "".join(answer.split()), list[Token]()
+    end = len(wanted)
+    try:
+        for place in reversed(prompt):
+            token = _first(place) if place else None
+            if token is None or not (end or _completes(token, found)):
+                break
+            piece = "".join(token.text.split())
+            if not wanted.endswith(piece, 0, end):
+                break
+            end -= len(piece)
+            found.append(token)
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError("no list of tokens with probabilities") from error
+    if end or not found:
+        raise ValueError("the tokens of the prompt do not end with the answer")
+    return tuple(reversed(found))
+
+
 def pack(tokens: Iterable[Token] | None) -> list[Any] | None:
     """Tokens as JSON, each as short as it can be."""
     if tokens is None:
@@ -56,6 +82,18 @@ def unpack(packed: Sequence[Any] | None) -> tuple[Token, ...] | None:
     if packed is None:
         return None
     return tuple(Token(item[0], item[1], tuple(item[2].items()) if item[2:] else ()) for item in packed)
+
+
+def _first(place: Mapping[str, Any]) -> Token:
+    """The prompt's own token at a place; what is likelier may stand after it."""
+    given = next(iter(place.values()))
+    return Token(str(given["decoded_token"]), round(_logprob(given["logprob"]), DECIMALS) or 0.0)
+
+
+def _completes(token: Token, after: Sequence[Token]) -> bool:
+    """Whether a token without text is the beginning of a character that the next ones complete (vLLM)."""
+    character = next((each.text[:1] for each in reversed(after) if each.text), "")
+    return not token.text and not character.isascii()
 
 
 def _whole_characters(content: Sequence[Any]) -> Iterator[Token]:

@@ -120,9 +120,8 @@ class Sample:
         attributes: Mapping[str, str],
     ) -> Sample:
         """A sample whose id is the hash of content, parents and operation (not of attributes)."""
-        content, origin = canonical_pairs(messages), canonical_pairs(parents)
-        # The canonical JSON of [content, origin, operation], with the long part written once for both hashes.
-        id = "smp_" + hash_text(f"[{content},{origin},{canonical(operation)}]")[:20]
+        content = canonical_pairs(messages)  # the long part, written once for both hashes
+        id = "smp_" + hash_text(f"[{content},{canonical_pairs(parents)},{canonical(operation)}]")[:20]
         return cls(id, tuple(messages), tuple(parents), operation, dict(attributes), hash_text(content)[:20])
 
     @property
@@ -196,21 +195,22 @@ class Request:
     tools: tuple[Json, ...] = ()  # what the model may call, in OpenAI's form
     tool_call_parser: str = ""  # what reads its calls at a server of ours
     top_logprobs: int = 0  # how many of the likeliest tokens are wanted at each place, with probabilities
+    given: bool = False  # the last message is an answer; wanted are its tokens with their probabilities
 
     @property
     def id(self) -> str:
         sampling = [getattr(self.sampling, name) for name in ("temperature", "top_p", "max_tokens", "seed")]
-        # Only where there are some, so that stored answers keep their ids.
-        further: list[Json] = [self.instead_of] if self.instead_of else []
+        further: list[Json] = [self.instead_of] if self.instead_of else []  # where not, stored ids hold
         further += [{"tools": self.tools, "parser": self.tool_call_parser}] if self.tools else []
-        further += [{"top_logprobs": self.top_logprobs}] if self.top_logprobs else []
+        wanted = {"top_logprobs": self.top_logprobs, "given": self.given}
+        further += [{name: value} for name, value in wanted.items() if value]
         what = f"[{canonical(self.model_id)},{canonical_pairs(self.messages)},"  # as one list with the rest
         return "call_" + hash_text(what + canonical([self.schema, sampling, self.ordinal, *further])[1:])[:20]
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered, reasoning kept apart; `logprobs` make up `text`, None: not given."""
+    """What a model answered, reasoning kept apart; `logprobs` make up `text`, None: not told."""
 
     text: str
     finish_reason: str = "stop"

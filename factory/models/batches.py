@@ -117,6 +117,10 @@ class BatchModel:
 
     async def complete(self, request: Request) -> Completion:
         """The answer, whenever its batch comes back; raises EndpointError, or ServerError of a runner."""
+        if request.given:
+            what = "how likely a given answer is cannot be asked in batches"
+            hint = "ask the model's server call by call"
+            raise EndpointError(what, kind="refused", retryable=False, where=self._where, hint=hint)
         call_id = request.id
         trip = self._trips.get(call_id) or self._add(call_id, request)
         try:

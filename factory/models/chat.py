@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
-from factory.tokens import read_tokens
+from factory.tokens import read_given, read_tokens
 from factory.tool_calls import text_of_calls
 from factory.types import OPEN_TURN, Completion, Json, Request
 
 TOKEN_COUNTS: Final = ("prompt_tokens", "completion_tokens")
 THINK: Final = re.compile(r"\A\s*<think>(.*?)</think>\s*", re.DOTALL)
 MAX_SCHEMAS: Final = 64  # kept as text; a strategy has a few
+
+
+class Unscored(ValueError):
+    """A chat completion without the probabilities of the prompt that were asked for."""
 
 
 class ChatRequests:
@@ -43,8 +48,10 @@ class ChatRequests:
         )
         if sampling.seed is not None:
             body += f',"seed":{int(sampling.seed)}'
-        if request.messages[-1] == OPEN_TURN:
+        if request.given or request.messages[-1] == OPEN_TURN:
             body += ',"add_generation_prompt":false,"continue_final_message":true'
+        if request.given:
+            body += ',"prompt_logprobs":0'  # of the prompt's own tokens and no others
         if request.top_logprobs:
             body += f',"logprobs":true,"top_logprobs":{int(request.top_logprobs)}'
         if request.tools:
@@ -72,6 +79,18 @@ def read_completion(content: bytes, latency_ms: float = 0.0) -> Completion:
     except (ValueError, RecursionError) as error:
         raise ValueError("the answer is not a chat completion") from error
     return completion_of(body, latency_ms)
+
+
+def read_given_answer(content: bytes, answer: str, latency_ms: float = 0.0) -> Completion:
+    """The answer that was given, with its tokens as they stand in the prompt.
+
+    Raises Unscored where an endpoint passes over `prompt_logprobs`, and ValueError as `read_completion`.
+    """
+    completion = read_completion(content, latency_ms)
+    prompt = _parsed(content).get("prompt_logprobs")
+    if not prompt:
+        raise Unscored("it does not tell how likely an answer is that is given to it")
+    return replace(completion, text=answer, finish_reason="stop", logprobs=read_given(prompt, answer))
 
 
 def completion_of(body: Json, latency_ms: float = 0.0) -> Completion:

@@ -12,13 +12,23 @@ from typing import Final, Protocol
 
 from factory.address import without_password
 from factory.errors import EndpointError
-from factory.models.chat import ChatRequests, read_completion, server_message
+from factory.models.chat import (
+    ChatRequests,
+    Unscored,
+    read_completion,
+    read_given_answer,
+    server_message,
+)
 from factory.models.connection import Connection
 from factory.models.failure import failure_from_status, one_line
 from factory.models.wire import Reply
 from factory.types import Completion, Request
 
 SHOWN_CHARS: Final = 120  # of an answer that is none
+OF_GIVEN: Final = ("prompt_logprobs", "continue_final_message", "add_generation_prompt")
+GIVEN_HINT: Final = (
+    "vLLM tells it (`prompt_logprobs`): name a server of kind vllm, or an endpoint that is one"
+)
 
 
 class Posts(Protocol):
@@ -71,7 +81,7 @@ class EndpointModel:
         except TimeoutError as error:
             what = f"no {'answer' if sent.is_set() else 'connection'} within {self.timeout_seconds:g} s"
             raise self._failure(what, "timeout", worked_on=sent.is_set()) from error
-        return self._read(reply, 1000 * (time.monotonic() - began))
+        return self._read(request, reply, 1000 * (time.monotonic() - began))
 
     async def close(self) -> None:
         """Closes the connections; calling it again does nothing."""
@@ -104,14 +114,22 @@ class EndpointModel:
         except ValueError as error:  # a key that no header can hold
             raise self._failure(f"the request cannot be sent: {error}", "malformed") from None
 
-    def _read(self, reply: Reply, latency_ms: float) -> Completion:
+    def _read(self, request: Request, reply: Reply, latency_ms: float) -> Completion:
         if not 200 <= reply.status < 300:
             message = self._hide(server_message(reply.content))
             if reply.status < 400 and (address := reply.headers.get("Location")):
                 message = self._hide(f"it points to another address, {address}; put that into the recipe")
-            raise failure_from_status(reply.status, reply.headers, message, self._where)
+            failure = failure_from_status(reply.status, reply.headers, message, self._where)
+            if request.given and any(name in message for name in OF_GIVEN):
+                failure.hint = GIVEN_HINT
+            raise failure
         try:
-            completion = read_completion(reply.content, latency_ms)
+            if request.given:
+                completion = read_given_answer(reply.content, request.messages[-1].content, latency_ms)
+            else:
+                completion = read_completion(reply.content, latency_ms)
+        except Unscored as error:
+            raise self._failure(str(error), "refused", worked_on=True, hint=GIVEN_HINT) from None
         except ValueError as error:
             # Hidden before it is cut: a piece of the key would be no longer found.
             start = self._hide(reply.content.decode("utf-8", "replace"))[:SHOWN_CHARS]
@@ -120,8 +138,11 @@ class EndpointModel:
             raise self._failure("the server aborted the request", "server_error", worked_on=True)
         return completion
 
-    def _failure(self, what: str, kind: str, *, worked_on: bool = False) -> EndpointError:
-        return EndpointError(one_line(self._hide(what)), kind=kind, where=self._where, worked_on=worked_on)
+    def _failure(self, what: str, kind: str, *, worked_on: bool = False, hint: str = "") -> EndpointError:
+        what, where = one_line(self._hide(what)), self._where
+        return EndpointError(
+            what, kind=kind, retryable=kind != "refused", worked_on=worked_on, where=where, hint=hint
+        )
 
     def _hide(self, text: str) -> str:
         """A server may quote the key that it refuses, and a library the address that it was given."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from factory.errors import RecipeError
+from factory.errors import EndpointError, RecipeError
 from factory.types import Completion, Json, Request, digest
 
 Script = Callable[[Request], str | Completion | Exception]
@@ -43,6 +43,9 @@ class ScriptedModel:
         answer = self.script(request)
         if isinstance(answer, Exception):
             raise answer
+        if request.given and (isinstance(answer, str) or answer.logprobs is None):
+            what = "the script does not tell how likely an answer is that is given to it"
+            raise EndpointError(what, kind="refused", retryable=False, where=self.name)
         if isinstance(answer, str):
             num_prompt = sum(len(turn.content.split()) for turn in request.messages)
             answer = Completion(answer, prompt_tokens=num_prompt, completion_tokens=len(answer.split()))

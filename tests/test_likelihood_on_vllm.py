@@ -1,0 +1,106 @@
+"""How likely a given answer is to a real vLLM, over HTTP and in a process of ours: as transformers says."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_ways_on_vllm import TINY, recipe
+
+from factory.budget import Budget
+from factory.engine import Engine
+from factory.models.pool import ModelPool
+from factory.recipe import BudgetSpec
+from factory.store.store import Store
+from factory.types import Completion, Message, Sampling
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+
+SECTION = "§ 34-9-80 Notice\nNotice of the accident is due within 30 days.\n\nHow long is notice?"
+CHATS = (
+    (Message("user", SECTION), Message("assistant", "30 days (§ 34-9-80)")),
+    (Message("user", SECTION), Message("assistant", "21 days (§ 34-9-80)")),
+    (Message("user", ""), Message("assistant", "30 days (§ 34-9-80)")),
+    (Message("user", "Who?"), Message("assistant", "\U0001f600 Zoë naïve,\n\n  日本 x ")),
+    (
+        Message("user", "Q?"),
+        Message("assistant", "A."),
+        Message("user", "And?"),
+        Message("assistant", "A. A."),
+    ),
+)
+
+
+async def ask(folder: Path, run_as: str) -> list[Completion]:
+    """What base and adapter say to every chat, through engine and pool."""
+    made = recipe(run_as, 1)
+    with Store.open(folder / run_as) as store:
+        pool = ModelPool(made, folder, folder / run_as, print)
+        engine = Engine(store, Budget(BudgetSpec()), "run_1")
+        try:
+            asked = []
+            for role in ("student", "teacher"):
+                model = await pool.model(role)
+                of_role = engine.ask(role, model, made.models[role], "refine", 1)
+                asked += [of_role(chat, sampling=Sampling(max_tokens=1), given=True) for chat in CHATS]
+            return list(await asyncio.gather(*asked))
+        finally:
+            await pool.close()
+
+
+@pytest.fixture(scope="module", params=["server", "in_process"])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Completion]:
+    return asyncio.run(ask(tmp_path_factory.mktemp("likelihood"), request.param))
+
+
+def expected(adapter: Path | None) -> list[list[tuple[str, float]]]:
+    """The tokens after the generation prompt with their log-probabilities, by transformers."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(TINY / "base")
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(TINY / "base", dtype=torch.float32)
+    if adapter is not None:
+        model = pytest.importorskip("peft").PeftModel.from_pretrained(model, adapter)
+    told = []
+    for chat in CHATS:
+        turns = [message._asdict() for message in chat]
+        ways = {"add_generation_prompt": True}, {"continue_final_message": True}
+        shown, whole = (
+            tokenizer.apply_chat_template(each, **how, return_dict=False)
+            for each, how in zip((turns[:-1], turns), ways, strict=True)
+        )
+        assert whole[: len(shown)] == shown
+        with torch.no_grad():
+            scores = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        told.append(
+            [
+                (tokenizer.decode([whole[at]]), float(scores[at - 1, whole[at]]))
+                for at in range(len(shown), len(whole))
+            ]
+        )
+    return told
+
+
+def test_each_token_of_the_answer_is_as_likely_as_transformers_says(found: list[Completion]) -> None:
+    of_base, of_adapter = expected(None), expected(TINY / "teacher")
+    assert [chat[-1].content for chat in CHATS] * 2 == [each.text for each in found]
+    for answer, wanted in zip(found, of_base + of_adapter, strict=True):
+        tokens = answer.logprobs or ()
+        whole = [
+            (token.text, text)
+            for token, (text, _) in zip(tokens, wanted, strict=True)
+            if "\ufffd" not in text
+        ]
+        assert all(mine == theirs for mine, theirs in whole) and len(whole) > len(wanted) / 3
+        assert "".join(token.text for token in tokens) == answer.text
+        for token, (_, logprob) in zip(tokens, wanted, strict=True):
+            assert token.logprob == pytest.approx(logprob, abs=0.05, rel=0.03)
+        assert answer.completion_tokens == 1 and answer.prompt_tokens > len(tokens)
+
+
+def test_what_the_section_says_is_likelier_than_what_it_does_not_and_than_alone(
+    found: list[Completion],
+) -> None:
+    right, wrong, alone = (sum(token.logprob for token in each.logprobs or ()) for each in found[:3])
+    assert right > wrong and right > alone
