@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 from benchmarks.refiner import DOMAINS, FIGURES, Cell, _mean, of_equal_steps, prepare, split
@@ -60,7 +61,8 @@ class Verdicts(NamedTuple):
 async def judge(bench: Bench, drafts: Sequence[CheckedDraft], adapter: Path) -> Verdicts:
     """Lets the refiner decide about drafts, and a person, who knows what is right, about these."""
     domain, round_number = bench.domain, 1
-    ask, _ = await bench.ask("refiner", "refine", round_number, adapter)
+    ask, model_id = await bench.ask("refiner", "refine", round_number, adapter)
+    bench.record_model("refiner", model_id, str(adapter))  # its rewrites are no teacher's
     samples = {sample.id: (sample, draft) for draft in drafts for sample in [sample_of(domain, draft)]}
     rows, edges = sample_rows([sample for sample, _ in samples.values()], bench.run_id, round_number)
     bench.store.append("samples", rows)
@@ -70,7 +72,7 @@ async def judge(bench: Bench, drafts: Sequence[CheckedDraft], adapter: Path) -> 
     await refine_round(bench.store, bench.run_id, round_number, steps, made, ask)
     bench.store.append("verdicts", [verdict(id, draft) for id, (_, draft) in samples.items()])
     labels = StoredLabels(bench.store, domain)
-    found = [draft for draft, _ in labels.read()]
+    found = [draft for draft, origin in labels.read() if origin == "verdict"]
     read = StoredPreferences(bench.store, domain).read
     preferences = {method: [line for _, line in read(method)] for method in ("dpo", "kto")}
     good = sum(line["label"] for line in preferences["kto"]) - len(preferences["dpo"])
@@ -133,6 +135,7 @@ async def run(cell: Cell, options: argparse.Namespace) -> list[dict[str, Any]]:
     domain = prepare(cell, options.profile, changed)
     learned, tested = split(domain, cell.seed)
     first, others = learned[: cell.size], learned[cell.size :][: options.judged]
+    tested = Random(cell.seed).sample(tested, min(options.tested or len(tested), len(tested)))
     spec = of_equal_steps(domain.recipe.training["refiner"], len(learned))
     domain = replace(domain, recipe=domain.recipe.model_copy(update={"training": {"refiner": spec}}))
     steps, batch = spec.options()["max_steps"], spec.options().get("batch_size", 16)
@@ -184,6 +187,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--first", type=int, default=25, help="drafts that the first refiner learns")
     parser.add_argument("--judged", type=int, default=200, help="drafts that it answers and people judge")
+    parser.add_argument("--tested", type=int, help="held-out drafts, drawn by lot; all of them by default")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--rate", type=float, default=0.2, help="share of the supervised learning rate")
     parser.add_argument("--num-epochs", type=float, default=5.0, help="passes over the judged answers")
