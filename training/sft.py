@@ -99,19 +99,19 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
     model, num_linear4bit = load_base(prepared.job)
     trainer = make_trainer(prepared, model, on_step)
     check_first_batch(trainer, prepared)
+    preferred = {}
     try:
         result = trainer.train()
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        loss = float(logs[-1]["loss"]) if logs else float(result.training_loss)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss became {loss}", hint="lower learning_rate")
+        if prepared.judged:
+            steps = Steps(on_step, before=trainer.state.global_step)
+            preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
     except torch.OutOfMemoryError as error:
         hint = "lower batch_size and raise gradient_accumulation, or turn gradient_checkpointing on"
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
-    logs = [log for log in trainer.state.log_history if "loss" in log]
-    loss = float(logs[-1]["loss"]) if logs else float(result.training_loss)
-    if not math.isfinite(loss):
-        raise TrainingError(f"the loss became {loss}", hint="lower learning_rate")
-    preferred = {}
-    if prepared.judged:
-        steps = Steps(on_step, before=trainer.state.global_step)
-        preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
     num_trainable = save_adapter(trainer.model, partial)
     record = {
         **{name: prepared.job[name] for name in ("identity", "options", "seed", "base", "dataset_digest")},
