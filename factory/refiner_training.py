@@ -25,7 +25,7 @@ from factory.refiner_data import draft_row, for_training, held_out
 from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts
 from factory.refiner_promotion import Promotion, compare_refiners
 from factory.refiner_records import record_refiner_evaluation
-from factory.stored_pairs import StoredPairs
+from factory.stored_preferences import StoredPreferences
 from factory.types import Adapter, CheckedDraft, Json, digest
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ async def train_and_compare(bench: Bench, labelled: Sequence[Labelled], output: 
         hint = "drafts about two sections at least are needed: one to learn, one to be measured by"
         raise InputError("no draft is held out", where="gold.refiner", hint=hint)
     old = in_charge(bench.domain, output)
-    pairs = list(_pairs(bench, {draft.source_key for draft in measured_by}))
-    adapter = await _train(bench, for_training(labelled), pairs)
+    judged = list(_judged(bench, {draft.source_key for draft in measured_by}))
+    adapter = await _train(bench, for_training(labelled), judged)
     before = await _measure(bench, old, measured_by, "old refiner")
     after = await _measure(bench, adapter.path, measured_by, "new refiner")
     promotion = compare_refiners(before.outcomes, after.outcomes)
@@ -84,7 +84,7 @@ async def train_and_compare(bench: Bench, labelled: Sequence[Labelled], output: 
         "in_charge": detail["output"] if promotion.promote else detail["old"],
         "candidate": str(adapter.path),
         "training_drafts": len(for_training(labelled)),
-        "training_pairs": len(pairs),
+        "training_preferences": len(judged),
         "held_out_drafts": promotion.num_drafts,
         "became_right": promotion.num_better,
         "became_wrong": promotion.num_worse,
@@ -136,24 +136,25 @@ def _free_name(folder: Path) -> Path:
     return found
 
 
-def _pairs(bench: Bench, held_out_sections: Collection[str]) -> Iterator[Json]:
-    """What people said against what the refiner had said, where the recipe trains preferences."""
-    if bench.recipe.training["refiner"].options().get("preference") is None:
+def _judged(bench: Bench, held_out_sections: Collection[str]) -> Iterator[Json]:
+    """What people said of what the refiner had said, where the recipe trains preferences, in their form."""
+    preference = bench.recipe.training["refiner"].options().get("preference")
+    if preference is None:
         return
-    for section, pair in StoredPairs(bench.store, bench.domain).read():
+    for section, judged in StoredPreferences(bench.store, bench.domain).read(preference.get("method", "dpo")):
         if section not in held_out_sections:
-            yield pair
+            yield judged
 
 
-async def _train(bench: Bench, drafts: Sequence[CheckedDraft], pairs: Sequence[Json]) -> Adapter:
+async def _train(bench: Bench, drafts: Sequence[CheckedDraft], judged: Sequence[Json]) -> Adapter:
     """The candidate, in a folder of the workspace that is named by what it learned and how."""
     trainer, base = bench.trainer("refiner")
     spec = bench.recipe.training["refiner"].model_dump(mode="json")
-    learned = [[draft_row(draft) for draft in drafts], *([pairs] if pairs else [])]
+    learned = [[draft_row(draft) for draft in drafts], *([judged] if judged else [])]
     name = "refiner_" + digest([*learned, spec, bench.recipe.seed], 12)
     dataset = bench.workspace / "datasets" / f"{name}.jsonl"
     directory = bench.workspace / "adapters" / name
-    write_jsonl(chain(refiner_examples(bench.domain, drafts), pairs), dataset)
+    write_jsonl(chain(refiner_examples(bench.domain, drafts), judged), dataset)
     with (
         bench.stage(0, "train_refiner") as detail,
         bench.progress.stage("train refiner", 1, "steps") as bar,
@@ -161,10 +162,9 @@ async def _train(bench: Bench, drafts: Sequence[CheckedDraft], pairs: Sequence[J
         async with bench.pool.device_free():
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
         save_learned((draft.source_key for draft in drafts), adapter.path)
-        detail.update(
-            {"drafts": len(drafts), "pairs": len(pairs), "steps": adapter.num_steps, "loss": adapter.loss}
-        )
-        detail.update({"digest": adapter.digest, "seconds": adapter.seconds, "adapter": str(directory)})
+        detail.update({"drafts": len(drafts), "preferences": len(judged), "steps": adapter.num_steps})
+        detail.update({"loss": adapter.loss, "seconds": adapter.seconds, "digest": adapter.digest})
+        detail["adapter"] = str(directory)
     _record(bench, adapter)
     return adapter
 

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from test_stored_labels import say
-from test_stored_pairs import asked
+from test_stored_preferences import asked
 
 from factory import cli
 from factory.bench import Bench
@@ -227,12 +227,19 @@ def test_verdicts_become_pairs_where_the_recipe_trains_preferences(library, tmp_
         store.append("sources", [source_row(source) for source in domain.sources])
         kept, _ = asked(store, domain, 1, "In 14 days.")
         say(store, kept, "edit", corrected="In 21 days.", reason="wrong_quantity")
-    assert train(folder, tmp_path, capsys)["training_pairs"] == 0
+    assert train(folder, tmp_path, capsys)["training_preferences"] == 0
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["training"]["refiner"]["preference"] = {"num_epochs": 1.0}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     found = train(folder, tmp_path, capsys)
-    assert found["training_pairs"] == 1
+    assert found["training_preferences"] == 1
     (dataset,) = [path for path in (tmp_path / "w" / "datasets").iterdir() if "chosen" in path.read_text()]
     lines = [json.loads(line) for line in dataset.read_text("utf-8").splitlines()]
     assert len(lines) == found["training_drafts"] + 1 and set(lines[-1]) == {"prompt", "chosen", "rejected"}
+    recipe["training"]["refiner"]["preference"] = {"method": "kto"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    found = train(folder, tmp_path, capsys)
+    assert found["training_preferences"] == 2
+    (dataset,) = [path for path in (tmp_path / "w" / "datasets").iterdir() if "label" in path.read_text()]
+    lines = [json.loads(line) for line in dataset.read_text("utf-8").splitlines()]
+    assert [line["label"] for line in lines[-2:]] == [False, True]

@@ -1,89 +1,192 @@
-"""Direct preference optimisation on top of supervised training: the same adapter, pairs of answers.
+"""Preference training on top of supervised training: the same adapter, answers that somebody judged.
 
-DPO (arXiv 2305.18290) as TRL has it. The reference is the adapter as supervised training left it, which TRL
-copies beside it and freezes; it is gone when this returns. Pairs are lines of the dataset with `prompt`,
-`chosen` and `rejected`, lists of turns. None is truncated: each side is checked as a chat of its own.
+DPO (arXiv 2305.18290) learns pairs, KTO (arXiv 2402.01306) single answers with a label, as TRL has them.
+The reference is the adapter as supervised training left it, which TRL copies beside it and freezes; it is
+gone when this returns. Lines of the dataset hold `prompt` with `chosen` and `rejected`, or with `completion`
+and `label` (whether it is a good one). None is truncated: each answer is checked as a chat of its own.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from factory.errors import TrainingError
 from training.tokens import tokenize
 
-Pair = dict[str, list[dict[str, Any]]]
+Judged = dict[str, Any]  # a pair or a labelled answer, as in the dataset
+ANSWERS = ("chosen", "rejected", "completion")
+MOST_DESIRED = 4 / 3  # what good answers may weigh together, where the bad ones weigh 1
 
 
-def read_pairs(dataset: Path) -> Iterator[Pair]:
-    """The lines of a JSONL file that are pairs; what else stands there is passed over."""
-    with dataset.open(encoding="utf-8") as lines:
-        for line in lines:
-            found = json.loads(line)
-            if "chosen" in found:
-                yield {side: found[side] for side in ("prompt", "chosen", "rejected")}
+def is_judged(line: Any) -> bool:
+    """Whether a line of a dataset is a pair or a labelled answer."""
+    return isinstance(line, dict) and ("chosen" in line or "label" in line)
 
 
-def check_pairs(pairs: list[Pair], tokenizer: Any, stop_ids: set[int], max_length: int) -> None:
-    """Raises TrainingError for a pair of which one side cannot be learned as it is."""
-    for side in ("chosen", "rejected"):
-        tokenize(
-            ({"messages": [*pair["prompt"], *pair[side]]} for pair in pairs), tokenizer, stop_ids, max_length
-        )
+def read_judged(dataset: Path, method: str | None) -> list[Judged]:
+    """The pairs of a JSONL file for `dpo`, its labelled answers for `kto`; a pair counts as two of these.
+
+    Raises TrainingError for a malformed one, for what the method cannot learn, and for any without a method.
+    """
+    lines = list(_read(dataset))
+    if lines and method is None:
+        hint = "set `preference` in the training's options"
+        what = "the dataset holds judged answers and no preference is trained"
+        raise TrainingError(what, where=str(dataset), hint=hint)
+    if method != "kto":
+        if any("label" in line for line in lines):
+            hint = "set `method: kto` in `preference`"
+            raise TrainingError("DPO learns pairs, not labelled answers", where=str(dataset), hint=hint)
+        return lines
+    labelled = [each for line in lines for each in _labelled(line)]
+    if len({each["label"] for each in labelled}) == 1:
+        which = "good" if labelled[0]["label"] else "bad"
+        hint = "people must have judged some of both, or leave `preference` out"
+        raise TrainingError(f"KTO needs good and bad answers, all are {which}", where=str(dataset), hint=hint)
+    return labelled
 
 
-def num_steps(num_pairs: int, options: dict[str, Any]) -> int:
-    """Steps over so many pairs."""
-    batch = options["batch_size"] * options["gradient_accumulation"]
-    return math.ceil(options["preference"]["num_epochs"] * math.ceil(num_pairs / batch)) if num_pairs else 0
+def check_answers(judged: Sequence[Judged], tokenizer: Any, stop_ids: set[int], max_length: int) -> None:
+    """Raises TrainingError where an answer cannot be learned as it is."""
+    for side in ANSWERS:
+        chats = [{"messages": [*line["prompt"], *line[side]]} for line in judged if side in line]
+        if chats:
+            tokenize(chats, tokenizer, stop_ids, max_length)
+
+
+def num_steps(num_judged: int, options: dict[str, Any]) -> int:
+    """Steps over so many pairs or labelled answers."""
+    if not num_judged:
+        return 0
+    batch: int = min(options["batch_size"], num_judged) * options["gradient_accumulation"]
+    num_epochs: float = options["preference"]["num_epochs"]
+    return math.ceil(num_epochs * math.ceil(num_judged / batch))
+
+
+def weights(num_good: int, num_bad: int) -> tuple[float, float]:
+    """What a good and a bad answer weigh: 1, but more for the rarer, as little as section 4.2 of KTO asks.
+
+    All good ones together weigh between 1 and 4/3 times as much as all bad ones.
+    """
+    ratio = num_good / num_bad
+    return max(1.0, 1 / ratio), max(1.0, ratio / MOST_DESIRED)
 
 
 def prefer(
-    model: Any, pairs: list[Pair], tokenizer: Any, job: dict[str, Any], on_step: TrainerCallback
-) -> float:
-    """Trains the model's adapter on pairs, in place; returns the last loss. Raises TrainingError."""
+    model: Any, judged: list[Judged], tokenizer: Any, job: dict[str, Any], on_step: TrainerCallback
+) -> dict[str, Any]:
+    """Trains the model's adapter in place; returns what to record, counts and last loss.
+
+    Raises TrainingError where the loss is no number.
+    """
     options, on_gpu = job["options"], torch.cuda.is_available()
-    args = DPOConfig(
-        output_dir=job["partial"],
-        max_steps=num_steps(len(pairs), options),
-        per_device_train_batch_size=options["batch_size"],
-        gradient_accumulation_steps=options["gradient_accumulation"],
-        learning_rate=options["preference"]["learning_rate"],
-        beta=options["preference"]["beta"],
-        max_length=None,
-        gradient_checkpointing=options["gradient_checkpointing"],
-        bf16=on_gpu,
-        use_cpu=not on_gpu,
-        seed=job["seed"],
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    trainer = DPOTrainer(
-        model,
-        args=args,
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=tokenizer,
-        callbacks=[on_step],
-    )
-    # TRL casts the adapter of a quantised base to bfloat16, where small updates vanish in rounding.
-    for parameter in model.parameters():
+    config = {
+        "output_dir": job["partial"],
+        "max_steps": num_steps(len(judged), options),
+        "per_device_train_batch_size": min(options["batch_size"], len(judged)),
+        "gradient_accumulation_steps": options["gradient_accumulation"],
+        "learning_rate": options["preference"]["learning_rate"],
+        "beta": options["preference"]["beta"],
+        "max_length": None,
+        "gradient_checkpointing": options["gradient_checkpointing"],
+        "bf16": on_gpu,
+        "use_cpu": not on_gpu,
+        "seed": job["seed"],
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    as_trained = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
+    given = {"processing_class": tokenizer, "callbacks": [on_step]}
+    record: dict[str, Any] = {"num_pairs": len(judged)}
+    if options["preference"]["method"] == "kto":
+        record = _count(judged)
+        balance = {name: record[name] for name in ("desirable_weight", "undesirable_weight")}
+        rows = Dataset.from_list(list(_whole_batches(judged, config)))
+        trainer = KTOTrainer(model, args=KTOConfig(**config, **balance), train_dataset=rows, **given)
+    else:
+        rows = Dataset.from_list(judged)
+        trainer = DPOTrainer(model, args=DPOConfig(**config), train_dataset=rows, **given)
+    # TRL rounds the adapter of a quantised base to bfloat16, where small updates vanish.
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = as_trained[name].float()
     trainer.train()
     model.delete_adapter("ref")
     loss = float([log for log in trainer.state.log_history if "loss" in log][-1]["loss"])
     if not math.isfinite(loss):
-        raise TrainingError(f"the loss over pairs became {loss}", hint="lower preference.learning_rate")
-    return loss
+        what = f"the loss over judged answers became {loss}"
+        raise TrainingError(what, hint="lower preference.learning_rate")
+    return {**record, "preference_loss": loss}
+
+
+def _count(labelled: Sequence[Judged]) -> dict[str, Any]:
+    """How many answers are good and bad, and what each weighs."""
+    num_good = sum(each["label"] for each in labelled)
+    num_bad = len(labelled) - num_good
+    desirable, undesirable = weights(num_good, num_bad)
+    return {
+        "num_desirable": num_good,
+        "num_undesirable": num_bad,
+        "desirable_weight": desirable,
+        "undesirable_weight": undesirable,
+    }
+
+
+def _whole_batches(labelled: Sequence[Judged], config: dict[str, Any]) -> Iterator[Judged]:
+    """The answers of all steps, in a new order for each pass, for TRL takes KTO's as they come.
+
+    It measures how far the model moved by the answers of a batch to each other's questions, so a last batch
+    of one answer would measure that answer itself.
+    """
+    wanted = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+    wanted *= config["max_steps"]
+    random = Random(config["seed"])  # noqa: S311 (an order)
+    while wanted > 0:
+        yield from random.sample(labelled, min(wanted, len(labelled)))
+        wanted -= len(labelled)
+
+
+def _read(dataset: Path) -> Iterator[Judged]:
+    with dataset.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            found = json.loads(line)
+            if not is_judged(found):
+                continue
+            keys = ("chosen", "rejected") if "chosen" in found else ("completion",)
+            judged = {key: found.get(key) for key in ("prompt", *keys)}
+            is_labelled = "chosen" in found or isinstance(found["label"], bool)
+            if not is_labelled or not all(map(_are_turns, judged.values())):
+                what = 'a judged answer is a line like {"prompt": […], "chosen": […], "rejected": […]} or '
+                what += '{"prompt": […], "completion": […], "label": true}, with turns in the lists'
+                raise TrainingError(what, where=f"{dataset}:{number}")
+            yield judged if "chosen" in found else {**judged, "label": found["label"]}
+
+
+def _are_turns(found: Any) -> bool:
+    return (
+        isinstance(found, list)
+        and bool(found)
+        and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in found)
+    )
+
+
+def _labelled(line: Judged) -> Iterator[Judged]:
+    """A line as labelled answers: itself, or the two sides of a pair."""
+    if "label" in line:
+        yield line
+        return
+    for side, label in (("chosen", True), ("rejected", False)):
+        yield {"prompt": line["prompt"], "completion": line[side], "label": label}

@@ -34,9 +34,13 @@ Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
 
 class PreferenceOptions(Strict):
-    """A pass of DPO (arXiv 2305.18290) after supervised training, over the dataset's pairs."""
+    """A pass of DPO or KTO after supervised training, over the dataset's judged answers."""
 
-    num_epochs: float = Field(1.0, gt=0, description="Passes over the pairs.")
+    method: Literal["dpo", "kto"] = Field(
+        "dpo",
+        description="Pairs of answers (arXiv 2305.18290), or single ones that are good or bad (2402.01306).",
+    )
+    num_epochs: float = Field(1.0, gt=0, description="Passes over the judged answers.")
     learning_rate: float = Field(1e-5, gt=0, description="Lower than that of the supervised training.")
     beta: float = Field(
         0.1, gt=0, description="How far the model may move from where that left it; less: far."
@@ -70,13 +74,19 @@ class QLoRAOptions(Strict):
     packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
     num_threads: int | None = Field(None, ge=1, description="On a CPU; as many as cores are free by default.")
     preference: PreferenceOptions | None = Field(
-        None, description="DPO after it, over what people said against what the refiner had said."
+        None, description="DPO or KTO after it, over what people said of what the refiner had said."
     )
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.max_steps and self.num_epochs:
             raise ValueError("max_steps and num_epochs exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _several_answers(self) -> Self:
+        if self.preference and self.preference.method == "kto" and self.batch_size < 2:
+            raise ValueError("KTO compares the answers of a batch: batch_size must be at least 2")
         return self
 
 
@@ -137,6 +147,8 @@ class QLoRA:
         if options["preference"] is None:  # an adapter without it is named as ever
             del options["preference"]
         counted = {name: value for name, value in options.items() if name != "num_threads"}
+        if counted.get("preference", {}).get("method") == "dpo":  # and so is one of DPO
+            counted["preference"] = {k: v for k, v in counted["preference"].items() if k != "method"}
         directory = job.directory.resolve()
         return {
             "dataset": str(job.dataset.resolve()),

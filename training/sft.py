@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from factory.errors import TrainingError
-from training.preference import Pair, check_pairs, prefer, read_pairs
-from training.preference import num_steps as num_pair_steps
+from training.preference import Judged, check_answers, is_judged, prefer, read_judged
+from training.preference import num_steps as num_judged_steps
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
@@ -45,8 +45,8 @@ class Prepared:
     tokenizer: Any
     stop_ids: set[int]
     num_steps: int
-    pairs: list[Pair]
-    num_pair_steps: int
+    judged: list[Judged]
+    num_judged_steps: int
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]
@@ -72,24 +72,18 @@ def prepare(job: dict[str, Any]) -> Prepared:
     rows = tokenize(read_chats(Path(job["dataset"])), tokenizer, stop_ids, options["max_length"])
     batches = math.ceil(len(rows) / (options["batch_size"] * options["gradient_accumulation"]))
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
-    pairs = list(read_pairs(Path(job["dataset"])))
-    if pairs and not options.get("preference"):
-        hint = "set `preference` in the training's options"
-        raise TrainingError(
-            "the dataset holds pairs and no preference is trained", where=job["dataset"], hint=hint
-        )
-    if pairs:
-        check_pairs(pairs, tokenizer, stop_ids, options["max_length"])
-    return Prepared(job, rows, tokenizer, stop_ids, steps, pairs, num_pair_steps(len(pairs), options))
+    judged = read_judged(Path(job["dataset"]), (options.get("preference") or {}).get("method"))
+    check_answers(judged, tokenizer, stop_ids, options["max_length"])
+    return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged_steps(len(judged), options))
 
 
 def read_chats(dataset: Path) -> Iterator[Chat]:
-    """Each line of a JSONL file that is no pair, with its messages; raises TrainingError for one without."""
+    """The chats of a JSONL file, which also holds judged answers; raises TrainingError for any other line."""
     with dataset.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 found = json.loads(line)
-                if "chosen" in found:
+                if is_judged(found):
                     continue
                 chat = {"messages": found["messages"], "tools": found.get("tools")}
             except (ValueError, KeyError, TypeError) as error:
@@ -105,19 +99,19 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
     model, num_linear4bit = load_base(prepared.job)
     trainer = make_trainer(prepared, model, on_step)
     check_first_batch(trainer, prepared)
+    preferred = {}
     try:
         result = trainer.train()
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        loss = float(logs[-1]["loss"]) if logs else float(result.training_loss)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss became {loss}", hint="lower learning_rate")
+        if prepared.judged:
+            steps = Steps(on_step, before=trainer.state.global_step)
+            preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
     except torch.OutOfMemoryError as error:
         hint = "lower batch_size and raise gradient_accumulation, or turn gradient_checkpointing on"
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
-    logs = [log for log in trainer.state.log_history if "loss" in log]
-    loss = float(logs[-1]["loss"]) if logs else float(result.training_loss)
-    if not math.isfinite(loss):
-        raise TrainingError(f"the loss became {loss}", hint="lower learning_rate")
-    preferred = None
-    if prepared.pairs:
-        steps = Steps(on_step, before=trainer.state.global_step)
-        preferred = prefer(trainer.model, prepared.pairs, prepared.tokenizer, prepared.job, steps)
     num_trainable = save_adapter(trainer.model, partial)
     record = {
         **{name: prepared.job[name] for name in ("identity", "options", "seed", "base", "dataset_digest")},
@@ -126,7 +120,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "num_learned_tokens": sum(label != IGNORED for row in prepared.rows for label in row.labels),
         "num_steps": trainer.state.global_step,
         "loss": loss,
-        **({"num_pairs": len(prepared.pairs), "preference_loss": preferred} if prepared.pairs else {}),
+        **preferred,
         "seconds": round(time.monotonic() - started, 3),
         "tokens_per_second": round(trainer._total_train_tokens / result.metrics["train_runtime"], 1),
         "num_linear4bit": num_linear4bit,
@@ -228,7 +222,7 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         train_dataset=Dataset.from_list([row._asdict() for row in prepared.rows]),
         processing_class=prepared.tokenizer,
         peft_config=lora,
-        callbacks=[Steps(on_step, after=prepared.num_pair_steps)],
+        callbacks=[Steps(on_step, after=prepared.num_judged_steps)],
     )
     # TRL casts the adapter of a quantised base to bfloat16, where small updates vanish in rounding.
     for parameter in trainer.model.parameters():

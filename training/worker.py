@@ -37,7 +37,7 @@ def main() -> int:
         from training import sft
 
         prepared = [sft.prepare(job) for job in plan["jobs"]]
-        emit("plan", num_steps=[each.num_steps + each.num_pair_steps for each in prepared])
+        emit("plan", num_steps=[each.num_steps + each.num_judged_steps for each in prepared])
         for index, each in enumerate(prepared):
             write_log_to(Path(each.job["partial"]) / "train.log")
             sft.train(each, partial(emit, "step", job=index))

@@ -1,4 +1,4 @@
-"""A pair is what people said against what the refiner had said, and only where the two differ."""
+"""What people said makes the refiner's replies good or bad, and a pair where the two differ."""
 
 import json
 
@@ -8,7 +8,7 @@ from edited import with_answer
 from test_stored_labels import add, decide, domain, sample, say, store  # noqa: F401 (fixtures)
 
 from factory.edits import target
-from factory.stored_pairs import StoredPairs
+from factory.stored_preferences import StoredPreferences
 from factory.types import CheckedDraft, Decision, Parent
 
 
@@ -33,7 +33,7 @@ def asked(store, domain, number, became, reply=None):  # noqa: F811
 
 def read(store, domain):  # noqa: F811
     pairs = {}
-    for section, pair in StoredPairs(store, domain).read():
+    for section, pair in StoredPreferences(store, domain).read("dpo"):
         assert section == domain.sources[0].key
         chosen, rejected = (json.loads(pair[side][0]["content"]) for side in ("chosen", "rejected"))
         number = pair["prompt"][0]["content"].split("Question: Question ")[1][0]
@@ -82,10 +82,38 @@ def test_where_they_agree_there_is_none(store, domain):  # noqa: F811
 
 
 @pytest.mark.parametrize("reply", ["{", "[]", '{"verdict": "edit", "ops": [{"op": "delete"}]}', '"x"'])
-def test_a_reply_that_cannot_be_followed_leads_to_nothing(store, domain, reply):  # noqa: F811
+def test_a_reply_that_cannot_be_followed_is_bad(store, domain, reply):  # noqa: F811
     before, _ = asked(store, domain, 1, None, reply)
-    say(store, before, "drop")
-    assert list(StoredPairs(store, domain).read()) == []
-    say(store, before, "keep", minutes=1)
-    ((_, pair),) = StoredPairs(store, domain).read()
-    assert pair["rejected"][0]["content"] == reply
+    for minutes, (action, right) in enumerate({"drop": "drop", "keep": "keep"}.items()):
+        say(store, before, action, minutes=minutes)
+        ((_, pair),) = StoredPreferences(store, domain).read("dpo")
+        assert pair["rejected"][0]["content"] == reply
+        assert json.loads(pair["chosen"][0]["content"])["verdict"] == right
+
+
+def test_labelled_answers_are_the_replies_and_what_bad_ones_should_have_been(store, domain):  # noqa: F811
+    kept, _ = asked(store, domain, 1, "In 14 days.")  # missed
+    say(store, kept, "edit", corrected="In 21 days.", reason="wrong_quantity")
+    _, child = asked(store, domain, 2, "In 21 days.")  # right
+    say(store, child, "keep")
+    clean, _ = asked(store, domain, 3, "In 14 days.")  # right
+    say(store, clean, "keep")
+    gone, _ = asked(store, domain, 4, None)  # right
+    say(store, gone, "drop")
+    damaged, _ = asked(store, domain, 5, "In 30 days.")  # wrong
+    say(store, damaged, "keep")
+    unjudged, _ = asked(store, domain, 6, "In 30 days.")
+    assert unjudged
+    found = {}
+    for section, line in StoredPreferences(store, domain).read("kto"):
+        assert section == domain.sources[0].key and set(line) == {"prompt", "completion", "label"}
+        (turn,) = line["completion"]
+        number = line["prompt"][0]["content"].split("Question: Question ")[1][0]
+        found.setdefault(number, []).append((json.loads(turn["content"])["verdict"], line["label"]))
+    assert found == {
+        "1": [("keep", False), ("edit", True)],
+        "2": [("edit", True)],
+        "3": [("keep", True)],
+        "4": [("drop", True)],
+        "5": [("edit", False), ("keep", True)],
+    }
