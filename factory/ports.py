@@ -133,6 +133,7 @@ class Refiner(Protocol):
     `cost: RefineCost`, what it asks where that is not once about each answer;
     `rests_on: Sequence[Json]`, the content of files beside the domain's (benchmarks, weights): a change of it
     makes another run;
+    `embedder: Embedder` (factory.embedding), which the run binds: its rows are kept, its calls counted;
     `replay(decided: Iterable[Sample])`, where its state comes from what it dropped too: called in place of
     `open` with all that it decided about in this run, in that order.
     Scores without a model get the asked one's id.

@@ -143,12 +143,17 @@ def _time(value: Any) -> datetime:
     return value.astimezone(UTC)
 
 
+def _floats(value: Any) -> list[float]:
+    return [float(number) for number in value]
+
+
 _TURNS: dict[str, Callable[[Any], Any]] = {
     "VARCHAR": _text,
     "JSON": to_json,
     "INTEGER": _integer(32),
     "BIGINT": _integer(64),
     "DOUBLE": float,
+    "FLOAT[]": _floats,
     "BOOLEAN": bool,
     "TIMESTAMP WITH TIME ZONE": _time,
 }
@@ -158,6 +163,7 @@ _ARROW = {
     "INTEGER": pa.int32(),
     "BIGINT": pa.int64(),
     "DOUBLE": pa.float64(),
+    "FLOAT[]": pa.list_(pa.float32()),
     "BOOLEAN": pa.bool_(),
     "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", tz="UTC"),
 }
