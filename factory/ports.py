@@ -128,7 +128,8 @@ class Refiner(Protocol):
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
     index of duplicates. `uses_model` says whether `refine` calls `ask`. What one may have besides:
-    `needs: str`, the material of a domain by which it judges: it cannot be used on a file alone;
+    `needs: str`, the material of a domain by which it judges: it cannot be used on a file alone,
+    unless the option that `needs_or: str` names is given;
     `role: Role`, the recipe's model that it asks where that is not the refiner, such as `judge`;
     `cost: RefineCost`, what it asks where that is not once about each answer;
     `rests_on: Sequence[Json]`, the content of files beside the domain's (benchmarks, weights): a change of it

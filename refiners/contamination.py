@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from factory.benchmark_files import read_benchmarks
 from factory.domain import Domain, content_of
@@ -36,6 +36,13 @@ class ContaminationOptions(Strict):
         [],
         description="Further JSONL files, with `question` and `answer`, to keep apart from.",
     )
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _one_file(cls, given: object) -> object:
+        """A list of one, where a single file is named."""
+        return [given] if isinstance(given, str) else given
+
     embedder: EmbedderSpec = Field("bundled", description=f"Finds paraphrases: {DESCRIPTION}")
 
 
@@ -54,6 +61,7 @@ class Contamination:
     Options: ClassVar[type[BaseModel]] = ContaminationOptions
     uses_model: ClassVar[bool] = False
     needs: ClassVar[str] = "the dev and test items of a recipe"
+    needs_or: ClassVar[str] = "benchmarks"
 
     def __init__(self, options: ContaminationOptions, domain: Domain) -> None:
         benchmarks = read_benchmarks(domain.folder, options.benchmarks)
