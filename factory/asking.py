@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel
 
+from factory.embedding.account import Account
 from factory.errors import FactoryError
 from factory.ports import Ask, Refiner
 from factory.recipe import Recipe, Role
@@ -41,9 +42,14 @@ def roles_asked(recipe: Recipe) -> list[Role]:
 
 
 def bound_refiners(bench: Bench, number: int) -> Steps:
-    """The refiners of a run's round by name, in order; those that use a model ask their own."""
+    """The refiners of a run's round by name, in order; those that use a model ask their own.
+
+    What their embedders are asked is kept and counted for the run.
+    """
     found: list[tuple[str, Refiner]] = []
     for name, refiner in bench.refiners():
+        if (embedder := getattr(refiner, "embedder", None)) is not None:
+            embedder.bind(Account.of(bench, number))
         role = role_of(refiner)
         found.append((name, Bound(refiner, role, bench, number) if role else refiner))
     return found

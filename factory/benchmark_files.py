@@ -39,7 +39,7 @@ def read_benchmarks(folder: Path, names: Sequence[str]) -> list[tuple[str, GoldI
 
 def _read(path: Path) -> Iterator[GoldItem]:
     if not path.is_file():
-        hint = "paths start at the recipe's folder"
+        hint = "paths start at the recipe's folder; beside a FILE at the current one"
         raise RecipeError(f"there is no file '{path}'", where="benchmarks", hint=hint)
     num_items = 0
     for number, text in enumerate(read_text(path).split("\n"), 1):

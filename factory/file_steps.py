@@ -40,18 +40,24 @@ def parse_steps(names: str, options: Sequence[str]) -> list[StepSpec]:
 
 
 def check_steps(steps: Sequence[StepSpec]) -> None:
-    """Raises InputError for the first step that needs more than a file."""
+    """Raises InputError for the first step that needs more than a file, or an option that stands for it."""
     for spec in steps:
         kind = find("refiners", spec.name, "--steps")
         needs = "a model" if kind.uses_model else getattr(kind, "needs", "")
-        if needs:
+        instead = getattr(kind, "needs_or", "")
+        if needs and not (instead and spec.options().get(instead)):
             what = f"the step '{spec.name}' needs {needs}, which a file does not have"
             hint = "name it under `refiners` of a recipe and run `factory refine RECIPE`"
+            if instead:
+                hint = f"give --option {spec.name}.{instead}=FILE, or {hint}"
             raise InputError(what, where="--steps", hint=hint)
 
 
 def domain_of_file(path: Path, steps: Sequence[StepSpec]) -> Domain:
-    """A domain without sources, seeds, gold and models: its samples are there already."""
+    """A domain without sources, seeds, gold and models: its samples are there already.
+
+    Paths in options start at the current folder, as those of a command do.
+    """
     name = re.sub(r"[^a-z0-9_-]+", "_", path.name.casefold()).strip("_-") or "file"
     recipe = Recipe(
         name=name,
@@ -62,4 +68,4 @@ def domain_of_file(path: Path, steps: Sequence[StepSpec]) -> Domain:
         strategies=[StrategySpec(name=STRATEGY)],
         refiners=list(steps),
     )
-    return Domain(recipe, path.parent, (), (), (), (), ())
+    return Domain(recipe, Path.cwd(), (), (), (), (), ())

@@ -11,6 +11,7 @@ compared: a domain has few of them, and each must be learned.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,13 +71,21 @@ class Paraphrases:
         self._rows: NDArray[np.float32] | None = None
         self._background = 0.0
 
-    def find(self, samples: Sequence[Sample]) -> list[tuple[int, Hit, str] | None]:
-        """For each sample an item that it repeats, how, and which question does; blocks meanwhile."""
+    async def find(self, samples: Sequence[Sample]) -> list[tuple[int, Hit, str] | None]:
+        """For each sample an item that it repeats, how, and which question does."""
         turns = [(at, turn) for at, sample in enumerate(samples) for turn in _turns(sample)]
-        found: list[tuple[int, Hit, str] | None] = [None] * len(samples)
         if not turns or not self._items:
-            return found
-        cosines = self._scaled(self._embedder.embed([turn.question for _, turn in turns]))
+            return [None] * len(samples)
+        if self._rows is None:
+            self._rows = await self._embedder.vectors([item.question for item in self._items])
+            self._background = self._common(self._rows)
+        rows = await self._embedder.vectors([turn.question for _, turn in turns])
+        return await asyncio.to_thread(self._judge_all, len(samples), turns, self._scaled(rows, self._rows))
+
+    def _judge_all(
+        self, num_samples: int, turns: Sequence[tuple[int, _Turn]], cosines: NDArray[np.float32]
+    ) -> list[tuple[int, Hit, str] | None]:
+        found: list[tuple[int, Hit, str] | None] = [None] * num_samples
         for row, (at, turn) in zip(cosines, turns, strict=True):
             if found[at] is None and (hit := self._judge(row, turn)):
                 found[at] = (hit[0], hit[1], turn.question)
@@ -98,18 +107,20 @@ class Paraphrases:
                 best = (item.index, Hit("paraphrase", closeness))
         return best
 
-    def _scaled(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _common(self, rows: NDArray[np.float32]) -> float:
+        """What any two questions of the domain have in common on the embedder's own scale: a cosine."""
+        between = (rows @ rows.T)[~np.eye(len(rows), dtype=bool)]
+        is_bundled = isinstance(getattr(self._embedder, "model", None), BundledEmbedder)
+        known = len(rows) > NUM_NEIGHBOURS and not is_bundled
+        return min(0.95, float(np.median(between))) if known else BUNDLED_BACKGROUND
+
+    def _scaled(self, rows: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cosines with all items, on the bundled embedder's scale.
 
         On another model's, 1 is the same text too, but what any two questions of a domain have in common is
         its own: the median of cosines between items, which is put where the bundled embedder has it.
         """
-        if self._rows is None:
-            self._rows = self._embedder.embed([item.question for item in self._items])
-            between = (self._rows @ self._rows.T)[~np.eye(len(self._items), dtype=bool)]
-            known = len(self._items) > NUM_NEIGHBOURS and not isinstance(self._embedder, BundledEmbedder)
-            self._background = min(0.95, float(np.median(between))) if known else BUNDLED_BACKGROUND
-        share = (rows @ self._rows.T - self._background) / (1 - self._background)
+        share = (rows @ items.T - self._background) / (1 - self._background)
         scaled: NDArray[np.float32] = BUNDLED_BACKGROUND + share * (1 - BUNDLED_BACKGROUND)
         return scaled
 

@@ -131,13 +131,15 @@ class Refiner(Protocol):
 
     `open` is called once a run with those accepted so far (all rounds), for state such as an
     index of duplicates. `uses_model` says whether `refine` calls `ask`. What one may have besides:
-    `needs: str`, the material of a domain by which it judges: it cannot be used on a file alone;
+    `needs: str`, the material of a domain by which it judges: it cannot be used on a file alone,
+    unless the option that `needs_or: str` names is given;
     `role: Role`, the recipe's model that it asks where that is not the refiner, such as `judge`;
     `cost: RefineCost`, what it asks where that is not once about each answer;
     `rests_on: Sequence[Json]`, the content of files beside the domain's (benchmarks, weights): a change of it
     makes another run;
     `compare(samples, originals, ask)`, where it judges rewrites by what they were made from: called in place
     of `refine`, with the sample that each was rewritten from, or None;
+    `embedder: Embedder` (factory.embedding), which the run binds: its rows are kept, its calls counted;
     `replay(decided: Iterable[Sample])`, where its state comes from what it dropped too: called in place of
     `open` with all that it decided about in this run, in that order.
     Scores without a model get the asked one's id.

@@ -26,7 +26,17 @@ from factory.progress import Progress
 from factory.recipe import StepSpec
 from factory.refine import BATCH_SIZE, Steps, refine_round
 from factory.registry import create
-from factory.sample_files import Line, as_json, digest_of, read_lines, suffix_of, writing
+from factory.sample_files import (
+    LINES,
+    Line,
+    as_json,
+    check_writable,
+    digest_of,
+    is_finite,
+    read_lines,
+    suffix_of,
+    writing,
+)
 from factory.sample_lines import rewritten, sample_of, seed_of
 from factory.store.rows import sample_from_row, sample_rows, seed_row
 from factory.types import Json, Sample, Seed, digest
@@ -60,6 +70,7 @@ class Counts(NamedTuple):
     num_kept: int
     num_rewritten: int
     num_dropped: int
+    num_nulled: int = 0  # written as JSON with null for NaN or infinity
 
 
 def refine_file(
@@ -72,18 +83,25 @@ def refine_file(
     """
     kept, dropped = _outputs(path, output)
     check_steps(steps)
+    check_writable(kept, path)
     num_lines, content = _check_lines(path, progress), digest_of(path)
     domain = domain_of_file(path, steps)
-    run_id = "run_" + digest([domain.run_digest(), path.name, content], 12)
+    refiners = [(spec.name, create("refiners", spec, domain, f"--steps {spec.name}")) for spec in steps]
+    rests_on = [list(each.rests_on) for _, each in refiners if getattr(each, "rests_on", ())]
+    run_id = "run_" + digest([domain.run_digest(), path.name, content, *rests_on], 12)
     folder = workspace or Path(tempfile.mkdtemp(prefix="factory-refine-"))
     try:
         from factory.store.store import Store
 
         with Store.open(folder) as store:
             with _recorded(store, run_id, domain):
-                run_work(_refine(store, run_id, domain, path, num_lines, progress))
+                run_work(_refine(store, run_id, refiners, path, num_lines, progress))
             with progress.stage("write", num_lines, "samples") as shown:
                 counts = _write(store, run_id, path, kept, dropped, shown.advance)
+            if counts.num_nulled:
+                progress.note(
+                    f"NaN and infinity became null in {counts.num_nulled:,} samples: JSON has neither"
+                )
             reasons = store.select(FUNNEL, (run_id,))
             by_step = add_up(reasons, [spec.name for spec in steps], num_lines, counts)
     finally:
@@ -91,7 +109,7 @@ def refine_file(
             shutil.rmtree(folder, ignore_errors=True)
     found: dict[str, Any] = {"file": str(path), "kept_file": str(kept), "dropped_file": str(dropped)}
     found |= {"workspace": str(workspace), "run": run_id} if workspace else {}
-    found |= {"samples": num_lines, **{key.removeprefix("num_"): n for key, n in counts._asdict().items()}}
+    found |= {"samples": num_lines, **_counted(counts)}
     told = [row for row in reasons if row["reason"] not in ("ok", "not_applicable")]
     return {**found, "steps": by_step, "reasons": [_without_number(row) for row in told]}
 
@@ -156,12 +174,8 @@ def _sample(path: Path, line: Line) -> tuple[Seed, Sample]:
 
 
 async def _refine(
-    store: Store, run_id: str, domain: Domain, path: Path, num_lines: int, progress: Progress
+    store: Store, run_id: str, steps: Steps, path: Path, num_lines: int, progress: Progress
 ) -> None:
-    steps: Steps = [
-        (spec.name, create("refiners", spec, domain, f"--steps {spec.name}"))
-        for spec in domain.recipe.refiners
-    ]
     with progress.stage("refine", num_lines, "samples") as shown:
         samples = _stored(store, run_id, path)
         await refine_round(
@@ -222,7 +236,8 @@ def _write(
     store: Store, run_id: str, path: Path, kept: Path, dropped: Path, advance: Callable[[], None]
 ) -> Counts:
     """Writes every line where it belongs, in the order of the file."""
-    num_kept = num_rewritten = num_dropped = 0
+    num_kept = num_rewritten = num_dropped = num_nulled = 0
+    is_json = suffix_of(kept) in LINES or suffix_of(path) in LINES  # those come to Parquet by way of lines
     outcomes = store.stream(OUTCOMES, (run_id,))
     with writing(kept, path) as keep, writing(dropped, path) as drop:
         for line, outcome in zip(read_lines(path), outcomes, strict=True):
@@ -237,9 +252,11 @@ def _write(
                 num_rewritten += 1
             else:
                 keep(line)
+            if outcome["action"] == "drop" or (is_json and (outcome["depth"] or line.text is None)):
+                num_nulled += not is_finite(line.row)
             num_kept += outcome["action"] == "keep"
             advance()
-    return Counts(num_kept, num_rewritten, num_dropped)
+    return Counts(num_kept, num_rewritten, num_dropped, num_nulled)
 
 
 def _rejected(line: Line, outcome: dict[str, Any]) -> dict[str, Json]:
@@ -251,6 +268,12 @@ def _rejected(line: Line, outcome: dict[str, Any]) -> dict[str, Json]:
     if outcome["of_line"] is not None:
         evidence["of_line"] = outcome["of_line"]
     return {**told, "evidence": evidence, "sample": line.row}
+
+
+def _counted(counts: Counts) -> dict[str, int]:
+    """The counts by name; that of nulls only where there are some."""
+    named = {key.removeprefix("num_"): n for key, n in counts._asdict().items()}
+    return {key: n for key, n in named.items() if n or key != "nulled"}
 
 
 def _without_number(row: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,16 @@ class DraftOutcome:
         return self.action != "keep"
 
     @property
+    def is_found(self) -> bool:
+        """Whether the verdict is of the kind that the fault asks for: dropped, or edited where a text can be.
+
+        An edit of a draft that had to go is none: what is left still belongs to no section that answers it.
+        """
+        if self.expected is None:
+            return self.action == "drop"
+        return self.is_faulty and self.is_flagged
+
+    @property
     def is_right(self) -> bool:
         """Whether what stands in the end is what the expert wanted, white space aside."""
         return _plain(self.became) == _plain(self.expected)
@@ -81,10 +91,12 @@ class DraftOutcome:
 class Tally:
     """Figures over some drafts. Positive is a draft with a fault: its corrected text is another, or none.
 
-    `precision`: of the drafts that the step edited or dropped, those with a fault. `recall`: of those with a
-    fault, the ones edited or dropped. `fixed`: of those with a fault that can be corrected, the ones whose
-    text in the end is the corrected one but for white space. `removed`: of those that had to go, the dropped.
-    `damaged`: of the clean ones, those changed or dropped. `refused`: where operations were refused.
+    A fault is found where the draft was dropped, or edited although it did not have to go; so a draft that
+    had to go and was edited is a false alarm and a miss. `precision`: of the drafts that the step edited or
+    dropped, those whose fault was found. `recall`: of those with a fault, the found ones. `fixed`: of those
+    with a fault that can be corrected, the ones whose text in the end is the corrected one but for white
+    space. `removed`: of those that had to go, the dropped. `damaged`: of the clean ones, those changed or
+    dropped. `refused`: where operations were refused.
     """
 
     num: int
@@ -105,7 +117,8 @@ class Tally:
     def f1_interval(self) -> tuple[float, float]:
         """Its 95 % interval: that of F* = TP / (TP + FP + FN), a plain share, carried over by F = 2F*/(1+F*).
 
-        Hand, Christen, Kirielle 2021, Machine Learning 110, equation 3.
+        Hand, Christen, Kirielle 2021, Machine Learning 110, equation 3. A draft that is a false alarm and a
+        miss counts twice in it, as in F.
         """
         low, high = self._overlap.interval
         return 2 * low / (1 + low), 2 * high / (1 + high)
@@ -164,7 +177,7 @@ def tally(outcomes: Sequence[DraftOutcome]) -> Tally:
     clean = [each for each in outcomes if not each.is_faulty]
     correctable = [each for each in faulty if each.expected is not None]
     flagged = sum(each.is_flagged for each in outcomes)
-    found = sum(each.is_flagged for each in faulty)
+    found = sum(each.is_found for each in faulty)
     return Tally(
         len(outcomes),
         Share(found, flagged),

@@ -17,12 +17,13 @@ from factory.labels import Mixture
 from factory.learned import is_unseen, warning
 from factory.refiner_data import gather, held_out
 from factory.refiner_evaluation import RefinerEvaluation, evaluate_drafts, figures
-from factory.types import Json, digest
+from factory.types import CheckedDraft, Json, digest
 
 if TYPE_CHECKING:
     from factory.bench import Bench
     from factory.domain import Domain
     from factory.progress import Progress
+    from factory.store.trace import Selects
 
 
 def evaluate_refiner(
@@ -35,22 +36,22 @@ def evaluate_refiner(
 ) -> dict[str, Any]:
     """The recipe's refiner on the held-out drafts (factory.labels), or on all those that the recipe gives.
 
-    Answers are kept as calls of the workspace. With `calibrate` the map that makes its probabilities true is
-    written beside its adapter. Raises RecipeError without drafts or a step `edit`, and where there is no
-    adapter for a map, or nothing to fit it on.
+    The held-out ones are those of recipe and workspace together, which training leaves out. Answers are kept
+    as calls of the workspace. With `calibrate` the map that makes its probabilities true is written beside
+    its adapter. Raises RecipeError without drafts or a step `edit`, and where there is no adapter for a map,
+    or nothing to fit it on.
     """
     from factory.needs import Needs
     from factory.session import open_bench, open_domain
 
     domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("refiner",)))
     folder = _adapter_folder(domain) if calibrate else None
-    drafts = list(domain.drafts) if given else held_out(gather(domain, Mixture())[0])
-    if not drafts:
-        hint = "of two sections at least; --given asks about all" if domain.drafts else ""
-        raise RecipeError("there are no checked drafts to measure by", where="gold.refiner", hint=hint)
+    if given or not workspace.is_dir():  # before a workspace is made for nothing
+        _drafts(domain, None, given)
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
+            drafts = _drafts(domain, bench.store, given)
             bench.record_run()
             ask, model_id = await bench.ask("refiner", "evaluate", 0)
             with progress.stage("evaluate refiner", len(drafts), "drafts") as bar:
@@ -63,6 +64,15 @@ def evaluate_refiner(
 
     found = run_work(work())
     return found if folder is None else {**found, "calibration_file": save_map(found["calibration"], folder)}
+
+
+def _drafts(domain: Domain, store: Selects | None, given: bool) -> list[CheckedDraft]:
+    """The drafts to measure by; raises RecipeError where there are none."""
+    drafts = list(domain.drafts) if given else held_out(gather(domain, Mixture(), store)[0])
+    if not drafts:
+        hint = "of two sections at least; --given asks about all" if domain.drafts else ""
+        raise RecipeError("there are no checked drafts to measure by", where="gold.refiner", hint=hint)
+    return drafts
 
 
 def _adapter_folder(domain: Domain) -> Path:

@@ -10,6 +10,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,15 +90,66 @@ def writing(path: Path, like: Path) -> Iterator[Write]:
 def as_json(row: Json, *, encode_bytes: bool = False) -> str:
     """One line of JSON; what JSON has no word for, such as a date, becomes text.
 
-    So do bytes, in Base64, where that is asked for; else they raise InputError.
+    So do bytes, in Base64, where that is asked for; else they raise InputError. NaN and infinity become null.
     """
     told = _as_told if encode_bytes else _as_text
-    text = json.dumps(row, ensure_ascii=False, default=told)
+    try:
+        text = json.dumps(row, ensure_ascii=False, default=told, allow_nan=False)
+    except ValueError:
+        row = _finite(row)
+        text = json.dumps(row, ensure_ascii=False, default=told, allow_nan=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate, which JSON can only escape
         return json.dumps(row, default=told)
     return text
+
+
+def is_finite(row: Json) -> bool:
+    """Whether all numbers of a row are such that JSON has words for them, unlike NaN and infinity."""
+    if isinstance(row, dict):
+        return all(map(is_finite, row.values()))
+    if isinstance(row, list | tuple):
+        return all(map(is_finite, row))
+    return not isinstance(row, float) or math.isfinite(row)
+
+
+def _finite(row: Json) -> Json:
+    if isinstance(row, dict):
+        return {key: _finite(value) for key, value in row.items()}
+    if isinstance(row, list | tuple):
+        return [_finite(value) for value in row]
+    return row if is_finite(row) else None
+
+
+def check_writable(path: Path, like: Path) -> None:
+    """Raises InputError where columns of a Parquet file `like` are bytes, and `path` is JSONL."""
+    if suffix_of(path) not in LINES or suffix_of(like) != ".parquet":
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(like)
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=str(like)) from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"is no Parquet file: {error}", where=str(like)) from error
+    if columns := [field.name for field in schema if _holds_bytes(field.type)]:
+        what = f"bytes cannot be written as JSON: {', '.join(columns)}"
+        raise InputError(what, where=str(like), hint="give an --output that ends in .parquet")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a type of Arrow is bytes, or holds some."""
+    from pyarrow import types
+
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    if any(test(kind) for test in tests):
+        return True
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    return any(_holds_bytes(kind.field(at).type) for at in range(kind.num_fields))
 
 
 def _as_told(value: Any) -> str:

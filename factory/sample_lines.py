@@ -66,10 +66,12 @@ def _fill(new: dict[str, Json], row: Row, messages: Sequence[Message]) -> None:
     """Puts the texts of a pair back; an instruction that had an `input` holds both in the end."""
     texts = {message.role: message.content for message in messages}
     prompt, answer = _key(row, PROMPTS), _key(row, ANSWERS)
-    if row.get("input") and texts["user"] != _prompt(row, prompt):
-        new["input"] = ""
-    if not row.get("input") or texts["user"] != _prompt(row, prompt):
+    if row.get("input") and texts["user"] == _prompt(row, prompt):
+        new[prompt], new["input"] = row[prompt], row["input"]  # even where they read as what was rewritten
+    else:
         new[prompt] = texts["user"]
+        if row.get("input"):
+            new["input"] = ""
     new[answer] = texts["assistant"]
     if row.get("system"):
         new["system"] = texts["system"]

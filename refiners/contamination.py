@@ -9,11 +9,10 @@ here as a sample of its own, so teacher and refiner are judged alike.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from factory.benchmark_files import read_benchmarks
 from factory.domain import Domain, content_of
@@ -37,6 +36,13 @@ class ContaminationOptions(Strict):
         [],
         description="Further JSONL files, with `question` and `answer`, to keep apart from.",
     )
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _one_file(cls, given: object) -> object:
+        """A list of one, where a single file is named."""
+        return [given] if isinstance(given, str) else given
+
     embedder: EmbedderSpec = Field("bundled", description=f"Finds paraphrases: {DESCRIPTION}")
 
 
@@ -55,6 +61,7 @@ class Contamination:
     Options: ClassVar[type[BaseModel]] = ContaminationOptions
     uses_model: ClassVar[bool] = False
     needs: ClassVar[str] = "the dev and test items of a recipe"
+    needs_or: ClassVar[str] = "benchmarks"
 
     def __init__(self, options: ContaminationOptions, domain: Domain) -> None:
         benchmarks = read_benchmarks(domain.folder, options.benchmarks)
@@ -65,11 +72,11 @@ class Contamination:
         self._items = [item for _, item in held_out]
         self._questions = HeldOut(self._items)
         self._answers = Texts(item.answer if len(words(item.answer)) >= LONG else "" for item in self._items)
-        embedder = create_embedder(options.embedder, domain)
-        self._paraphrases = Paraphrases(self._items, embedder)
+        self.embedder = create_embedder(options.embedder, domain)
+        self._paraphrases = Paraphrases(self._items, self.embedder)
         self.rests_on: list[Json] = [[place, content_of(item)] for place, item in benchmarks]
         if options.embedder != "bundled":
-            self.rests_on.append(embedder.id)
+            self.rests_on.append(self.embedder.id)
 
     def open(self, accepted: Iterable[Sample]) -> None:
         """Nothing is kept between samples."""
@@ -78,7 +85,7 @@ class Contamination:
         """A decision for each sample, in order."""
         found = [self._find(sample) for sample in samples]
         rest = [at for at, sample in enumerate(samples) if found[at] is None and not _is_query(sample)]
-        paraphrased = await asyncio.to_thread(self._paraphrases.find, [samples[at] for at in rest])
+        paraphrased = await self._paraphrases.find([samples[at] for at in rest])
         for at, near in zip(rest, paraphrased, strict=True):
             found[at] = _Found(*near) if near else None
         return [self._decide(sample, each) for sample, each in zip(samples, found, strict=True)]

@@ -1,19 +1,21 @@
 """What an edited answer says that nothing before it said: quantities, names and citations out of nowhere.
 
 A fact of the edited text must stand in a section that the refiner was shown, in what was asked and said
-before, or in the answer as it was. Numbers count by value, in digits or English words, and with their unit
-where it is one of time, money or share; a name is a word that begins with a capital within a sentence and
-stands nowhere in any case. Where sentences capitalise more than names, as German ones do, names are not
+before, or in the answer as it was. Numbers and fractions count by value, in digits or English words; a known
+unit must stand with its number there too. A name is a word that begins with a capital within a sentence and
+stands nowhere in any case; where sentences capitalise more than names, as German ones do, names are not
 looked for. Plain words are not compared, so a wrong but known fact is not found.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Final
 
+from factory.corruption.measures import ABBREVIATED, PLURALS, singular
 from factory.types import Json
 
 # Of a row of digits without end, as a model in a loop writes it, a thousand are a number: int() takes no more
@@ -23,9 +25,16 @@ LIST_MARK: Final = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)
 WORD: Final = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 OF_SENTENCE: Final = re.compile(r"(?:^|[.!?:;]|\n)[\s\"'“”‘’(\[*_>#•–-]*$")
 TIMES: Final = ("second", "minute", "hour", "day", "week", "month", "year")
-UNITS: Final = (*TIMES, "percent", "dollar", "euro", "cent")
+UNITS: Final = frozenset(PLURALS) | {"percent"}
 SIGNS: Final = {"$": "dollar", "€": "euro", "%": "percent"}
 UNIT_WINDOW: Final = 3  # words after a number among which its unit may stand: "30 full calendar days"
+_PARTS: Final = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "halve": 2}
+FRACTION: Final = re.compile(
+    r"(?<![\w/.,-])(?:(?P<whole>\d{1,9})[ -])?(?P<over>\d{1,9})/(?P<under>0*[1-9]\d{0,8})(?![\w/]|[.,-]\d)"
+    r"|(?P<before>\d{1,9}) ?(?P<sign>[½⅓⅔¼¾⅕⅛])|(?P<alone>[½⅓⅔¼¾⅕⅛])"
+    r"|\b(?P<count>a|one|two|three|four)[ -](?P<part>half|halve|third|quarter|fourth|fifth)s?\b",
+    re.IGNORECASE,
+)
 TITLE: Final = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof)\b(\.?)")
 MAX_CAPITALISED: Final = 0.25  # of the words within sentences: more are not names alone
 
@@ -84,6 +93,14 @@ def _written(text: str) -> list[tuple[str, Quantity]]:
     """
     text = LIST_MARK.sub(lambda match: " " * len(match[0]), text)
     found = []
+    for match in FRACTION.finditer(text):
+        if (match["count"] or "").casefold() == "a" and match["part"].casefold() != "half":
+            continue  # 'a third party'
+        value = _fraction(match)
+        found.append(
+            (match[0], (value, SIGNS.get(text[match.end() :].lstrip()[:1]) or _unit_after(text, match.end())))
+        )
+        text = text[: match.start()] + ";" * len(match[0]) + text[match.end() :]
     for match in NUMBER.finditer(text):
         sign = SIGNS.get(text[: match.start()].rstrip()[-1:]) or SIGNS.get(text[match.end() :].lstrip()[:1])
         value = Fraction(match[0].replace(",", ""))
@@ -97,6 +114,16 @@ def _written(text: str) -> list[tuple[str, Quantity]]:
             found.append((text[words[at].start() : end], (Fraction(spelled), _unit_after(text, end))))
         at += max(used, 1)
     return found
+
+
+def _fraction(match: re.Match[str]) -> Fraction:
+    """What 1/2, 1 1/2, 2½ or 'two thirds' comes to."""
+    if match["over"]:
+        return int(match["whole"] or 0) + Fraction(int(match["over"]), int(match["under"]))
+    if sign := match["sign"] or match["alone"]:
+        return int(match["before"] or 0) + Fraction(unicodedata.numeric(sign)).limit_denominator(8)
+    count = match["count"].casefold()
+    return Fraction(VALUES.get(count, 1), _PARTS[match["part"].casefold()])
 
 
 def _spelled(words: Sequence[str]) -> tuple[int, int]:
@@ -118,16 +145,17 @@ def _unit_after(text: str, place: int) -> str:
     """The unit within the next words of the same clause, singular; '' where none is known."""
     after = re.sub(r"^\s*(?:\)|\([\d.,]+\))", "", text[place : place + 80])  # thirty (30) days
     clause = re.split(r"[.;:!?()\[\]\n\d]", after, maxsplit=1)[0]
-    for word in re.findall(r"[^\W\d_]+", clause.casefold().replace("per cent", "percent"))[:UNIT_WINDOW]:
-        singular: str = word.removesuffix("s")
-        if singular in UNITS:
-            return singular
+    words = re.findall(r"[^\W\d_]+", clause.replace("per cent", "percent"))[:UNIT_WINDOW]
+    for number, word in enumerate(words):
+        unit = singular(word)
+        if unit in UNITS and (number == 0 or unit not in ABBREVIATED or unit == "percent"):
+            return unit
     return ""
 
 
-def _has_unit(quantities: Iterable[Quantity], value: Fraction, unit: str) -> bool:
-    """Whether the value is known with the unit, or without any, so that the unit may be implied."""
-    return any(known == value and other in (unit, "") for known, other in quantities)
+def _has_unit(quantities: Collection[Quantity], value: Fraction, unit: str) -> bool:
+    """Whether the value is known with that unit."""
+    return (value, unit) in quantities
 
 
 def _new_names(edited: str, known: Sequence[str]) -> list[str]:

@@ -10,7 +10,6 @@ embedder.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -103,28 +102,29 @@ class Semantic:
 
     def __init__(self, options: SemanticOptions, domain: Domain) -> None:
         self.options = options
-        self._embedder = create_embedder(options.embedder, domain)
+        self.embedder = create_embedder(options.embedder, domain)
         self._sources, self._families = KnownSources(domain), Families()
         # By values, then by section.
         self._places: dict[tuple[frozenset[str], frozenset[str]], dict[str, _Place]] = {}
-        self.rests_on: list[Json] = [self._embedder.id]
+        self._earlier: Iterator[Sample] = iter(())
+        self.rests_on: list[Json] = [self.embedder.id]
 
     def open(self, accepted: Iterable[Sample]) -> None:
-        """Indexes what passed before; embeds it again."""
-        remaining = iter(accepted)
-        while batch := list(islice(remaining, BATCH_SAMPLES)):
-            for sample, rows in zip(batch, self._embed(batch), strict=True):
-                self._insert(self._text(sample), rows)
+        """Remembers what passed before; it is read and embedded when the first sample comes."""
+        self._earlier = iter(accepted)
 
     async def refine(self, samples: Sequence[Sample], ask: Ask) -> list[Decision]:
         """A decision for each sample, in order; those within the batch count too."""
-        rows = await asyncio.to_thread(self._embed, samples)
-        return [self._judge(sample, each) for sample, each in zip(samples, rows, strict=True)]
+        while batch := list(islice(self._earlier, BATCH_SAMPLES)):
+            for sample, rows in zip(batch, await self._embed(batch), strict=True):
+                self._insert(self._text(sample), rows)
+        found = await self._embed(samples)
+        return [self._judge(sample, each) for sample, each in zip(samples, found, strict=True)]
 
-    def _embed(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+    async def _embed(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Shape (samples, 2, dimensions): questions and answers."""
         texts = ["\n".join(sample.texts(role)) for sample in samples for role in ("user", "assistant")]
-        rows = self._embedder.embed(texts)
+        rows = await self.embedder.vectors(texts)
         return rows.reshape(len(samples), 2, rows.shape[1])
 
     def _judge(self, sample: Sample, rows: NDArray[np.float32]) -> Decision:

@@ -1,4 +1,3 @@
-import asyncio
 import json
 import subprocess
 import sys
@@ -13,14 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from factory.budget import Budget, Spend
 from factory.consistency import Inconsistency, check_consistency
+from factory.embedding.account import Account
 from factory.embedding.bundled import bundled
-from factory.embedding.endpoint import EndpointEmbedder
+from factory.embedding.endpoint import EndpointEmbedder, bound_tokens
 from factory.embedding.folder import FolderModel
 from factory.embedding.options import EmbedderSpec, FolderEmbedder, create_embedder
-from factory.errors import EndpointError, RecipeError
-from factory.recipe import Recipe
+from factory.errors import BudgetExceeded, EndpointError, FactoryError, RecipeError
+from factory.recipe import BudgetSpec, Recipe
 from factory.servers import EndpointServer
+from factory.spend import read_spend
+from factory.store.store import Store
 
 SPEC: TypeAdapter[Any] = TypeAdapter(EmbedderSpec)
 
@@ -70,26 +73,100 @@ def rows_for(body: dict[str, Any]) -> Status:
     return Status(200, {"data": data[::-1]})
 
 
-async def embed(endpoint: FakeEndpoint, texts: list[str], key: str | None = None) -> Any:
+def account(store: Store, budget: Budget | None = None, run: str = "run_a") -> Account:
+    return Account(store, budget or Budget(BudgetSpec()), run, 1)
+
+
+def embedder(
+    endpoint: FakeEndpoint, held: Account | None, key: str | None = None, price: float = 0.0
+) -> EndpointEmbedder:
     server = EndpointServer(kind="endpoint", base_url=endpoint.base_url, api_key_env=key)
-    return await asyncio.to_thread(EndpointEmbedder(server, "small", 0.01).embed, texts)
+    made = EndpointEmbedder(server, "small", price, 0.01)
+    if held is not None:
+        made.bind(held)
+    return made
 
 
-async def test_an_endpoint_is_asked_in_parts_and_its_rows_come_in_order(monkeypatch):
+async def embed(endpoint: FakeEndpoint, texts: list[str], store: Store, key: str | None = None) -> Any:
+    return await embedder(endpoint, account(store), key).vectors(texts)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store.open(tmp_path / "w") as store:
+        yield store
+
+
+async def test_an_endpoint_is_asked_in_parts_and_its_rows_come_in_order(monkeypatch, store):
     monkeypatch.setenv("EMBEDDING_KEY", "s3cret")
     async with FakeEndpoint(rows_for, api_key="s3cret") as endpoint:
-        rows = await embed(endpoint, ["x" * (n % 7 + 1) for n in range(130)], "EMBEDDING_KEY")
+        rows = await embed(endpoint, ["x" * (n + 1) for n in range(130)], store, "EMBEDDING_KEY")
     assert [len(body["input"]) for body in endpoint.requests] == [64, 64, 2]
     assert {body["model"] for body in endpoint.requests} == {"small"}
     assert rows.shape == (130, 2) and np.allclose(rows[0], [0.6, 0.8])
-    assert np.allclose(rows[129, 1] / rows[129, 0], 4.0 * (129 % 7 + 1) / 3)
+    assert np.allclose(rows[129, 1] / rows[129, 0], 4.0 * 130 / 3)
 
 
-async def test_an_endpoint_that_is_busy_is_asked_again():
+async def test_an_endpoint_that_is_busy_is_asked_again(store):
     busy, there = Status(503, "busy"), Status(200, {"data": [{"index": 0, "embedding": [0.0, 2.0]}]})
     async with FakeEndpoint([busy, busy, there]) as endpoint:
-        assert (await embed(endpoint, ["x"])).tolist() == [[0.0, 1.0]]
+        assert (await embed(endpoint, ["x"], store)).tolist() == [[0.0, 1.0]]
     assert len(endpoint.requests) == 3
+    (call,) = store.select("SELECT attempts, status, lost_tokens FROM calls")
+    assert (call["attempts"], call["status"], call["lost_tokens"]) == (3, "ok", None)
+
+
+async def test_no_text_is_paid_twice_in_no_run_and_no_process(tmp_path):
+    texts = ["one", "two", "one", ""]
+    async with FakeEndpoint(rows_for) as endpoint:
+        with Store.open(tmp_path / "w") as store:
+            first = await embed(endpoint, texts, store)
+            more = await embed(endpoint, [*texts, "three"], store)
+            assert np.array_equal(more[:4], first)
+        with Store.open(tmp_path / "w") as store:
+            again = await embedder(endpoint, account(store, run="run_b")).vectors(texts[::-1])
+            kept = store.select("SELECT count(*) AS n FROM embeddings")
+    assert [body["input"] for body in endpoint.requests] == [["one", "two", " "], ["three"]]
+    assert again.dtype == np.float32 and np.array_equal(again, first[::-1])
+    assert kept == [{"n": 4}]
+
+
+async def test_calls_for_rows_count_in_the_budget_and_the_report(store):
+    def counted(body: dict[str, Any]) -> Status:
+        data = [{"index": at, "embedding": [1.0]} for at in range(len(body["input"]))]
+        return Status(200, {"data": data, "usage": {"prompt_tokens": 10 * len(data)}})
+
+    budget = Budget(BudgetSpec(tokens=200, dollars=1.0))
+    async with FakeEndpoint(counted) as endpoint:
+        asked = embedder(endpoint, account(store, budget), price=1000.0)
+        await asked.vectors(["a b", "c"])
+        assert (budget.spent, budget.reserved) == (Spend(1, 20, 0.02), Spend())
+        with pytest.raises(BudgetExceeded, match="tokens"):
+            await asked.vectors(["x" * 200])
+        assert len(endpoint.requests) == 1
+    assert Budget.from_store(store, "run_a", BudgetSpec()).spent == Spend(1, 20, 0.02)
+    (spent,) = read_spend(store, {"run_a": "run"})
+    assert (spent.stage, spent.role, spent.num_calls, spent.num_unused) == ("refine", "embedder", 1, 0)
+
+
+async def test_attempts_without_an_answer_count_at_their_most(store, monkeypatch):
+    monkeypatch.setattr("factory.embedding.endpoint.MAX_ATTEMPTS", 2)
+    budget = Budget(BudgetSpec())
+    async with FakeEndpoint([Status(504, "late"), Status(429, "wait")]) as endpoint:
+        with pytest.raises(EndpointError):
+            await embedder(endpoint, account(store, budget)).vectors(["four"])
+    most = bound_tokens(["four"])
+    assert budget.spent == Spend(2, most, 0.0) and budget.lost.tokens == most
+    (call,) = store.select("SELECT attempts, status, error, lost_tokens FROM calls")
+    assert (call["attempts"], call["status"], call["error"]) == (2, "failed", "rate_limited")
+    assert call["lost_tokens"] == most
+
+
+async def test_outside_of_a_run_nothing_is_asked():
+    async with FakeEndpoint(rows_for) as endpoint:
+        with pytest.raises(FactoryError, match="outside of a run"):
+            await embedder(endpoint, None).vectors(["x"])
+    assert not endpoint.requests
 
 
 @pytest.mark.parametrize(
@@ -102,11 +179,11 @@ async def test_an_endpoint_that_is_busy_is_asked_again():
         (Status(400, {"error": {"message": "no such model"}}), "refused"),
     ],
 )
-async def test_an_answer_that_is_none_ends_it(answer, kind, monkeypatch):
+async def test_an_answer_that_is_none_ends_it(answer, kind, monkeypatch, store):
     monkeypatch.setattr("factory.embedding.endpoint.MAX_ATTEMPTS", 2)
     async with FakeEndpoint([answer]) as endpoint:
         with pytest.raises(EndpointError) as caught:
-            await embed(endpoint, ["x"])
+            await embed(endpoint, ["x"], store)
     assert caught.value.kind == kind
 
 
@@ -134,8 +211,6 @@ def recipe(embedder: Any, **changes: Any) -> Recipe:
     [
         ("gone", {}, "there is no server 'gone'"),
         ("here", {}, "'here' is no endpoint"),
-        ("there", {"calls": 10}, "the budget limits calls"),
-        ("there", {"tokens": 10, "dollars": 1.0}, "limits tokens and dollars"),
     ],
 )
 def test_a_recipe_with_an_embedder_that_does_not_fit_is_refused(server, budget, said):
@@ -145,7 +220,7 @@ def test_a_recipe_with_an_embedder_that_does_not_fit_is_refused(server, budget, 
 
 
 def test_a_recipe_with_an_embedder_that_fits_is_taken():
-    check_consistency(recipe({"server": "there", "model": "small"}, budget={"minutes": 5.0}))
+    check_consistency(recipe({"server": "there", "model": "small"}, budget={"calls": 5, "dollars": 1.0}))
     check_consistency(recipe("bundled", budget={"calls": 5}))
 
 
@@ -211,7 +286,9 @@ def test_a_folder_is_pooled_as_it_says(tmp_path, pooling):
         tmp_path / "model", {pooling: True, "pooling_mode_weightedmean_tokens": False}, weights=True
     )
     texts = ["how long is the cat", "it", "the cat " * 40, "how is it"]
-    rows = create_embedder(FolderEmbedder(folder="model"), SimpleNamespace(folder=tmp_path)).embed(texts)  # type: ignore[arg-type]
+    rows = create_embedder(FolderEmbedder(folder="model"), SimpleNamespace(folder=tmp_path)).model.embed(
+        texts
+    )  # type: ignore[arg-type]
     assert rows.shape == (4, 32) and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     inputs = AutoTokenizer.from_pretrained(folder)(texts[0], return_tensors="pt")
     with torch.inference_mode():

@@ -36,6 +36,8 @@ def test_a_row_of_digits_without_end_is_a_number_too() -> None:
         "At most 1250.50 dollars a week",
         "10% are lost.",
         "Twelve months",
+        "2/3 of the wage",
+        "⅔ of the wage",
         "A 12-month period",
         "1. Notice\n2. Wage",
         "One of the rules holds.",
@@ -60,6 +62,9 @@ def test_what_was_there_before(text: str) -> None:
         ("$30", {"quantities": ["30"]}),
         ("30 %", {"quantities": ["30"]}),
         ("1,250 dollars", {"quantities": ["1,250"]}),
+        ("1/3", {"quantities": ["1/3"]}),
+        ("¾ of the wage", {"quantities": ["¾"]}),
+        ("one half", {"quantities": ["one half"]}),
         ("two hundred weeks", {"quantities": ["two hundred"]}),
         ("30 days (§ 34-9-82)", {"citations": ["§ 34-9-82"]}),
         ("Ask Mr. Smith of Atlanta, Atlanta", {"names": ["Smith", "Atlanta"]}),
@@ -109,3 +114,12 @@ def test_what_is_known_is_never_introduced(text: str, other: str) -> None:
 @given(st.integers(2, 9999))
 def test_a_number_that_nobody_said_is_found(number: int) -> None:
     assert found(f"It is {number} items.", ["none"]) == {"quantities": [str(number)]}
+
+
+def test_a_unit_must_stand_with_its_number() -> None:
+    assert found("It is 30 miles.", ["Rule 30 holds."]) == {"quantities": ["30"]}
+    assert found("It is 30 miles.", ["It takes 30 miles."]) == {}
+    assert found("It is 30.", ["It takes 30 miles."]) == {}
+    assert found("1 1/2 miles, 2½ days", ["1½ miles and 2 1/2 days"]) == {}
+    assert found("1/2 mile", ["1/2 day"]) == {"quantities": ["1/2"]}
+    assert found("a third party", ["none"]) == {}

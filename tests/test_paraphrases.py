@@ -11,6 +11,7 @@ from test_refiners import create, make, make_domain, no_model, one
 from factory.bench import what_refiners_rest_on
 from factory.benchmark_files import read_benchmarks
 from factory.embedding.bundled import bundled
+from factory.embedding.options import InThread
 from factory.errors import RecipeError
 from factory.overlap import longest_match
 from factory.paraphrases import Paraphrases, coverage
@@ -91,7 +92,7 @@ def test_coverage_lies_between_nothing_and_all():
     assert 0 < coverage("twenty apples", "some pears") < coverage("twenty apples", "20 pears") < 1
 
 
-def test_the_scale_of_another_embedder_does_not_matter():
+async def test_the_scale_of_another_embedder_does_not_matter():
     class Shifted:
         """The bundled rows with much in common, as some models' are."""
 
@@ -106,11 +107,11 @@ def test_the_scale_of_another_embedder_does_not_matter():
         for n, word in enumerate(["age", "price", "colour", "number", "owner", "smell"])
     ]
     sample = make("In a cold climate, what is the best month to prune an apple tree?", "February.")
-    (own,) = Paraphrases([PRUNE, *items], bundled()).find([sample])
-    (shifted,) = Paraphrases([PRUNE, *items], Shifted()).find([sample])
+    (own,) = await Paraphrases([PRUNE, *items], InThread(bundled())).find([sample])
+    (shifted,) = await Paraphrases([PRUNE, *items], InThread(Shifted())).find([sample])
     assert own and shifted and own[0] == shifted[0] == 0
     assert own[1].value == pytest.approx(shifted[1].value, abs=0.1)
-    assert Paraphrases([PRUNE, *items], Shifted()).find(
+    assert await Paraphrases([PRUNE, *items], InThread(Shifted())).find(
         [make("Who planted all of the trees in this street?", "February.")]
     ) == [None]
 

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -291,6 +292,29 @@ async def test_refiners_open_over_what_they_let_pass_with_its_descent(store: Sto
     assert sorted(sample.answer for sample in second.opened) == ["good", "wrong"]
     (child,) = [sample for sample in first.opened if sample.answer == "right"]
     assert set(child.parents) == {Parent("call_for_wrong", "call"), Parent(samples[2].id, "rewrite_of")}
+
+
+class Replays(Rules):
+    """Remembers in which order it was told of what it had decided about."""
+
+    told: ClassVar[list[str]] = []
+
+    def replay(self, decided: Iterable[Sample]) -> None:
+        self.told[:] = [sample.answer for sample in decided]
+
+
+async def test_a_clock_that_is_set_back_changes_no_order(tmp_path: Path, monkeypatch: Any) -> None:
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    answers = [f"{number}." for number in (5, 3, 9, 1, 7, 2)]
+    for at in range(0, len(answers), 2):  # three processes, each an hour earlier than the one before it
+        moment = noon - timedelta(hours=at)
+        monkeypatch.setattr("factory.store.columns._now", lambda moment=moment: moment)
+        with Store.open(tmp_path) as store:
+            samples = generate(store, answers)
+            await refine_round(store, RUN, 1, steps(Replays("replays")), samples[at : at + 2], ask)
+    with Store.open(tmp_path) as store:
+        Refining(store, RUN, 1, steps(Replays("replays")))
+        assert Replays.told == answers
 
 
 async def test_an_endpoint_that_is_down_leaves_finished_batches(store: Store) -> None:

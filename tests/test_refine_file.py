@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from factory import cli
@@ -37,6 +37,7 @@ CHAT: dict[str, Any] = {
     "answer": "Within 30 days; write to jane.doe@agency.org.",
     "weight": 0.5,
 }
+CHAT_PAIR: dict[str, Any] = {"prompt": "When is notice due?", "response": "Within 30 days."}
 ROWS: list[dict[str, Any]] = [
     CHAT,
     {"prompt": "What is a notice?", "response": "A letter to the employer.", "tags": ["a"]},
@@ -293,6 +294,53 @@ def test_bytes_of_parquet_stay_bytes_and_are_told_where_they_are_dropped(tmp_pat
     assert dropped["sample"]["image"] == "AP8="  # Base64
 
 
+def test_nan_and_infinity_become_null_in_lines_and_are_counted(tmp_path: Path) -> None:
+    rows = [{**CHAT_PAIR, "score": score} for score in (0.5, float("nan"), float("inf"), None)]
+    rows = [{**row, "nested": [{"at": row["score"]}]} for row in rows]
+    path = tmp_path / "scores.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    found = refine(path, "exact")
+    assert (found["kept"], found["dropped"], found["nulled"]) == (1, 3, 2)
+    (kept,), dropped = (strictly(tmp_path / f"scores.{what}.jsonl") for what in ("kept", "dropped"))
+    assert kept["score"] == 0.5
+    assert [each["sample"]["score"] for each in dropped] == [None] * 3
+    assert [each["sample"]["nested"] for each in dropped] == [[{"at": None}]] * 3
+    assert "nulled" not in refine(write(tmp_path / "a.jsonl", [CHAT]), "exact")
+
+
+def strictly(path: Path) -> list[Any]:
+    def refuse(word: str) -> Any:
+        raise AssertionError(f"{word} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_bytes_are_told_before_anything_is_refined(tmp_path: Path) -> None:
+    path = tmp_path / "images.parquet"
+    rows = [{**CHAT_PAIR, "images": [{"data": b"\x00"}], "thumb": b"\x01"}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(InputError, match="bytes cannot be written as JSON: images, thumb"):
+        refine(path, "exact", workspace=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_contamination_of_a_file_by_benchmarks_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    leak = "Which month is best to prune an apple tree that stands in a cold garden?"
+    (tmp_path / "data").mkdir()
+    rows = [{"prompt": leak, "response": "May."}, {"prompt": "Who pays for it?", "response": "Ann."}]
+    path = write(tmp_path / "data" / "a.jsonl", rows)
+    write(tmp_path / "bench.jsonl", [{"question": leak, "answer": "February."}])
+    options, work = ["contamination.benchmarks=bench.jsonl"], tmp_path / "w"
+    first = refine(path, "contamination", options=options, workspace=work)
+    assert (first["kept"], first["dropped"]) == (1, 1)
+    write(tmp_path / "bench.jsonl", [{"question": "Who is asked of another thing?", "answer": "x"}])
+    other = refine(path, "contamination", options=options, workspace=work)
+    assert (other["kept"], other["dropped"]) == (2, 0)  # another benchmark is another run
+    with pytest.raises(FactoryError, match=r"no file .*gone.jsonl"):
+        refine(path, "contamination", options=["contamination.benchmarks=[gone.jsonl]"])
+
+
 def test_text_stays_text_in_parquet_whatever_it_looks_like(tmp_path: Path) -> None:
     key = "00000001-0000-0000-0000-000000000000"
     row = {"prompt": "When?", "response": "2024-01-01", "at": "2024-01-01 10:00:00", "id": key, "n": 1}
@@ -318,6 +366,10 @@ def test_a_disk_that_refuses_is_one_line(tmp_path: Path) -> None:
         (["a.jsonl", "--steps", ","], "no step is named"),
         (["a.jsonl", "--steps", "edit"], "the step 'edit' needs a model"),
         (["a.jsonl", "--steps", "contamination"], "the step 'contamination' needs the dev and test items"),
+        (
+            ["a.jsonl", "--steps", "contamination", "--option", "contamination.benchmarks=[]"],
+            "give --option contamination.benchmarks=FILE",
+        ),
         (["a.jsonl", "--steps", "citation"], "run `factory refine RECIPE`"),
         (["a.jsonl", "--steps", "near", "--option", "near.treshold=1"], "did you mean 'threshold'?"),
         (["a.jsonl", "--steps", "near", "--option", "pii.action=drop"], "is no option of a step"),
@@ -360,6 +412,7 @@ TEXT = st.text(max_size=20)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example("prompt", "response", ("", "0", "0", "0"), ("0", "0", "00"))
 @given(
     st.sampled_from(["prompt", "question", "instruction"]),
     st.sampled_from(["response", "answer", "output", "completion"]),

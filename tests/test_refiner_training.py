@@ -141,7 +141,7 @@ def library(tmp_path, monkeypatch):
         return ScriptedModel(lambda request: said(request.messages[-1].content, skill[name]), name)
 
     def said(prompt, knows):
-        draft = known[prompt]
+        draft = known.get(prompt, drafts[0])  # what is not in the recipe is kept
         return json.dumps(target(draft if knows else replace(draft, corrected=draft.answer, reason="ok")))
 
     domain = load(folder)
@@ -243,3 +243,21 @@ def test_verdicts_become_pairs_where_the_recipe_trains_preferences(library, tmp_
     (dataset,) = [path for path in (tmp_path / "w" / "datasets").iterdir() if "label" in path.read_text()]
     lines = [json.loads(line) for line in dataset.read_text("utf-8").splitlines()]
     assert [line["label"] for line in lines[-2:]] == [False, True]
+
+
+def test_evaluate_asks_the_drafts_that_training_held_out(library, tmp_path, capsys):
+    folder, _ = library
+    domain = load(folder)
+    held_out = {each.draft.source_key for each in gather(domain, Mixture())[0] if each.is_held_out}
+    only = replace(domain, sources=tuple(s for s in domain.sources if s.key in held_out))
+    with Store.open(tmp_path / "w") as store:
+        store.append("sources", [source_row(source) for source in only.sources])
+        kept, _ = asked(store, only, 1, "In 14 days.")
+        say(store, kept, "keep")
+    train(folder, tmp_path, capsys)
+    assert cli.main(["refiner", "evaluate", str(folder), "--workspace", str(tmp_path / "w")]) == 0
+    asked_of = """SELECT list((draft_key, answer, expected) ORDER BY draft_key) AS drafts
+                  FROM refiner_evaluation_items GROUP BY evaluation_id"""
+    of_training, *others = (row[0] for row in read(tmp_path / "w", asked_of).rows)
+    assert len(others) >= 1 and all(drafts == of_training for drafts in others)
+    assert kept.id in str(of_training)

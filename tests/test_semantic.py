@@ -1,11 +1,19 @@
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_endpoint import FakeEndpoint, Status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_refiners import make, make_domain, no_model, one, reasons, rewrite
 
+from factory.asking import bound_refiners
+from factory.budget import Budget
 from factory.particulars import particulars, with_digits
+from factory.recipe import BudgetSpec
+from factory.servers import EndpointServer
+from factory.store.store import Store
 from factory.types import Parent, Sample
 from refiners.semantic import Semantic, SemanticOptions
 
@@ -135,3 +143,31 @@ def test_number_words_are_digits():
         "not",
         "99",
     ]
+
+
+async def test_rows_of_an_endpoint_are_kept_for_the_run_that_goes_on(tmp_path):
+    def rows_for(body: dict[str, Any]) -> Status:
+        data = [{"index": at, "embedding": [1.0, len(text)]} for at, text in enumerate(body["input"])]
+        return Status(200, {"data": data, "usage": {"prompt_tokens": len(data)}})
+
+    samples = [make(f"{QUESTION} {word}", ANSWER, n) for n, word in enumerate(["Now?", "And where?"])]
+    async with FakeEndpoint(rows_for) as endpoint:
+        domain = make_domain()
+        server = EndpointServer(kind="endpoint", base_url=endpoint.base_url)
+        recipe = domain.recipe.model_copy(update={"servers": {"there": server}})
+        refiner = Semantic(
+            SemanticOptions.model_validate({"embedder": {"server": "there", "model": "small"}}),
+            replace(domain, recipe=recipe),
+        )
+        with Store.open(tmp_path / "w") as store:
+            engine = SimpleNamespace(budget=Budget(BudgetSpec(calls=1)))
+            bench: Any = SimpleNamespace(store=store, engine=engine, run_id="run_a")
+            bench.refiners = lambda: [("semantic", refiner)]
+            ((_, bound),) = bound_refiners(bench, 1)
+            await reasons(bound, samples)
+            bound.open(samples)  # as after a restart
+            await reasons(bound, samples)
+            assert store.select("SELECT role, round, prompt_tokens AS n FROM calls") == [
+                {"role": "embedder", "round": 1, "n": 3}
+            ]
+    assert len(endpoint.requests) == 1

@@ -7,6 +7,7 @@ two rows is their cosine. Which texts are compared, and when they are alike, is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from factory.domain import Domain
+    from factory.embedding.account import Account
     from factory.recipe import Recipe
 
 
@@ -30,12 +32,44 @@ class Embedder(Protocol):
     @property
     def id(self) -> str: ...
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def bind(self, account: Account) -> None:
+        """Hands over where rows are kept and calls counted; one that is asked at an endpoint needs it."""
+        ...
+
+    async def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (texts, dimensions), each row of unit length, or zero where there is nothing in a text.
 
-        Blocks while it works. Raises EndpointError where an endpoint does not answer.
+        Raises EndpointError where an endpoint does not answer, and BudgetExceeded before a call that the
+        budget cannot bear.
         """
         ...
+
+
+class LocalModel(Protocol):
+    """A model in this process; `embed` gives the rows of `Embedder.vectors` and blocks while it works."""
+
+    @property
+    def id(self) -> str: ...
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+class InThread:
+    """An embedder whose model works in a thread beside the event loop."""
+
+    def __init__(self, model: LocalModel) -> None:
+        self.model = model
+
+    @property
+    def id(self) -> str:
+        return self.model.id
+
+    def bind(self, account: Account) -> None:
+        """Nothing: its rows cost nothing and are made again."""
+
+    async def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See `Embedder`."""
+        return await asyncio.to_thread(self.model.embed, texts)
 
 
 class FolderEmbedder(Strict):
@@ -49,13 +83,14 @@ class ServerEmbedder(Strict):
 
     server: str = Field(description="A key of `servers`, of kind endpoint.")
     model: str = Field(description="Name of the embedding model there.")
+    price: float = Field(0.0, ge=0, description="Dollars per million tokens, for the budget.")
 
 
 EmbedderSpec = Literal["bundled"] | FolderEmbedder | ServerEmbedder
 DESCRIPTION = (
     "`bundled` (no network, no torch), `{folder: PATH}` of a sentence-transformers model, or "
-    "`{server: NAME, model: NAME}` at an endpoint; calls to it are not counted, so that it is refused beside "
-    "a budget in calls, tokens or dollars."
+    "`{server: NAME, model: NAME}` at an endpoint, with `price` in dollars per million tokens: its rows are "
+    "kept in the workspace, and its calls count in the budget."
 )
 
 
@@ -68,10 +103,6 @@ def find_misfit(spec: EmbedderSpec, recipe: Recipe) -> tuple[str, str] | None:
         return f"there is no server '{spec.server}'", f"known: {', '.join(recipe.servers)}"
     if not isinstance(server, EndpointServer):
         return f"the server '{spec.server}' is no endpoint", "embeddings are asked of kind endpoint only"
-    limits = [name for name in ("calls", "tokens", "dollars") if getattr(recipe.budget, name) is not None]
-    if limits:
-        what = f"calls for embeddings are not counted, and the budget limits {' and '.join(limits)}"
-        return what, "use `bundled` or a folder, or limit `budget.minutes` alone"
     return None
 
 
@@ -83,14 +114,14 @@ def create_embedder(spec: EmbedderSpec, domain: Domain) -> Embedder:
     if spec == "bundled":
         from factory.embedding.bundled import bundled
 
-        return bundled()
+        return InThread(bundled())
     if isinstance(spec, FolderEmbedder):
         from factory.embedding.folder import FolderModel
 
-        return FolderModel(domain.folder, spec.folder)
+        return InThread(FolderModel(domain.folder, spec.folder))
     from factory.embedding.endpoint import EndpointEmbedder
 
     if wrong := find_misfit(spec, domain.recipe):
         raise RecipeError(wrong[0], where="embedder", hint=wrong[1])
     server = cast("EndpointServer", domain.recipe.servers[spec.server])
-    return EndpointEmbedder(server, spec.model)
+    return EndpointEmbedder(server, spec.model, spec.price)

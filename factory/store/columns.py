@@ -2,7 +2,7 @@
 
 A row is checked where it is appended, so that a mistake of ours shows at the caller's line and
 never in the writer's thread. A timestamp that must be there and is left out is the present, and later than
-that of any row appended before by this process: DuckDB keeps no order of rows, but this one.
+that of any row appended before, though the clock was set back: DuckDB keeps no order of rows, but this one.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ import pyarrow as pa
 from factory.store.text import escape, to_json
 
 Row = tuple[Any, ...]
+TIME = "TIMESTAMP WITH TIME ZONE"
 
 
-class _Present:
-    """Each call gives a later time than the one before, in microseconds."""
+class Present:
+    """Each call gives a later time than the one before and than any that the tables hold, in microseconds."""
 
-    def __init__(self) -> None:
-        self._last = datetime.min.replace(tzinfo=UTC)
+    def __init__(self, latest: datetime | None) -> None:
+        self._last = latest or datetime.min.replace(tzinfo=UTC)
 
     def __call__(self) -> datetime:
-        self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
+        self._last = max(_now(), self._last + timedelta(microseconds=1))
         return self._last
 
 
-_present = _Present()
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,6 @@ class Column:
     type: str
     required: bool
     turn: Callable[[Any], Any]
-
-    def missing(self) -> datetime:
-        """What stands for a required value that was left out; raises ValueError where nothing can."""
-        if self.type == "TIMESTAMP WITH TIME ZONE":
-            return _present()
-        raise ValueError(f"column '{self.name}' must have a value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +57,7 @@ class Table:
     source: str
     insert: str
     schema: Any
+    present: Present
 
     def row(self, row: Mapping[str, Any]) -> Row:
         """The values in column order; raises ValueError or TypeError for what the table cannot hold."""
@@ -74,7 +71,7 @@ class Table:
             for column in self.columns:
                 value = given(column.name)
                 if value is None:
-                    values.append(column.missing() if column.required else None)
+                    values.append(self._missing(column) if column.required else None)
                 elif column.turn is _text and type(value) is str and value.isascii() and "\x00" not in value:
                     values.append(value)
                 else:
@@ -83,6 +80,12 @@ class Table:
         except (ValueError, TypeError) as error:
             error.add_note(f"in a row of table '{self.name}'")
             raise
+
+    def _missing(self, column: Column) -> datetime:
+        """What stands for a required value that was left out; raises ValueError where nothing can."""
+        if column.type == TIME:
+            return self.present()
+        raise ValueError(f"column '{column.name}' must have a value")
 
     def batch(self, rows: Sequence[Row]) -> Any:
         """The rows as an Arrow table."""
@@ -107,16 +110,28 @@ def read_tables(connection: duckdb.DuckDBPyConnection) -> dict[str, Table]:
         "JOIN duckdb_tables() t USING (table_oid) ORDER BY c.table_name, c.column_index"
     ).fetchall():
         columns.setdefault(table, []).append(Column(name, kind, not nullable, _TURNS[kind]))
-    return {name: _table(name, tuple(found), name in keyed) for name, found in columns.items()}
+    present = Present(_latest(connection, columns))
+    return {name: _table(name, tuple(found), name in keyed, present) for name, found in columns.items()}
 
 
-def _table(name: str, columns: tuple[Column, ...], has_key: bool) -> Table:
+def _latest(connection: duckdb.DuckDBPyConnection, columns: Mapping[str, list[Column]]) -> datetime | None:
+    """The latest of the times that rows have because they were appended then; None where there are none."""
+    found = []
+    for table, of_table in columns.items():
+        for column in of_table:
+            if column.type == TIME and column.required:
+                sql = f'SELECT max("{column.name}") FROM "{table}"'  # noqa: S608 (names are the schema's)
+                found += [row[0] for row in connection.execute(sql).fetchall() if row[0] is not None]
+    return max((time.astimezone(UTC) for time in found), default=None)
+
+
+def _table(name: str, columns: tuple[Column, ...], has_key: bool, present: Present) -> Table:
     names = ", ".join(f'"{column.name}"' for column in columns)
     verb = "INSERT OR IGNORE" if has_key else "INSERT"
     source = f"incoming_{name}"
     insert = f'{verb} INTO "{name}" ({names}) SELECT {names} FROM {source}'  # noqa: S608 (names are the schema's)
     schema = pa.schema([(column.name, _ARROW[column.type]) for column in columns])
-    return Table(name, frozenset(column.name for column in columns), columns, source, insert, schema)
+    return Table(name, frozenset(column.name for column in columns), columns, source, insert, schema, present)
 
 
 def _integer(bits: int) -> Callable[[Any], int]:
@@ -143,14 +158,19 @@ def _time(value: Any) -> datetime:
     return value.astimezone(UTC)
 
 
+def _floats(value: Any) -> list[float]:
+    return [float(number) for number in value]
+
+
 _TURNS: dict[str, Callable[[Any], Any]] = {
     "VARCHAR": _text,
     "JSON": to_json,
     "INTEGER": _integer(32),
     "BIGINT": _integer(64),
     "DOUBLE": float,
+    "FLOAT[]": _floats,
     "BOOLEAN": bool,
-    "TIMESTAMP WITH TIME ZONE": _time,
+    TIME: _time,
 }
 _ARROW = {
     "VARCHAR": pa.large_string(),
@@ -158,6 +178,7 @@ _ARROW = {
     "INTEGER": pa.int32(),
     "BIGINT": pa.int64(),
     "DOUBLE": pa.float64(),
+    "FLOAT[]": pa.list_(pa.float32()),
     "BOOLEAN": pa.bool_(),
-    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", tz="UTC"),
+    TIME: pa.timestamp("us", tz="UTC"),
 }

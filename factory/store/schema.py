@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import duckdb
 
+from factory.store.embeddings import add_embeddings
+
 TABLES = """
 CREATE TABLE runs (
     id VARCHAR PRIMARY KEY,            -- 'run_', hash of recipe, material and models, and the control's name
@@ -278,4 +280,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_reasons_of_scores,
     add_refiner_evaluations,
     add_logprobs,
+    add_embeddings,
 )
