@@ -171,10 +171,12 @@ def ranks_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _counted(rows: Iterable[_Row], on_progress: Callable[[int], None]) -> Iterator[_Row]:
+    num = 0
     for num, row in enumerate(rows, 1):
         yield row
         if num % BATCH_SAMPLES == 0:
             on_progress(num)
+    on_progress(num)
 
 
 def _batches(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
