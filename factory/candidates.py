@@ -2,7 +2,7 @@
 
 Slice by slice: candidates are what the round's refiners let pass, each with its quality, its difficulty and
 the vector of what it says; the members that the slice has from earlier rounds count as chosen already. Texts
-come from the store as a stream; a slice at a time has 1.5 kB a sample in memory (512 bytes for a member of
+come from the store as a stream; a slice at a time has 2 kB a sample in memory (1 kB for a member of
 earlier rounds), and the outcome a few hundred bytes. How it is chosen is in factory.selection.
 """
 
