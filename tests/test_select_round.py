@@ -8,8 +8,12 @@ import pytest
 from test_target import QUIET, Script, ask, run, state, write
 
 from factory import session
+from factory.bench import what_refiners_rest_on
+from factory.candidates import select
 from factory.cli import main
+from factory.embedding.bundled import bundled
 from factory.errors import RecipeError, TargetMissed
+from factory.freeze import freeze
 from factory.init import write_template
 from factory.load import load_recipe
 from factory.loop import run_control, run_round
@@ -17,7 +21,9 @@ from factory.models import scripted
 from factory.recipe import Recipe
 from factory.session import open_bench, open_domain
 from factory.store.queries import status
+from factory.store.rows import decision_rows, sample_rows
 from factory.store.store import Store
+from factory.types import Decision, Message, Parent, Sample
 
 SELECTION = {"name": "diverse", "candidates": 2.0}
 SELECTIONS = "SELECT * FROM selections ORDER BY ALL"
@@ -126,6 +132,65 @@ def test_more_is_chosen_of_what_the_refiner_holds_to_be_good(folder, tmp_path, m
           "JOIN samples s ON s.id = x.sample_id GROUP BY chosen ORDER BY chosen"  # fmt: skip
     left_out, chosen = (row["n"] for row in ask(tmp_path / "w", sql))
     assert chosen > 0.9 and left_out < 0.5
+
+
+def accept(bench, number, texts, scores=(), **attributes):
+    """Puts samples into a round as its last step would, with scores: place, metric, value, scorer."""
+    samples = [
+        Sample.create(
+            [Message("user", f"What of {text}?"), Message("assistant", text)],
+            [Parent(f"call_{number}_{text}", "call")],
+            "grounded",
+            {"slice": "fees", "strategy": "grounded", **attributes},
+        )
+        for text in texts
+    ]
+    for table, rows in zip(("samples", "edges"), sample_rows(samples, bench.run_id, number), strict=True):
+        bench.store.append(table, rows)
+    decisions = [Decision(sample.id, "target", "keep", "ok") for sample in samples]
+    ids = {sample.id for sample in samples}
+    bench.store.append("decisions", decision_rows(decisions, bench.run_id, number, 0, ids)[0])
+    for place, metric, value, scorer in scores:
+        row = {"sample_id": samples[place].id, "metric": metric, "value": value, "scorer": scorer}
+        bench.store.append("scores", [{"run_id": bench.run_id, **row}])
+    return [sample.id for sample in samples]
+
+
+async def test_quality_is_the_mean_over_those_who_scored_a_sample(folder, tmp_path):
+    choosing(folder, 2)
+    async with open_bench(open_domain(folder, "target"), tmp_path / "w", QUIET) as bench:
+        scores = [(0, "grounded", 1.0, "edit"), (0, "form", 0.5, "edit"), (0, "overall", 2.0, "judge")]
+        scores += [(1, "grounded", 0.75, "edit_probability"), (1, "keep", 0.1, "edit_probability")]
+        scores += [(2, "overall", 5.0, "judge"), (2, "style", 1.0, "judge"), (2, "form", None, "edit")]
+        ids = accept(bench, 1, ["a", "b", "c", "d"], scores)
+        found = {each.sample_id: each.quality for each in select(bench, 1, bench.recipe.loop.selection, None)}
+    assert [found[each] for each in ids] == pytest.approx([3.0, 4.0, 5.0, 4.0])
+
+
+async def test_what_an_earlier_round_has_is_not_chosen_once_more(folder, tmp_path):
+    choosing(folder, 1, rounds=2)
+    async with open_bench(open_domain(folder, "target"), tmp_path / "w", QUIET) as bench:
+        bench.record_run()
+        for number in (1, 2):
+            bench.event(number, "generate", "done", {"allocation": {"fees": 1}})
+        (first,) = accept(bench, 1, ["the fee is paid by card within a month"])
+        freeze(bench, 1)
+        copy, other = accept(bench, 2, ["the fee is paid by card within one month", "bees hum in July"])
+        freeze(bench, 2)
+        rows = bench.store.select("SELECT sample_id, reason, evidence FROM selections WHERE NOT chosen")
+        (newest,) = bench.store.select("SELECT arg_max(id, round) AS id FROM datasets")
+        sql = "SELECT sample_id AS id FROM dataset_samples WHERE dataset_id = ? ORDER BY position"
+        held = [row["id"] for row in bench.store.select(sql, (newest["id"],))]
+    assert held == [first, other]
+    assert [(row["sample_id"], row["reason"]) for row in rows] == [(copy, "near_chosen")]
+    assert json.loads(rows[0]["evidence"])["of"] == first
+
+
+def test_other_vectors_make_another_run(folder):
+    choosing(folder, 9)
+    assert what_refiners_rest_on(open_domain(folder, "target")) == [bundled().id]
+    choosing(folder, 9, selection=None)
+    assert what_refiners_rest_on(open_domain(folder, "target")) == []
 
 
 def test_fewer_candidates_than_asked_for_will_do(folder, tmp_path, script, capsys):
