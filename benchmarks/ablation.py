@@ -60,6 +60,7 @@ def steps_of(domain: Domain, arm: str) -> list[StepSpec]:
 def sized(domain: Domain, seed: int, num_samples: int) -> Domain:
     """The domain for one round of so many samples, asked with a seed."""
     loop = {"rounds": 1, "controls": {}, "samples_per_round": num_samples, "accepted": None}
+    loop["selection"] = None
     recipe = domain.recipe.model_copy(
         update={"seed": seed, "loop": domain.recipe.loop.model_copy(update=loop)}
     )

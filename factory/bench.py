@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 import factory
 from factory.domain import Domain
+from factory.embedding.options import create_embedder
 from factory.errors import RecipeError
 from factory.models.folders import find_model
 from factory.ports import Ask, Evaluator, Generator, Refiner, Trainer
@@ -41,10 +42,15 @@ def material_of_strategies(domain: Domain) -> list[Seed | Source]:
 
 
 def what_refiners_rest_on(domain: Domain) -> list[Json]:
-    """What refiners read beside the domain, such as benchmark files; a change of it makes another run."""
+    """What refiners and selection read beside the domain, such as benchmark files and weights.
+
+    A change of it makes another run.
+    """
     found: list[Json] = []
     for index, spec in enumerate(domain.recipe.refiners):
         found += getattr(create("refiners", spec, domain, f"refiners[{index}]"), "rests_on", ())
+    if selection := domain.recipe.loop.selection:
+        found.append(create_embedder(selection.embedder, domain).id)
     return found
 
 
@@ -69,10 +75,11 @@ class Bench:
     def for_control(self, name: str) -> Bench:
         """The bench of a control: one round, the same teacher calls, only the refiners it keeps."""
         kept = self.recipe.loop.controls[name]
+        loop: dict[str, Json] = {"rounds": 1, "accepted": None, "selection": None, "controls": {}}
         recipe = self.recipe.model_copy(
             update={
                 "refiners": [spec for spec in self.recipe.refiners if spec.name in kept],
-                "loop": self.recipe.loop.model_copy(update={"rounds": 1, "accepted": None, "controls": {}}),
+                "loop": self.recipe.loop.model_copy(update=loop),
             }
         )
         run_id = f"{self.run_id}_{name}"

@@ -178,6 +178,9 @@ def _check_refiners(recipe: Recipe) -> None:
         embedder = getattr(options_of("refiners", refiner), "embedder", None)
         if embedder is not None and (misfit := find_misfit(embedder, recipe)):
             raise Inconsistency(("refiners", index, "embedder"), *misfit)
+    selection = recipe.loop.selection
+    if selection is not None and (misfit := find_misfit(selection.embedder, recipe)):
+        raise Inconsistency(("loop", "selection", "embedder"), *misfit)
     for index, strategy in enumerate(recipe.strategies):
         if "sql" not in names and _asks_databases(strategy):
             what = f"'{strategy.name}' passes queries on that fail, and no refiner 'sql' executes them"

@@ -92,7 +92,8 @@ def _work(domain: Domain, num_rounds: int, num_tasks: int | None = None) -> list
     if num_tasks is None:
         num_tasks = recipe.loop.num_tasks
         if recipe.loop.accepted is not None:
-            num_tasks = num_tasks_for(recipe.loop.accepted, -_most(costs, lambda cost: -cost.num_samples))
+            num_accepted = recipe.loop.num_candidates(recipe.loop.accepted)
+            num_tasks = num_tasks_for(num_accepted, -_most(costs, lambda cost: -cost.num_samples))
     num_calls = _shared(domain) + num_rounds * ceil(num_tasks * _most(costs, lambda cost: cost.num_calls))
     # A prompt may hold all that was answered before in its task.
     num_before = _most(costs, lambda cost: cost.num_calls * (cost.num_calls - 1) // 2)

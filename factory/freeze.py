@@ -1,17 +1,21 @@
 """A dataset is everything accepted so far, frozen: content-addressed, ordered, never replaced.
 
 Rounds accumulate (arXiv 2404.01413: replacing data with the newest generation collapses, adding
-to it does not). The guards look at it before anybody trains on it. Files are written from the
-store when a trainer or an export wants them, streamed.
+to it does not). Where more passed than a round wants, it is the dataset of the round before and what is
+chosen now (factory.candidates). The guards look at it before anybody trains on it. Files are written from
+the store when a trainer or an export wants them, streamed.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from factory import guard
 from factory.bench import Bench
+from factory.candidates import Selected, select
 from factory.errors import TargetMissed
 from factory.examples import student_examples, write_jsonl
 from factory.store.rows import sample_from_row
@@ -22,14 +26,19 @@ ACCEPTED = """
     WHERE d.run_id = ? AND d.round <= ? AND d.final AND d.action = 'keep' AND s.answer <> ''
     ORDER BY d.round, d.sample_id"""
 
-# A round's accepted questions beside others, slice by slice one to one: a round that turns to weak slices has
-# other subjects, which is no collapse. Hashes give the order, which favours no sample.
+MEMBERS = """
+    SELECT m.sample_id, s.content_hash FROM dataset_samples m JOIN samples s ON s.id = m.sample_id
+    WHERE m.dataset_id = ? ORDER BY m.position"""
+
+# The questions of a round's members beside others, slice by slice one to one: a round that turns to weak
+# slices has other subjects, which is no collapse. Hashes give the order, which favours no sample.
 PAIRS = """
     WITH own AS (
         SELECT d.round, s.slice, s.question AS text, row_number() OVER (
             PARTITION BY d.round, s.slice ORDER BY d.sample_id) AS place
-        FROM decisions d JOIN samples s ON s.id = d.sample_id
-        WHERE d.run_id = $1 AND d.round IN (1, $2) AND d.final AND d.action = 'keep'
+        FROM dataset_samples m JOIN samples s ON s.id = m.sample_id
+        JOIN decisions d ON d.run_id = $1 AND d.sample_id = m.sample_id AND d.final
+        WHERE m.dataset_id = $5 AND d.round IN (1, $2)
     ), prompts AS (
         SELECT slice, prompt AS text, row_number() OVER (PARTITION BY slice ORDER BY id) AS place
         FROM seeds WHERE id = ANY($4)
@@ -40,7 +49,7 @@ FIRST_ROUND = "(SELECT * FROM own WHERE round = 1)"
 SEEDS = "prompts"
 
 
-def freeze(bench: Bench, number: int, missed: TargetMissed | None = None) -> str:
+async def freeze(bench: Bench, number: int, missed: TargetMissed | None = None) -> str:
     """Freezes what is accepted up to this round and checks it; returns the dataset's id.
 
     Raises GuardTripped, after the dataset and its measures were written down as evidence, and else `missed`
@@ -50,9 +59,9 @@ def freeze(bench: Bench, number: int, missed: TargetMissed | None = None) -> str
     if done is not None:
         return str(done["dataset"])
     with bench.stage(number, "freeze") as detail:
-        dataset_id, num_samples = write_members(bench, number)
-        now, first = measure(bench, number, FIRST_ROUND)
-        as_seeds, seeds = measure(bench, number, SEEDS)
+        dataset_id, num_samples = await write_members(bench, number)
+        now, first = measure(bench, number, dataset_id, FIRST_ROUND)
+        as_seeds, seeds = measure(bench, number, dataset_id, SEEDS)
         measures = {"now": now, "first": first}
         if seeds["size"]:
             measures["seeds"] = {
@@ -73,23 +82,53 @@ def freeze(bench: Bench, number: int, missed: TargetMissed | None = None) -> str
     return dataset_id
 
 
-def write_members(bench: Bench, number: int) -> tuple[str, int]:
-    """Names the dataset by run, round and what is in it, and writes its members; two streaming passes."""
+async def write_members(bench: Bench, number: int) -> tuple[str, int]:
+    """Names the dataset by run, round and what is in it, and writes its members; two streaming passes.
+
+    What a selection left out is part of the name too: what it chose from may grow and the choice stay.
+    """
+    spec, before = bench.recipe.loop.selection, _dataset_before(bench, number)
+    selected = None if spec is None else await select(bench, number, spec, before)
     hasher, num_samples = hashlib.blake2b(f"{bench.run_id} {number}".encode(), digest_size=10), 0
-    for row in bench.store.stream(ACCEPTED, (bench.run_id, number)):
+    for row in _members(bench, number, before, selected):
         hasher.update(row["content_hash"].encode())
         num_samples += 1
+    for each in selected or ():
+        hasher.update(b"" if each.chosen else f" {each.content_hash}".encode())
     dataset_id = f"dat_{hasher.hexdigest()}"
-    for position, row in enumerate(bench.store.stream(ACCEPTED, (bench.run_id, number))):
+    for each in selected or ():
+        row = {"sample_id": each.sample_id, "chosen": each.chosen, "reason": each.reason}
+        bench.store.append("selections", [{"dataset_id": dataset_id, **row, "evidence": each.evidence}])
+    for position, row in enumerate(_members(bench, number, before, selected)):
         member = {"dataset_id": dataset_id, "sample_id": row["sample_id"], "position": position}
         bench.store.append("dataset_samples", [member])
     return dataset_id, num_samples
 
 
-def measure(bench: Bench, number: int, other: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Diversity of a round's own accepted questions, and of as many others of the same slices."""
+def _members(
+    bench: Bench, number: int, before: str | None, selected: Sequence[Selected] | None
+) -> Iterator[Mapping[str, Any]]:
+    """What the dataset holds, in order; without a selection all that is accepted."""
+    if selected is None:
+        yield from bench.store.stream(ACCEPTED, (bench.run_id, number))
+        return
+    if before:
+        yield from bench.store.stream(MEMBERS, (before,))
+    yield from (each._asdict() for each in selected if each.chosen)
+
+
+def _dataset_before(bench: Bench, number: int) -> str | None:
+    """The dataset of the round before, None where this is the first."""
+    done = bench.done(number - 1, "freeze")
+    return str(done["dataset"]) if done else None
+
+
+def measure(
+    bench: Bench, number: int, dataset_id: str, other: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Diversity of the questions that a round brought into its dataset, and of as many others by slice."""
     ids = [seed.id for seed in bench.domain.seeds]
-    params = (bench.run_id, number, guard.SAMPLE_SIZE, ids)
+    params = (bench.run_id, number, guard.SAMPLE_SIZE, ids, dataset_id)
     rows = bench.store.select(PAIRS.format(other=other), params)
     return guard.measure([row["now"] for row in rows]), guard.measure([row["other"] for row in rows])
 

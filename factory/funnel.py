@@ -1,8 +1,9 @@
 """What became of the samples of a run: the refiners' funnel, its reasons, and yields.
 
-All numbers are counts of `round_samples` and `decisions`. Of the generated samples every one is
-accepted, dropped, or not decided yet; a rewritten one lives on in the sample that took its place,
-so rewriting changes no total. What it all cost and gave is not here.
+All numbers are counts of `round_samples` and `outcomes`: decisions, and what selection made of those that
+passed, as a last step. Of the generated samples every one is accepted, dropped, or not decided yet; a
+rewritten one lives on in the sample that took its place, so rewriting changes no total. What it all cost
+and gave is not here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from factory.accuracy import Selects
 from factory.conversation import shown_turn
+from factory.store.trace import outcomes_in
 from factory.types import Json
 
 NUM_EXAMPLES = 2
@@ -22,7 +24,10 @@ EXAMPLE_CHARS = 300
 
 @dataclass(frozen=True)
 class Step:
-    """One refiner of the main run; `num_left` of the generated samples were not dropped up to here."""
+    """One refiner of the main run, or its selection.
+
+    `num_left` of the generated samples were not dropped up to here.
+    """
 
     step: int
     refiner: str
@@ -139,12 +144,12 @@ def read_json(value: Json) -> Json:
 def read_steps(store: Selects, run_id: str) -> tuple[Step, ...]:
     """The refiners of a run in order, with what each kept, rewrote and dropped."""
     rows = store.select(
-        """
+        f"""
         SELECT step, refiner, count(*) AS num_in, count(*) FILTER (action = 'keep') AS num_kept,
                count(*) FILTER (action = 'rewrite') AS num_rewritten,
                count(*) FILTER (action = 'drop') AS num_dropped
-        FROM decisions WHERE run_id = ? GROUP BY step, refiner ORDER BY step
-        """,
+        FROM {outcomes_in(store)} WHERE run_id = ? GROUP BY step, refiner ORDER BY step
+        """,  # noqa: S608 - one of two literals
         (run_id,),
     )
     generated = store.select(
@@ -165,7 +170,7 @@ def read_yields(store: Selects, run_id: str, column: str, by_round: bool = False
         f"""
         WITH found AS (
             SELECT DISTINCT sample_id, round, 'generated' AS action FROM round_samples WHERE run_id = ?
-            UNION ALL SELECT sample_id, round, action FROM decisions WHERE run_id = ? AND final
+            UNION ALL SELECT sample_id, round, action FROM {outcomes_in(store)} WHERE run_id = ? AND final
         )
         SELECT s.{column} AS name, {"f.round" if by_round else "0"} AS round,
                count(*) FILTER (f.action = 'generated') AS num_generated,
@@ -173,7 +178,7 @@ def read_yields(store: Selects, run_id: str, column: str, by_round: bool = False
                count(*) FILTER (f.action = 'drop') AS num_dropped,
                count(*) FILTER (f.action = 'keep') AS num_accepted
         FROM found f JOIN samples s ON s.id = f.sample_id GROUP BY ALL ORDER BY ALL
-        """,  # noqa: S608 - the column is one of two literals
+        """,  # noqa: S608 - column and view are each one of two literals
         (run_id, run_id),
     )
     return tuple(Yield(**row) for row in rows)
@@ -182,15 +187,16 @@ def read_yields(store: Selects, run_id: str, column: str, by_round: bool = False
 def read_reasons(store: Selects, run_id: str) -> tuple[Reason, ...]:
     """Why samples were dropped or rewritten, by step, with a few examples each."""
     rows = store.select(
-        """
+        f"""
         SELECT d.step, d.refiner, d.action, d.reason, d.sample_id, s.messages, r.messages AS rewritten,
                count(*) OVER same AS num_samples
-        FROM decisions d JOIN samples s ON s.id = d.sample_id LEFT JOIN samples r ON r.id = d.rewrite_id
+        FROM {outcomes_in(store)} d JOIN samples s ON s.id = d.sample_id
+        LEFT JOIN samples r ON r.id = d.rewrite_id
         WHERE d.run_id = ? AND d.action <> 'keep'
         WINDOW same AS (PARTITION BY d.step, d.refiner, d.action, d.reason)
         QUALIFY row_number() OVER (same ORDER BY d.sample_id) <= ?
         ORDER BY d.step, d.refiner, d.action, num_samples DESC, d.reason, d.sample_id
-        """,
+        """,  # noqa: S608 - one of two literals
         (run_id, NUM_EXAMPLES),
     )
     examples: dict[tuple[Any, ...], list[Example]] = {}

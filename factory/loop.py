@@ -70,7 +70,7 @@ async def run_round(bench: Bench, number: int, until: str = "evaluate") -> None:
     stages = STAGES[: STAGES.index(until) + 1]
     await make_samples(bench, number, stages)
     if "freeze" in stages:
-        dataset_id = freezing.freeze(bench, number)
+        dataset_id = await freezing.freeze(bench, number)
     if "student" not in bench.recipe.training or "train" not in stages:
         return
     adapter = await train(bench, number, dataset_id)
@@ -90,7 +90,7 @@ async def make_samples(bench: Bench, number: int, stages: Sequence[str]) -> None
             await reach(bench, number)
         except TargetMissed as missed:
             if "freeze" in stages and missed.num_accepted:
-                freezing.freeze(bench, number, missed)
+                await freezing.freeze(bench, number, missed)
             raise
     elif "refine" in stages:
         await generate_and_refine(bench, number)

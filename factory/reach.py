@@ -73,7 +73,8 @@ async def reach(bench: Bench, number: int) -> None:
     ):
         watch = Watch(bench.engine, shown, by_accepted=True)
         reaching = _Reaching(bench, number, watch)
-        made["allocation"] = reaching.waves.targets
+        made["allocation"] = reaching.targets
+        shown.update(0, sum(reaching.waves.targets.values()))
         made["forecast"] = {"yield": ASSUMED_YIELD, **forecast_round(bench.domain)}
         try:
             await reaching.run()
@@ -81,20 +82,25 @@ async def reach(bench: Bench, number: int) -> None:
             made.update(reaching.summary())
             refined["actions"] = count_actions(bench, number)
             watch.show(now=True)
-        refuse_if_missed(bench, number, reaching.waves.targets, reaching.spent)
+        refuse_if_missed(bench, number, reaching.targets, reaching.spent)
 
 
 class _Reaching:
-    """The waves of one round; two at once, or one where generating and refining take turns."""
+    """The waves of one round; two at once, or one where generating and refining take turns.
+
+    `targets` are the samples that each slice must have. The waves are for as many, or with a selection for
+    as many as these are chosen from.
+    """
 
     def __init__(self, bench: Bench, number: int, watch: Watch) -> None:
         self.bench, self.number, self.watch = bench, number, watch
         self.strategies = Strategies(bench.generators())
         spec, slices = bench.recipe.loop, sorted(self.strategies.slices)
-        targets = allocate(spec.accepted or 0, slices, slice_states(bench, number), spec.slice_floor)
+        self.targets = allocate(spec.accepted or 0, slices, slice_states(bench, number), spec.slice_floor)
+        candidates = {slice: spec.num_candidates(num) for slice, num in self.targets.items()}
         weights, served = self.strategies.weights, self.strategies.served
-        self.waves = Waves.create(targets, weights, served, self.strategies.num_samples)
-        refiners = [*bound_refiners(bench, number), (STEP, Target(num_missing(bench, number, targets)))]
+        self.waves = Waves.create(candidates, weights, served, self.strategies.num_samples)
+        refiners = [*bound_refiners(bench, number), (STEP, Target(num_missing(bench, number, candidates)))]
         self._refining = Refining(bench.store, bench.run_id, number, refiners)
         self.overlaps = can_overlap(bench.recipe)
         self.rule = FailureRule(spec.max_failure_share)
@@ -129,11 +135,12 @@ class _Reaching:
     def summary(self) -> dict[str, object]:
         """What the stage's event says of the round."""
         where = self.bench, self.number
+        accepted = num_accepted(*where)
         return {
             "generated": count_round(*where),
             "reached": sum(num_reached(*where, self._num_waves * POSITIONS).values()),
-            "accepted": sum(num_accepted(*where).values()),
-            "missing": num_missing(*where, self.waves.targets),
+            "accepted": sum(min(num, accepted.get(slice, 0)) for slice, num in self.targets.items()),
+            "missing": num_missing(*where, self.targets),
             "waves": self._num_waves,
             "given_up": [list(cell) for cell in self.waves.given_up()],
         }

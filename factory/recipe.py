@@ -11,10 +11,12 @@ what one key alone cannot tell (a server that is not there, a rank too high) is 
 from __future__ import annotations
 
 import re
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from factory.embedding.options import DESCRIPTION, EmbedderSpec
 from factory.servers import Server
 from factory.strict import Strict as Strict  # noqa: PLC0414 (options of steps, a package's own too, are Strict)
 from factory.types import Sampling, digest
@@ -138,6 +140,23 @@ class EvaluationSpec(StepSpec):
     name: str = Field("answers", description="Registered name of the evaluator.")
 
 
+class SelectionSpec(Strict):
+    """Accepts more than is wanted and takes the best of it: quality × difficulty, few that say the same."""
+
+    name: Literal["diverse"] = Field(
+        description="`diverse`: one after another the sample with the largest quality × difficulty × (1 − "
+        "cosine to the nearest one taken).",
+    )
+    candidates: float = Field(
+        2.0, gt=1, le=100, description="Accepted samples to choose from, for each one that is wanted."
+    )
+    embedder: EmbedderSpec = Field("bundled", description=DESCRIPTION)
+
+    def num_candidates(self, num_wanted: int) -> int:
+        """Accepted samples to choose so many from."""
+        return ceil(round(num_wanted * self.candidates, 6))  # 10 × 1.1 is 11
+
+
 class LoopSpec(Strict):
     """How many rounds, how much in each, and which controls run beside."""
 
@@ -155,6 +174,9 @@ class LoopSpec(Strict):
         le=MAX_SAMPLES_PER_ROUND,
         description="Accepted samples that a round must have: the teacher is asked until there are exactly "
         "so many, or the budget ends. In place of `samples_per_round`.",
+    )
+    selection: SelectionSpec | None = Field(
+        None, description="Of more samples than `accepted` the best are taken; null: the first ones."
     )
     slice_floor: float = Field(
         0.25, ge=0, le=1, description="Share of a round that is spread evenly over slices."
@@ -174,12 +196,20 @@ class LoopSpec(Strict):
             raise ValueError(
                 "give samples_per_round or accepted, not both; null takes back what another file gives"
             )
+        if self.selection is not None and self.accepted is None:
+            raise ValueError("selection needs accepted: it chooses so many of more samples")
+        if self.num_candidates(self.accepted or 0) > MAX_SAMPLES_PER_ROUND:
+            raise ValueError(f"accepted × selection.candidates is more than {MAX_SAMPLES_PER_ROUND:,}")
         return self
 
     @property
     def num_tasks(self) -> int:
         """Tasks of a round that has no target."""
         return self.samples_per_round or DEFAULT_SAMPLES_PER_ROUND
+
+    def num_candidates(self, num_wanted: int) -> int:
+        """Accepted samples that a round asks for where so many are wanted."""
+        return self.selection.num_candidates(num_wanted) if self.selection else num_wanted
 
 
 class GuardSpec(Strict):
@@ -252,4 +282,6 @@ class Recipe(Strict):
                     part.pop(key, None)
                 if part.get("tool_call_parser", "") is None:  # a run without tools is named as ever
                     del part["tool_call_parser"]
+        if found["loop"]["selection"] is None:  # and one without selection
+            del found["loop"]["selection"]
         return digest(found)

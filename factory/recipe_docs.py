@@ -108,6 +108,9 @@ def _table(schema: dict[str, Any], place: str, node: dict[str, Any]) -> Iterator
         below = follow(schema, value)
         if "properties" in below:
             yield from _rows(schema, below, f"{name}.")
+            for key, choice in below["properties"].items():
+                for option in choice.get("anyOf", ()):
+                    yield from _rows(schema, follow(schema, option), f"{name}.{key}.")
 
 
 def _step(group: Group, name: str, place: str) -> Iterator[str]:

@@ -190,7 +190,7 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
 
     domain = open_domain(recipe_path, profile, lambda recipe: needs_until(recipe, "refine"))
     loop = domain.recipe.loop.model_copy(
-        update={"samples_per_round": count, "accepted": None, "controls": {}}
+        update={"samples_per_round": count, "accepted": None, "selection": None, "controls": {}}
     )
     asked = {"loop": loop, "servers": _asked_at_once(domain.recipe)}
     domain = replace(domain, recipe=domain.recipe.model_copy(update=asked))

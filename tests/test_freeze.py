@@ -50,10 +50,10 @@ async def test_a_collapse_in_round_2_is_not_hidden_by_round_1(recipe, tmp_path):
     async with open_bench(open_domain(recipe, None), tmp_path / "w", Progress(bars=False)) as bench:
         bench.record_run()
         accept(bench, 1, VARIED[:100])
-        freeze(bench, 1)
+        await freeze(bench, 1)
         accept(bench, 2, [*VARIED[100:184], *NARROW[:16]])  # distinct-2 of both together falls by 5 %
         with pytest.raises(GuardTripped, match="distinct-2 fell by"):
-            freeze(bench, 2)
+            await freeze(bench, 2)
         (row,) = bench.store.select("SELECT num_samples, guards FROM datasets WHERE round = 2")
     guards = json.loads(row["guards"])
     assert row["num_samples"] == 200
@@ -67,7 +67,7 @@ async def test_an_empty_answer_is_in_no_dataset_even_where_nothing_was_refined(r
         bench.record_run()
         accept(bench, 1, VARIED[:20])
         accept(bench, 1, VARIED[20:23], answer="")
-        lines = write_dataset(bench, freeze(bench, 1)).read_text().splitlines()
+        lines = write_dataset(bench, await freeze(bench, 1)).read_text().splitlines()
         (row,) = bench.store.select("SELECT num_samples FROM datasets")
     assert {json.loads(line)["messages"][-1]["content"] for line in lines} == {"yes"}
     assert len(lines) == row["num_samples"] == 20
@@ -78,9 +78,9 @@ async def test_a_round_that_turns_to_one_slice_is_compared_within_that_slice(rec
         bench.record_run()
         mixed = [question for pair in zip(VARIED[:100], NARROW, strict=True) for question in pair]
         accept(bench, 1, mixed, ("fees", "borrowing"))  # borrowing is narrow by its nature
-        freeze(bench, 1)
+        await freeze(bench, 1)
         accept(bench, 2, [question.replace("reader ", "reader 7") for question in NARROW], ("borrowing",))
-        freeze(bench, 2)
+        await freeze(bench, 2)
         (row,) = bench.store.select("SELECT guards FROM datasets WHERE round = 2")
     assert json.loads(row["guards"])["now"]["size"] == 100
 
@@ -91,7 +91,7 @@ async def test_a_first_round_far_narrower_than_the_seeds_is_told(recipe, tmp_pat
     async with open_bench(open_domain(recipe, None), tmp_path / "w", Progress(bars=False)) as bench:
         bench.record_run()
         accept(bench, 1, NARROW)
-        freeze(bench, 1)
+        await freeze(bench, 1)
         (row,) = bench.store.select("SELECT guards FROM datasets")
     assert json.loads(row["guards"])["seeds"]["size"] == 40
     assert "the seeds" in capsys.readouterr().err

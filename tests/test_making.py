@@ -76,7 +76,7 @@ async def one_after_the_other(folder, workspace):
         bench.record_run()
         await generate(bench, 1)
         await refine(bench, 1)
-        freeze(bench, 1)
+        await freeze(bench, 1)
 
 
 async def test_the_outcome_is_that_of_one_after_the_other(folder, tmp_path, script):

@@ -31,4 +31,4 @@ def test_every_key_has_a_meaning_and_stands_in_the_page() -> None:
         for key, value in node.get("properties", {}).items():
             meaning = value.get("description") or follow(schema, value).get("description")
             assert meaning, f"{name}.{key}"
-            assert re.search(rf"`(\w+\.)?{key}`", page), f"{name}.{key}"
+            assert re.search(rf"`(\w+\.)*{key}`", page), f"{name}.{key}"

@@ -465,3 +465,15 @@ def test_the_pages_commands_print_what_it_says(
         assert [line.rstrip() for line in printed.splitlines()] == [
             line.rstrip() for line in expected.splitlines()
         ]
+
+
+def test_what_the_page_says_of_selection_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", "demo"]) == 0
+    (profile,) = re.findall(r"^```yaml\n# (\S+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    Path(profile[0]).write_text(profile[1], "utf-8")
+    shown = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line) for block in shown for line in block.splitlines()]
+    assert len(commands) == 3
+    for program, *words in commands:
+        assert program == "factory" and cli.main(words) == 0

@@ -289,7 +289,7 @@ async def test_a_round_that_accepts_nothing_has_a_dataset_of_its_own(folder, tmp
     async with open_bench(open_domain(folder, None), tmp_path / "w", QUIET) as bench:
         bench.record_run()
         await loop.run_round(bench, 1)
-        freeze(bench, 2)
+        await freeze(bench, 2)
         rows = bench.store.select("SELECT round, num_samples FROM datasets ORDER BY round")
         members = bench.store.select("SELECT count(*) AS n FROM dataset_samples")
     assert rows == [{"round": 1, "num_samples": 24}, {"round": 2, "num_samples": 24}]

@@ -9,7 +9,17 @@ from example_store import Example, call, fill
 
 from factory.store.store import Store
 
-VIEWS = ["funnel", "lineage", "accepted", "rejected", "spend", "slice_progress", "model_history", "agreement"]
+VIEWS = [
+    "outcomes",
+    "funnel",
+    "lineage",
+    "accepted",
+    "rejected",
+    "spend",
+    "slice_progress",
+    "model_history",
+    "agreement",
+]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from factory.store import confined, database, remote
 from factory.store.confined import Table, check_select
-from factory.store.trace import Node, Selects, Trace, render, trace
+from factory.store.trace import Node, Selects, Trace, outcomes_in, render, trace
 
 if TYPE_CHECKING:
     import duckdb
@@ -144,7 +144,7 @@ RUNS = """
     ) l ON l.run_id = r.id
     ORDER BY r.started_at, r.id""".replace("CALLS", CALLS)
 ACCEPTED = """
-    SELECT run_id, round, count(*) AS num_samples FROM decisions
+    SELECT run_id, round, count(*) AS num_samples FROM {outcomes}
     WHERE final AND action = 'keep' GROUP BY run_id, round ORDER BY run_id, round"""
 
 
@@ -157,7 +157,7 @@ def state_of(store: Selects, status: str | None) -> str | None:
 def status(store: Selects) -> tuple[RunStatus, ...]:
     """Every run of the workspace, the oldest first."""
     accepted: dict[str, list[tuple[int, int]]] = {}
-    for row in store.select(ACCEPTED):
+    for row in store.select(ACCEPTED.format(outcomes=outcomes_in(store))):
         accepted.setdefault(row["run_id"], []).append((row["round"], row["num_samples"]))
     return tuple(
         RunStatus(

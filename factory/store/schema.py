@@ -271,6 +271,20 @@ def add_logprobs(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE calls ADD COLUMN logprobs JSON")
 
 
+def add_selections(connection: duckdb.DuckDBPyConnection) -> None:
+    """What a dataset took of the samples of its round that passed, where these were more than it wanted."""
+    connection.execute(
+        """CREATE TABLE selections (
+            dataset_id VARCHAR NOT NULL,
+            sample_id VARCHAR NOT NULL,
+            chosen BOOLEAN NOT NULL,
+            reason VARCHAR NOT NULL,       -- chosen, near_chosen, outscored
+            evidence JSON NOT NULL,        -- quality, difficulty, score, the nearest chosen sample
+            PRIMARY KEY (dataset_id, sample_id)
+        )"""
+    )
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -281,4 +295,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_refiner_evaluations,
     add_logprobs,
     add_embeddings,
+    add_selections,
 )

@@ -54,6 +54,12 @@ class Trace:
         return replace(self.ancestors, children=(), num_hidden=0)
 
 
+def outcomes_in(store: Selects) -> str:
+    """The view of what settled samples; the table `decisions` in a file that no newer version opened yet."""
+    found = store.select("SELECT 1 FROM information_schema.tables WHERE table_name = 'outcomes'")
+    return "outcomes" if found else "decisions"
+
+
 # Each query yields near, far, kind and relation for the near ids in `ids`.
 ANCESTORS = {
     "sample": """SELECT child AS near, parent AS far, relation,
@@ -99,7 +105,7 @@ LABELS = {
                  FROM samples s LEFT JOIN (
                      SELECT sample_id,
                             string_agg(DISTINCT concat_ws(' ', action, refiner, reason), ', ') AS fate
-                     FROM decisions WHERE final AND sample_id IN (FROM ids) GROUP BY sample_id
+                     FROM OUTCOMES WHERE final AND sample_id IN (FROM ids) GROUP BY sample_id
                  ) f ON f.sample_id = s.id""",
     "dataset": "SELECT id, concat(num_samples, ' samples, round ', round) AS label FROM datasets",
     "model": "SELECT id, concat(role, ' ', name, ' on ', base) AS label FROM models",
@@ -181,7 +187,8 @@ def _things(links: _Links) -> set[tuple[str, str]]:
 
 def _labels(store: Selects, things: set[tuple[str, str]]) -> dict[str, str]:
     labels: dict[str, str] = {}
-    for kind, sql in LABELS.items():
+    for kind, template in LABELS.items():
+        sql = template.replace("OUTCOMES", outcomes_in(store)) if kind == "sample" else template
         ids = sorted(thing_id for thing_id, its_kind in things if its_kind == kind)
         if ids:
             query = f"WITH ids AS (SELECT unnest(?::VARCHAR[])) SELECT * FROM ({sql}) WHERE id IN (FROM ids)"  # noqa: S608

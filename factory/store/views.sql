@@ -1,13 +1,33 @@
 -- The questions that people ask, as views. Made anew at each opening, so they may change without a
 -- migration; docs/schema.md explains each. Every join is by a key: no view costs more than its tables.
 
+-- The decisions, and what selection made of those that kept a sample: a step of its own after the last, by
+-- the newest dataset of the round. Without a selection these are the decisions alone.
+CREATE OR REPLACE VIEW outcomes AS
+WITH newest AS (
+    SELECT run_id, round, arg_max(id, (created_at, rowid)) AS dataset_id, max(created_at) AS created_at
+    FROM datasets GROUP BY run_id, round
+), selected AS (
+    SELECT n.run_id, n.round, s.sample_id, s.chosen, s.reason, s.evidence, n.created_at
+    FROM newest n JOIN selections s ON s.dataset_id = n.dataset_id
+)
+SELECT d.run_id, d.round, d.sample_id, d.step, d.refiner, d.action, d.reason, d.evidence, d.rewrite_id,
+       d.final AND s.sample_id IS NULL AS final, d.created_at
+FROM decisions d
+LEFT JOIN selected s ON d.final AND s.run_id = d.run_id AND s.sample_id = d.sample_id
+UNION ALL
+SELECT s.run_id, s.round, s.sample_id, d.step + 1, 'selection', CASE WHEN s.chosen THEN 'keep' ELSE 'drop' END,
+       s.reason, s.evidence, NULL, true, s.created_at
+FROM selected s
+JOIN decisions d ON d.final AND d.run_id = s.run_id AND d.sample_id = s.sample_id;
+
 -- How many samples each refiner kept, rewrote and dropped. Over a run and round num_final adds up to
 -- the samples that were decided.
 CREATE OR REPLACE VIEW funnel AS
 SELECT d.run_id, d.round, s.strategy, d.step, d.refiner, d.action, d.reason,
        count(*) AS num_samples,
        count(*) FILTER (d.final) AS num_final
-FROM decisions d
+FROM outcomes d
 LEFT JOIN samples s ON s.id = d.sample_id
 GROUP BY d.run_id, d.round, s.strategy, d.step, d.refiner, d.action, d.reason;
 
@@ -31,7 +51,7 @@ FROM up;
 CREATE OR REPLACE VIEW accepted AS
 SELECT d.run_id, d.round, s.id AS sample_id, s.strategy, s.operation, s.slice, s.question, s.answer,
        s.messages, s.attributes, s.content_hash
-FROM decisions d
+FROM outcomes d
 JOIN samples s ON s.id = d.sample_id
 WHERE d.final AND d.action = 'keep';
 
@@ -41,7 +61,7 @@ CREATE OR REPLACE VIEW rejected AS
 SELECT d.run_id, d.round, s.id AS sample_id, s.strategy, s.operation, s.slice, d.step, d.refiner,
        CASE d.action WHEN 'rewrite' THEN 'superseded' ELSE 'dropped' END AS fate,
        d.reason, d.evidence, d.rewrite_id AS superseded_by, s.question, s.answer
-FROM decisions d
+FROM outcomes d
 JOIN samples s ON s.id = d.sample_id
 WHERE d.final AND d.action <> 'keep';
 
