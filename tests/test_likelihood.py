@@ -32,7 +32,6 @@ from factory.models.scripted import SCRIPTS, ScriptedModel, echo
 from factory.ports import Ask, Refiner
 from factory.recipe import BudgetSpec, ModelSpec, Recipe
 from factory.refine import refine_round
-from factory.registry import names
 from factory.store.rows import sample_rows
 from factory.store.store import Store
 from factory.tokens import Token, read_given
@@ -541,7 +540,6 @@ def recipe(*steps: str, **changes: Any) -> Recipe:
     return Recipe.model_validate({**values, "models": models, "refiners": refiners, **changes})
 
 
-@pytest.mark.skipif("likelihood" not in names("refiners"), reason="the package is not installed anew yet")
 def test_a_recipe_with_it_needs_the_student_and_an_edit_before_it_and_counts_its_calls() -> None:
     check_consistency(recipe("edit", "likelihood"))
     with pytest.raises(RecipeError, match="none come to it") as raised:
