@@ -26,14 +26,14 @@ HOST = "127.0.0.1"
 TOKEN_BYTES = 32
 
 
-def application(workspace: Path, token: str, port: int) -> Starlette:
+def application(access: Access, token: str, port: int) -> Starlette:
     """The pages behind their door."""
     app = Starlette(
         routes=[*overview.routes, Mount("/static", StaticFiles(packages=[("factory.audit", "static")]))],
         middleware=[Middleware(Door, token=token, port=port)],
         exception_handlers={FactoryError: wrong, 404: missing},
     )
-    app.state.access = Access(workspace)
+    app.state.access = access
     return app
 
 
@@ -44,13 +44,15 @@ class AuditServer:
     workspace: Path
     port: int = 0  # a free one
     token: str = field(default_factory=lambda: secrets.token_urlsafe(TOKEN_BYTES))
+    _access: Access = field(init=False)
     _socket: socket.socket = field(init=False)
     _server: uvicorn.Server = field(init=False)
 
     def __post_init__(self) -> None:
         self._socket = _listen(self.port)
         self.port = int(self._socket.getsockname()[1])
-        app = application(self.workspace, self.token, self.port)
+        self._access = Access(self.workspace)
+        app = application(self._access, self.token, self.port)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
 
     @property
@@ -64,6 +66,7 @@ class AuditServer:
             self._server.run([self._socket])
         finally:
             self._socket.close()
+            self._access.close()
 
     def stop(self) -> None:
         """Ends `run` from another thread."""

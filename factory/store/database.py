@@ -23,7 +23,7 @@ from factory.store import schema
 
 FILE = "factory.duckdb"
 GIB = 2**30
-PATIENCE_SECONDS = 2.0  # a reader in another process holds the file for a moment only
+PATIENCE_SECONDS = 2.0  # a reader in another process holds the file for a moment only, or lets go of it
 
 
 class HeldError(WorkspaceError):
@@ -92,7 +92,11 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
         connection = duckdb.connect(path, read_only=read_only, config=config)
     except duckdb.Error as error:
         raise _translate(error, path) from error
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    try:
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    except duckdb.InvalidInputException as error:  # this process has it open, its settings locked
+        connection.close()
+        raise HeldError(f"the workspace {path.parent} is held by another part of the factory") from error
     connection.execute("SET lock_configuration = true")
     return connection
 
