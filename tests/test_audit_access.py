@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def test_a_run_gets_in_while_pages_go_on_asking(workspace: Path) -> None:
             try:
                 access.select("SELECT count(*) AS n FROM samples")
                 num_answers[0] += 1
+                time.sleep(0.01)
             except Exception as error:
                 failures.append(error)
 
@@ -68,12 +70,14 @@ def test_a_run_gets_in_while_pages_go_on_asking(workspace: Path) -> None:
         threads = [threading.Thread(target=look, args=(access,)) for _ in range(3)]
         for thread in threads:
             thread.start()
-        for _ in range(3):
-            with Store.open(workspace) as store:
-                store.append("stages", [{"run_id": "r", "round": 1, "stage": "refine", "status": "done"}])
-        ended.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for _ in range(3):
+                with Store.open(workspace) as store:
+                    store.append("stages", [{"run_id": "r", "round": 1, "stage": "refine", "status": "done"}])
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
         assert not failures
         assert num_answers[0] > 0
         assert access.select("SELECT count(*) AS n FROM stages") == [{"n": 3}]
