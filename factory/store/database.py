@@ -8,6 +8,7 @@ anew. What goes wrong becomes a WorkspaceError of one line. Rows are the Store's
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -129,13 +130,14 @@ def unwritable(path: Path, error: BaseException) -> WorkspaceError:
 
 
 def _connect_patiently(path: Path, is_run: Callable[[], bool]) -> duckdb.DuckDBPyConnection:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = None  # from when the holder was asked, which may take it a while
     while True:
         try:
             return connect(path)
         except HeldError:
-            if time.monotonic() > deadline or is_run():
+            if is_run() or time.monotonic() > (deadline or math.inf):
                 raise
+            deadline = deadline or time.monotonic() + PATIENCE_SECONDS
             time.sleep(0.05)
 
 
