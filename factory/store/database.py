@@ -162,6 +162,8 @@ def _translate(error: duckdb.Error, path: Path) -> WorkspaceError:
     hint = "wait for it or use another --workspace"
     if held := re.search(r"Conflicting lock is held in .*\(PID (\d+)\)", text):
         return HeldError(f"the workspace {path.parent} is held by process {held[1]}", hint=hint)
-    if "Could not set lock" in text or "different configuration" in text:
+    # What stands beside "lock" is told where this process opens it at another place.
+    here = ("Could not set lock", "different configuration", "file handle conflict")
+    if any(words in text for words in here):
         return HeldError(f"the workspace {path.parent} is held by another part of the factory", hint=hint)
     return WorkspaceError(f"the database cannot be opened: {text}", where=str(path.parent))
