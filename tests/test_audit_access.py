@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +21,15 @@ SAMPLE = {
     "slice": "a", "question": "Why?", "answer": "So.", "messages": [], "attributes": {}, "content_hash": "h",
 }  # fmt: skip
 VERDICT = {"sample_id": "smp_1", "reviewer": "Ada", "action": "drop", "reason": "wrong"}
+
+RUNS = """
+import sys
+from pathlib import Path
+from factory.store.store import Store
+for _ in range(3):
+    with Store.open(Path(sys.argv[1])) as store:
+        store.append("stages", [{"run_id": "r", "round": 1, "stage": "refine", "status": "done"}])
+"""
 
 
 @pytest.fixture
@@ -71,9 +82,7 @@ def test_a_run_gets_in_while_pages_go_on_asking(workspace: Path) -> None:
         for thread in threads:
             thread.start()
         try:
-            for _ in range(3):
-                with Store.open(workspace) as store:
-                    store.append("stages", [{"run_id": "r", "round": 1, "stage": "refine", "status": "done"}])
+            subprocess.run([sys.executable, "-c", RUNS, str(workspace)], check=True)
         finally:
             ended.set()
             for thread in threads:
