@@ -158,13 +158,9 @@ def _rich_table(title: str) -> Table:
 
 def render_html(report: Report) -> str:
     """The page: styles and plots within, no script, nothing fetched."""
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import SandboxedEnvironment
+    from factory.html_pages import environment
 
-    environment = SandboxedEnvironment(
-        autoescape=True, finalize=_finalize, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text("utf-8"))
+    template = environment().from_string(Path(__file__).with_name("report.html.jinja").read_text("utf-8"))
     return template.render(
         report=report,
         run=report.run,
@@ -180,8 +176,3 @@ def render_html(report: Report) -> str:
         calibration_line=refiner_grid.describe_calibration(report.refiner),
         reliability_plots=plots.plot_reliability(report),
     )
-
-
-def _finalize(value: Any) -> Any:
-    """Every text that a template prints, but what Jinja itself has escaped already."""
-    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

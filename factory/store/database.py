@@ -8,6 +8,7 @@ anew. What goes wrong becomes a WorkspaceError of one line. Rows are the Store's
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
@@ -23,7 +24,7 @@ from factory.store import schema
 
 FILE = "factory.duckdb"
 GIB = 2**30
-PATIENCE_SECONDS = 2.0  # a reader in another process holds the file for a moment only
+PATIENCE_SECONDS = 2.0  # a reader in another process holds the file for a moment only, or lets go of it
 
 
 class HeldError(WorkspaceError):
@@ -92,7 +93,11 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
         connection = duckdb.connect(path, read_only=read_only, config=config)
     except duckdb.Error as error:
         raise _translate(error, path) from error
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    try:
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    except duckdb.InvalidInputException as error:  # this process has it open, its settings locked
+        connection.close()
+        raise HeldError(f"the workspace {path.parent} is held by another part of the factory") from error
     connection.execute("SET lock_configuration = true")
     return connection
 
@@ -125,13 +130,14 @@ def unwritable(path: Path, error: BaseException) -> WorkspaceError:
 
 
 def _connect_patiently(path: Path, is_run: Callable[[], bool]) -> duckdb.DuckDBPyConnection:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = None  # from when the holder was asked, which may take it a while
     while True:
         try:
             return connect(path)
         except HeldError:
-            if time.monotonic() > deadline or is_run():
+            if is_run() or time.monotonic() > (deadline or math.inf):
                 raise
+            deadline = deadline or time.monotonic() + PATIENCE_SECONDS
             time.sleep(0.05)
 
 
@@ -156,6 +162,8 @@ def _translate(error: duckdb.Error, path: Path) -> WorkspaceError:
     hint = "wait for it or use another --workspace"
     if held := re.search(r"Conflicting lock is held in .*\(PID (\d+)\)", text):
         return HeldError(f"the workspace {path.parent} is held by process {held[1]}", hint=hint)
-    if "Could not set lock" in text or "different configuration" in text:
+    # What stands beside "lock" is told where this process opens it at another place.
+    here = ("Could not set lock", "different configuration", "file handle conflict")
+    if any(words in text for words in here):
         return HeldError(f"the workspace {path.parent} is held by another part of the factory", hint=hint)
     return WorkspaceError(f"the database cannot be opened: {text}", where=str(path.parent))

@@ -1,9 +1,10 @@
 """Questions from other processes while a run holds the database: a Unix socket in the workspace.
 
 One connection carries one line of JSON, {"sql", "params"}, and one line back, {"columns", "rows",
-"truncated"} or {"error"}. Only the user's own processes can connect (mode 0600), only SELECT is
+"truncated"}, {"error"} or {"closing"}. Only the user's own processes can connect (mode 0600), only SELECT is
 answered, rows and seconds are limited. Where the file system knows no sockets the run goes on
-without answering. It sees what is committed, at most a tenth of a second old.
+without answering. It sees what is committed, at most a tenth of a second old. What a holder does besides
+has a name: {"verdicts": [...]} writes what people said, {"release": null} asks one that can wait to let go.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from factory.errors import InputError
+from factory.errors import FactoryError, InputError
 from factory.store import confined
 from factory.store.confined import Table
 
@@ -31,11 +32,24 @@ QUERY_SECONDS = 30.0
 SOCKET_SECONDS = 10.0
 
 
-class Server:
-    """Answers for a database from threads of its own, until closed."""
+class ClosingError(InputError):
+    """The holder lets go of the file: ask whoever has it next."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, workspace: Path) -> None:
+
+class Server:
+    """Answers for a database from threads of its own, until closed.
+
+    `does` are what it does besides answering, by name: called with what came, whose answer goes back as JSON.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        workspace: Path,
+        does: Mapping[str, Callable[[Any], Any]] | None = None,
+    ) -> None:
         self._connection = connection
+        self._does = does or {}
         self._workspace = workspace
         self._running: set[duckdb.DuckDBPyConnection] = set()
         self._changed = threading.Condition()
@@ -48,24 +62,37 @@ class Server:
     def answer(self, line: bytes) -> bytes:
         """The line that answers a line."""
         try:
-            question = json.loads(line)
-            table = self._run(str(question["sql"]), list(question["params"]))
-        except (ValueError, KeyError, TypeError):
-            answer: dict[str, Any] = {"error": "the question is not a line of JSON with sql and params"}
-        except InputError as error:
+            answer = self._answer(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            answer = {"error": "the question is not a line of JSON with sql and params"}
+        except ClosingError:
+            answer = {"closing": True}
+        except FactoryError as error:
             answer = {"error": str(error)}
-        else:
-            answer = {"columns": table.columns, "rows": table.rows, "truncated": table.truncated}
         return json.dumps(answer).encode() + b"\n"
 
-    def _run(self, sql: str, params: list[Any]) -> Table:
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        if "sql" in question:
+            table = self.table(str(question["sql"]), list(question["params"]))
+            return {"columns": table.columns, "rows": table.rows, "truncated": table.truncated}
+        (name, given), *_ = question.items()
+        if name not in self._does:
+            raise InputError(f"the process that holds the workspace does not do '{name}'")
+        return {"done": self._does[name](given)}
+
+    def table(self, sql: str, params: Sequence[Any] = ()) -> Table:
+        """The answer to one SELECT; raises InputError, as ClosingError where the file is being let go."""
         with self._changed:
             if self._closing:
-                raise InputError("the run is ending")
+                raise ClosingError("the run is ending")
             cursor = self._connection.cursor()
             self._running.add(cursor)
         try:
             return confined.run(cursor, sql, params, QUERY_SECONDS)
+        except InputError as error:
+            if self._closing:
+                raise ClosingError("the run is ending") from error
+            raise
         finally:
             cursor.close()
             with self._changed:
@@ -88,34 +115,63 @@ class Server:
 def ask(
     workspace: Path, sql: str, params: Sequence[Any] = (), timeout_seconds: float = QUERY_SECONDS + 5
 ) -> Table:
-    """The answer of the run that holds the workspace.
+    """The answer of the process that holds the workspace.
 
-    Raises ConnectionError where no run answers, InputError for what the run refuses.
+    Raises ConnectionError where none answers, InputError for what it refuses.
     """
+    answer = _exchange(workspace, {"sql": sql, "params": list(params)}, timeout_seconds)
+    return Table(tuple(answer["columns"]), tuple(tuple(row) for row in answer["rows"]), answer["truncated"])
+
+
+def tell(workspace: Path, name: str, given: Any, timeout_seconds: float = SOCKET_SECONDS) -> Any:
+    """Has the process that holds the workspace do something by its name; what came of it.
+
+    Raises ConnectionError where none answers, InputError for what it refuses.
+    """
+    return _exchange(workspace, {name: given}, timeout_seconds)["done"]
+
+
+def _exchange(workspace: Path, question: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _address(workspace) as address:
         client.settimeout(timeout_seconds)
         try:
             client.connect(address)
-            client.sendall(json.dumps({"sql": sql, "params": list(params)}).encode() + b"\n")
+            client.sendall(json.dumps(question).encode() + b"\n")
             with client.makefile("rb") as file:
                 line = file.readline()
         except OSError as error:
             raise ConnectionError(str(error)) from error
     if not line.endswith(b"\n"):
         raise ConnectionError("the run ended before it answered")
-    answer = json.loads(line)
+    answer: dict[str, Any] = json.loads(line)
+    if "closing" in answer:
+        raise ConnectionError("the run is ending")
     if "error" in answer:
         raise InputError(answer["error"])
-    return Table(tuple(answer["columns"]), tuple(tuple(row) for row in answer["rows"]), answer["truncated"])
+    return answer
 
 
 def is_answered(workspace: Path) -> bool:
-    """Whether a run holds the workspace and answers."""
+    """Whether a process holds the workspace and answers."""
     try:
         ask(workspace, "SELECT 1", timeout_seconds=1)
     except ConnectionError:
         return False
     return True
+
+
+def holder_stays(workspace: Path) -> bool:
+    """Whether a process holds the workspace and goes on doing so, now that it was asked to let go.
+
+    False where none answers, too.
+    """
+    try:
+        tell(workspace, "release", None)
+    except InputError:
+        return True
+    except ConnectionError:
+        pass
+    return False
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ import duckdb
 from factory.errors import FactoryError
 from factory.store import database
 from factory.store.columns import read_tables
-from factory.store.remote import Server, is_answered
+from factory.store.remote import Server, holder_stays
 from factory.store.text import from_json, restore
+from factory.store.verdicts import verdict_row
 from factory.store.writer import Entry, Rows, Statement, Writer
 from factory.tokens import unpack
 from factory.types import Completion
@@ -46,7 +47,7 @@ class Store:
         self._answered = {row["id"] for row in self._rows(ANSWERED, (), 1000)}
         self._queued_calls: dict[str, Completion] = {}
         self._writer = Writer(connection.cursor(), self.path, self._forget_queued)
-        self._server = Server(connection, workspace)
+        self._server = Server(connection, workspace, {"verdicts": self._add_verdicts})
         self._is_open = True
 
     @classmethod
@@ -59,7 +60,7 @@ class Store:
         with _open_lock:
             if workspace in _open_here:
                 raise database.HeldError(f"the workspace {workspace} is open in this process already")
-            connection = database.open_for_writing(workspace, lambda: is_answered(workspace))
+            connection = database.open_for_writing(workspace, lambda: holder_stays(workspace))
             try:
                 store = cls(workspace, connection)
             except BaseException:
@@ -156,6 +157,12 @@ class Store:
         except FactoryError:
             if error is None:  # else the first error says more
                 raise
+
+    def _add_verdicts(self, rows: list[dict[str, Any]]) -> int:
+        """What people say while a run is under way; durable when it returns."""
+        self.append("verdicts", [verdict_row(row) for row in rows])
+        self.flush()
+        return len(rows)
 
     def _forget_queued(self, group: list[Entry]) -> None:
         for entry in group:

@@ -1,0 +1,85 @@
+"""Serves the audit page of a workspace on the loopback, until it is stopped.
+
+`listen` takes a port before anything is said, so that the address that is printed is the one that answers.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from factory.audit import overview
+from factory.audit.access import Access
+from factory.audit.door import Door
+from factory.audit.pages import missing, wrong
+from factory.errors import FactoryError, InputError
+
+HOST = "127.0.0.1"
+TOKEN_BYTES = 32
+
+
+def application(access: Access, token: str, port: int) -> Starlette:
+    """The pages behind their door."""
+    app = Starlette(
+        routes=[*overview.routes, Mount("/static", StaticFiles(packages=[("factory.audit", "static")]))],
+        middleware=[Middleware(Door, token=token, port=port)],
+        exception_handlers={FactoryError: wrong, 404: missing},
+    )
+    app.state.access = access
+    return app
+
+
+@dataclass(slots=True)
+class AuditServer:
+    """A server that listens, with the address to open; `run` blocks until `stop` or Ctrl-C."""
+
+    workspace: Path
+    port: int = 0  # a free one
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(TOKEN_BYTES))
+    _access: Access = field(init=False)
+    _socket: socket.socket = field(init=False)
+    _server: uvicorn.Server = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._socket = _listen(self.port)
+        self.port = int(self._socket.getsockname()[1])
+        self._access = Access(self.workspace)
+        app = application(self._access, self.token, self.port)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+
+    @property
+    def url(self) -> str:
+        """The address with its token."""
+        return f"http://{HOST}:{self.port}/?token={self.token}"
+
+    def run(self) -> None:
+        """Answers until stopped."""
+        try:
+            self._server.run([self._socket])
+        finally:
+            self._socket.close()
+            self._access.close()
+
+    def stop(self) -> None:
+        """Ends `run` from another thread."""
+        self._server.should_exit = True
+
+
+def _listen(port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((HOST, port))
+    except OSError as error:
+        found.close()
+        what = f"port {port} cannot be had: {error.strerror}"
+        raise InputError(what, where="--port", hint="choose another, or leave it out") from error
+    return found

@@ -1,0 +1,36 @@
+// Takes over the parts of the page that changed: every element with an id and `data-live`.
+// The server sends the whole page again, or 304 where nothing changed. Text comes escaped and scripts in it
+// do not run: a parsed document runs none.
+"use strict";
+
+const WAIT_MS = 2000;
+const state = document.getElementById("live-state");
+let tag = null;
+
+function takeOver(html) {
+  const fresh = new DOMParser().parseFromString(html, "text/html");
+  for (const part of document.querySelectorAll("[data-live][id]")) {
+    const other = fresh.getElementById(part.id);
+    if (other && other.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) {
+      part.replaceChildren(...other.childNodes);
+    }
+  }
+}
+
+async function look() {
+  const started = performance.now();
+  try {
+    const headers = tag ? { "If-None-Match": tag } : {};
+    const answer = await fetch(location.href, { headers });
+    if (answer.status === 200) {
+      tag = answer.headers.get("ETag");
+      takeOver(await answer.text());
+    }
+    state.textContent = "";
+  } catch {
+    state.textContent = "The audit server does not answer.";
+  }
+  setTimeout(look, Math.max(WAIT_MS, 5 * (performance.now() - started)));
+}
+
+if (document.querySelector("[data-live]")) setTimeout(look, WAIT_MS);
