@@ -44,12 +44,14 @@ def roles_asked(recipe: Recipe) -> list[Role]:
 def bound_refiners(bench: Bench, number: int) -> Steps:
     """The refiners of a run's round by name, in order; those that use a model ask their own.
 
-    What their embedders are asked is kept and counted for the run.
+    What their embedders are asked is kept and counted for the run, in one account: a text that two steps want
+    is paid once.
     """
+    account = Account.of(bench, number)
     found: list[tuple[str, Refiner]] = []
     for name, refiner in bench.refiners():
         if (embedder := getattr(refiner, "embedder", None)) is not None:
-            embedder.bind(Account.of(bench, number))
+            embedder.bind(account)
         role = role_of(refiner)
         found.append((name, Bound(refiner, role, bench, number) if role else refiner))
     return found

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from fake_endpoint import FakeEndpoint, Status
 from test_target import QUIET, Script, ask, run, state, write
 
 from factory import session
@@ -16,7 +17,7 @@ from factory.errors import RecipeError, TargetMissed
 from factory.freeze import freeze
 from factory.init import write_template
 from factory.load import load_recipe
-from factory.loop import run_control, run_round
+from factory.loop import run_control, run_loop, run_round
 from factory.models import scripted
 from factory.recipe import Recipe
 from factory.session import open_bench, open_domain
@@ -186,6 +187,35 @@ async def test_what_an_earlier_round_has_is_not_chosen_once_more(folder, tmp_pat
     assert held == [first, other]
     assert [(row["sample_id"], row["reason"]) for row in rows] == [(copy, "near_chosen")]
     assert json.loads(rows[0]["evidence"])["of"] == first
+
+
+def rows_for(body):
+    data = [{"index": at, "embedding": [1.0, float(len(text))]} for at, text in enumerate(body["input"])]
+    return Status(200, {"data": data})
+
+
+async def run_with_endpoint(folder, workspace, endpoint, accepted=20, refiners=(), selection=(), **more):
+    """A run whose selection asks an endpoint for vectors, and so do the refiners that are named."""
+    embedder = {"server": "there", "model": "small"}
+    servers = {
+        "main": {"kind": "scripted", "script": "mine"},
+        "there": {"kind": "endpoint", "base_url": endpoint.base_url},
+    }
+    steps = [{"name": "form"}, *({"name": name, "embedder": embedder} for name in refiners)]
+    chosen = {**SELECTION, **dict(selection), "embedder": embedder}
+    choosing(folder, accepted, selection=chosen, servers=servers, refiners=steps, **more)
+    async with open_bench(open_domain(folder, "target"), workspace, QUIET) as bench:
+        await run_loop(bench)
+
+
+async def test_no_text_is_paid_twice_by_steps_and_selection(folder, tmp_path, script):
+    script(Script(0.8))
+    async with FakeEndpoint(rows_for) as endpoint:
+        steps = ("contamination", "semantic")
+        await run_with_endpoint(folder, tmp_path / "w", endpoint, refiners=steps, rounds=2)
+    asked = Counter(text for body in endpoint.requests for text in body["input"])
+    assert set(asked.values()) == {1} and len(asked) > 80
+    assert [len(members(tmp_path / "w", number)) for number in (1, 2)] == [20, 40]
 
 
 def test_other_vectors_make_another_run(folder):
