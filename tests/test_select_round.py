@@ -328,6 +328,20 @@ def test_a_selection_that_cannot_be_is_refused_when_the_recipe_is_read(folder, l
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("embedder", "told"),
+    [({"folder": "nowhere"}, "no model directory"), ({"server": "there", "model": "m"}, "NO_SUCH_KEY")],
+)
+def test_check_tells_of_an_embedder_that_a_run_would_stop_at(folder, script, capsys, embedder, told):
+    script(Script(1.0))
+    there = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY"}
+    servers = {"main": {"kind": "scripted", "script": "mine"}, "there": there}
+    choosing(folder, selection={**SELECTION, "embedder": embedder}, servers=servers)
+    assert main(["check", str(folder), "-p", "target"]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
 def test_a_run_without_selection_is_named_as_ever():
     basics = {
         "name": "named",
