@@ -218,6 +218,24 @@ async def test_no_text_is_paid_twice_by_steps_and_selection(folder, tmp_path, sc
     assert [len(members(tmp_path / "w", number)) for number in (1, 2)] == [20, 40]
 
 
+@pytest.mark.parametrize("calls", [15, 30, 45])
+async def test_where_the_budget_ends_there_are_vectors_to_choose_by(folder, tmp_path, script, calls):
+    script(Script(1.0))
+    async with FakeEndpoint(rows_for) as endpoint:
+        try:
+            await run_with_endpoint(folder, tmp_path / "w", endpoint, budget={"calls": calls})
+        except TargetMissed as missed:
+            assert calls < 20 and 0 < missed.num_accepted < calls
+        accepted = ask(tmp_path / "w", "SELECT count(*) AS n FROM accepted")
+        assert accepted == ask(tmp_path / "w", "SELECT num_samples AS n FROM datasets")
+        assert accepted[0]["n"] == 20 or calls < 20
+        assert ask(tmp_path / "w", "SELECT sum(attempts)::INT AS n FROM calls")[0]["n"] <= calls
+        await run_with_endpoint(folder, tmp_path / "w", endpoint, budget={"calls": 1000})
+    assert ask(tmp_path / "w", "SELECT count(*) AS n FROM accepted") == [{"n": 20}]
+    asked = Counter(text for body in endpoint.requests for text in body["input"])
+    assert set(asked.values()) == {1}
+
+
 def test_other_vectors_make_another_run(folder):
     choosing(folder, 9)
     assert what_refiners_rest_on(open_domain(folder, "target")) == [bundled().id]
