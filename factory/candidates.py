@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 BATCH_SAMPLES = 1024  # embedded at once
 UNKNOWN = 3.0  # quality of a slice without any score: the middle of 1 to 5
-STEP = "selection"  # what its decisions are called in the view `outcomes`
 
 # The refiner's two digits or their probabilities, in [0, 1], as the judge scores: on 1 to 5.
 CANDIDATES = """
