@@ -360,6 +360,13 @@ def test_check_tells_of_an_embedder_that_a_run_would_stop_at(folder, script, cap
     assert told in error and error.count("\n") == 1
 
 
+def test_an_embedder_that_is_none_is_told_at_its_key(folder):
+    loop = {"samples_per_round": None, "accepted": 9, "selection": {**SELECTION, "embedder": "static"}}
+    (folder / "profiles/bad.yaml").write_text(json.dumps({"loop": loop}))
+    with pytest.raises(RecipeError, match=r"loop\.selection\.embedder: must be 'bundled', found 'static'"):
+        load_recipe(folder, "bad")
+
+
 def test_a_run_without_selection_is_named_as_ever():
     basics = {
         "name": "named",
