@@ -41,15 +41,17 @@ def roles_asked(recipe: Recipe) -> list[Role]:
     return list(dict.fromkeys(role for role in roles if role))
 
 
-def bound_refiners(bench: Bench, number: int) -> Steps:
+def bound_refiners(bench: Bench, number: int, account: Account | None = None) -> Steps:
     """The refiners of a run's round by name, in order; those that use a model ask their own.
 
-    What their embedders are asked is kept and counted for the run.
+    What their embedders are asked is kept and counted for the run, in one account: a text that two steps want
+    is paid once. `account` is that of further steps.
     """
+    account = account or Account.of(bench, number)
     found: list[tuple[str, Refiner]] = []
     for name, refiner in bench.refiners():
         if (embedder := getattr(refiner, "embedder", None)) is not None:
-            embedder.bind(Account.of(bench, number))
+            embedder.bind(account)
         role = role_of(refiner)
         found.append((name, Bound(refiner, role, bench, number) if role else refiner))
     return found

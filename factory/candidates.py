@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from factory.embedding.account import Account
 from factory.embedding.options import Embedder, create_embedder
 from factory.selection import NOBODY, choose
 from factory.store.rows import sample_from_row
-from factory.types import Json
+from factory.types import Json, Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 BATCH_SAMPLES = 1024  # embedded at once
 UNKNOWN = 3.0  # quality of a slice without any score: the middle of 1 to 5
-STEP = "selection"  # what its decisions are called in the view `outcomes`
 
 # The refiner's two digits or their probabilities, in [0, 1], as the judge scores: on 1 to 5.
 CANDIDATES = """
@@ -114,11 +113,11 @@ async def _select(
     for batch in _batches(candidates):
         names += [(row["id"], row["content_hash"]) for row in batch]
         known += [(row["quality"], row["difficulty"], row["num_chars"]) for row in batch]
-        vectors.append(await embed(embedder, batch))
+        vectors.append(await embed(embedder, list(map(sample_from_row, batch))))
     earlier: list[str] = []
     for batch in _batches(members):
         earlier += [row["id"] for row in batch]
-        vectors.append(await embed(embedder, batch))
+        vectors.append(await embed(embedder, list(map(sample_from_row, batch))))
     quality = qualities([each[0] for each in known])
     difficulty = difficulties([each[1] for each in known], [each[2] for each in known])
     scores = list(quality * difficulty)
@@ -138,9 +137,8 @@ async def _select(
     ]
 
 
-async def embed(embedder: Embedder, rows: Iterable[_Row]) -> NDArray[np.float16]:
+async def embed(embedder: Embedder, samples: Sequence[Sample]) -> NDArray[np.float16]:
     """A row of unit length for each sample: its questions and its answers count the same, however long."""
-    samples = [sample_from_row(row) for row in rows]
     texts = ["\n".join(sample.texts(role)) for sample in samples for role in ("user", "assistant")]
     found = await embedder.vectors(texts)
     both = found.reshape(len(samples), 2, found.shape[1]).sum(axis=1)

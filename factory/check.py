@@ -12,6 +12,7 @@ from typing import Any
 from factory.address import without_password
 from factory.consistency import steps
 from factory.domain import Domain
+from factory.embedding.options import create_embedder
 from factory.forecast import forecast
 from factory.load import load, placed
 from factory.models.folders import find_model
@@ -33,6 +34,8 @@ def check_recipe(path: Path, profile: str | None = None) -> dict[str, Any]:
         check_needs(domain, needs_of_all(recipe))
     for group, loc, spec in steps(recipe):
         create(group, spec, domain, ".".join(map(str, loc)))
+    if recipe.loop.selection:
+        create_embedder(recipe.loop.selection.embedder, domain)
     return {
         "recipe": recipe.name,
         "profile": profile,

@@ -115,6 +115,10 @@ def _place(model: type[BaseModel], raw: Loc) -> tuple[Loc, dict[str, Any]]:
         if "discriminator" in node and part in node["discriminator"]["mapping"]:
             node = follow(schema, {"$ref": node["discriminator"]["mapping"][part]})
             continue
+        if "anyOf" in node and isinstance(part, str):
+            kinds = [each for each in node["anyOf"] if each.get("$ref", "").endswith(f"/{part}")]
+            node = follow(schema, kinds[0] if kinds else {})
+            continue
         loc.append(part)
         if isinstance(part, int):
             node = follow(schema, node.get("items", {}))

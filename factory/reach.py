@@ -19,6 +19,8 @@ from factory.afford import num_affordable
 from factory.allocate import allocate
 from factory.asking import bound_refiners
 from factory.bench import Bench
+from factory.embedding.account import Account
+from factory.embedding.options import Embedder, ServerEmbedder, create_embedder
 from factory.errors import BudgetExceeded, FactoryError
 from factory.evaluations import slice_states
 from factory.failures import FailureRule
@@ -100,7 +102,9 @@ class _Reaching:
         candidates = {slice: spec.num_candidates(num) for slice, num in self.targets.items()}
         weights, served = self.strategies.weights, self.strategies.served
         self.waves = Waves.create(candidates, weights, served, self.strategies.num_samples)
-        refiners = [*bound_refiners(bench, number), (STEP, Target(num_missing(bench, number, candidates)))]
+        account = Account.of(bench, number)
+        target = Target(num_missing(bench, number, candidates), _embedder(bench, account))
+        refiners = [*bound_refiners(bench, number, account), (STEP, target)]
         self._refining = Refining(bench.store, bench.run_id, number, refiners)
         self.overlaps = can_overlap(bench.recipe)
         self.rule = FailureRule(spec.max_failure_share)
@@ -232,3 +236,13 @@ class _Reaching:
         if not tally.is_exhausted:
             why = f"the last {tally.num_dry} tasks gave nothing"
         return f"'{cell[0]}' is given up in slice '{cell[1]}': {why}"
+
+
+def _embedder(bench: Bench, account: Account) -> Embedder | None:
+    """What a selection asks for vectors that are paid for; None where they cost nothing."""
+    selection = bench.recipe.loop.selection
+    if selection is None or not isinstance(selection.embedder, ServerEmbedder):
+        return None
+    embedder = create_embedder(selection.embedder, bench.domain)
+    embedder.bind(account)
+    return embedder

@@ -2,22 +2,27 @@
 
 The last step of such a round, `target`, keeps the first samples of each slice and drops what is beyond its
 target as `surplus`: the accepted samples are exactly those that were asked for, and the others stay in the
-store with the reason. How a round gets there is in factory.reach.
+store with the reason. Where a selection will ask an endpoint for their vectors, the kept ones have them from
+here, while the budget lasts. How a round gets there is in factory.reach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel
 
 from factory.bench import Bench
+from factory.candidates import embed
 from factory.errors import BudgetExceeded, TargetMissed
 from factory.ports import Ask
 from factory.recipe import Strict
 from factory.types import Decision, Sample
 from factory.waves import Cell
+
+if TYPE_CHECKING:
+    from factory.embedding.options import Embedder
 
 STEP = "target"  # what decisions of the last step are signed with
 
@@ -46,26 +51,38 @@ class TargetOptions(Strict):
 
 
 class Target:
-    """The last step of a round with a target: keeps the first samples of a slice, as many as it has room."""
+    """The last step of a round with a target: keeps the first samples of a slice, as many as it has room.
+
+    With an `embedder` those that it keeps are embedded, so that what the account keeps is there to choose by
+    though the budget ends here: a sample whose vector it cannot bear is not kept but stays open.
+    """
 
     Options: ClassVar[type[BaseModel]] = TargetOptions
     uses_model: ClassVar[bool] = False
 
-    def __init__(self, room: Mapping[str, int]) -> None:
+    def __init__(self, room: Mapping[str, int], embedder: Embedder | None = None) -> None:
         self.room = dict(room)
+        self._embedder = embedder
 
     def open(self, accepted: Iterable[Sample]) -> None:
         """Nothing: the room is that of one round, and what is kept already was taken off it."""
 
     async def refine(self, samples: Sequence[Sample], ask: Ask) -> list[Decision]:
-        """A decision for each sample, in order."""
-        return [self._judge(sample) for sample in samples]
+        """A decision for each sample, in order; raises what the embedder does, and has then kept none."""
+        room = dict(self.room)
+        decisions = [_judge(sample, room) for sample in samples]
+        kept = [sample for sample, each in zip(samples, decisions, strict=True) if each.action == "keep"]
+        if self._embedder and kept:
+            await embed(self._embedder, kept)
+        self.room = room
+        return decisions
 
-    def _judge(self, sample: Sample) -> Decision:
-        if self.room.get(sample.slice, 0) <= 0:
-            return Decision(sample.id, STEP, "drop", "surplus")
-        self.room[sample.slice] -= 1
-        return Decision(sample.id, STEP, "keep", "ok")
+
+def _judge(sample: Sample, room: dict[str, int]) -> Decision:
+    if room.get(sample.slice, 0) <= 0:
+        return Decision(sample.id, STEP, "drop", "surplus")
+    room[sample.slice] -= 1
+    return Decision(sample.id, STEP, "keep", "ok")
 
 
 def num_reached(bench: Bench, number: int, end: int) -> dict[Cell, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -69,7 +69,7 @@ def introduced(edited: str, known: Sequence[str], citation_pattern: str = "") ->
     found["quantities"] = [
         text
         for text, (value, unit) in _written(rest)
-        if not (_has_unit(quantities, value, unit) if unit else value in values)
+        if not ((value, unit) in quantities if unit else value in values)
     ]
     found["names"] = _new_names(rest, others)
     return {kind: list(dict.fromkeys(texts)) for kind, texts in found.items() if texts}
@@ -151,11 +151,6 @@ def _unit_after(text: str, place: int) -> str:
         if unit in UNITS and (number == 0 or unit not in ABBREVIATED or unit == "percent"):
             return unit
     return ""
-
-
-def _has_unit(quantities: Collection[Quantity], value: Fraction, unit: str) -> bool:
-    """Whether the value is known with that unit."""
-    return (value, unit) in quantities
 
 
 def _new_names(edited: str, known: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_endpoint import FakeEndpoint, Status
+from fake_endpoint import FakeEndpoint, Hang, Status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
@@ -160,6 +160,16 @@ async def test_attempts_without_an_answer_count_at_their_most(store, monkeypatch
     (call,) = store.select("SELECT attempts, status, error, lost_tokens FROM calls")
     assert (call["attempts"], call["status"], call["error"]) == (2, "failed", "rate_limited")
     assert call["lost_tokens"] == most
+
+
+async def test_a_call_that_the_run_s_minutes_cut_off_is_no_answered_one(store):
+    budget = Budget(BudgetSpec(minutes=0.005))
+    async with FakeEndpoint([Hang()]) as endpoint:
+        with pytest.raises(BudgetExceeded, match="minutes"):
+            await embedder(endpoint, account(store, budget)).vectors(["four"])
+    (call,) = store.select("SELECT status, error, response, lost_tokens FROM calls")
+    assert (call["status"], call["error"], call["response"]) == ("failed", "cancelled", None)
+    assert call["lost_tokens"] == bound_tokens(["four"])
 
 
 async def test_outside_of_a_run_nothing_is_asked():

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from fake_endpoint import FakeEndpoint, Status
 from test_target import QUIET, Script, ask, run, state, write
 
 from factory import session
@@ -16,7 +17,7 @@ from factory.errors import RecipeError, TargetMissed
 from factory.freeze import freeze
 from factory.init import write_template
 from factory.load import load_recipe
-from factory.loop import run_control, run_round
+from factory.loop import run_control, run_loop, run_round
 from factory.models import scripted
 from factory.recipe import Recipe
 from factory.session import open_bench, open_domain
@@ -188,6 +189,53 @@ async def test_what_an_earlier_round_has_is_not_chosen_once_more(folder, tmp_pat
     assert json.loads(rows[0]["evidence"])["of"] == first
 
 
+def rows_for(body):
+    data = [{"index": at, "embedding": [1.0, float(len(text))]} for at, text in enumerate(body["input"])]
+    return Status(200, {"data": data})
+
+
+async def run_with_endpoint(folder, workspace, endpoint, accepted=20, refiners=(), selection=(), **more):
+    """A run whose selection asks an endpoint for vectors, and so do the refiners that are named."""
+    embedder = {"server": "there", "model": "small"}
+    servers = {
+        "main": {"kind": "scripted", "script": "mine"},
+        "there": {"kind": "endpoint", "base_url": endpoint.base_url},
+    }
+    steps = [{"name": "form"}, *({"name": name, "embedder": embedder} for name in refiners)]
+    chosen = {**SELECTION, **dict(selection), "embedder": embedder}
+    choosing(folder, accepted, selection=chosen, servers=servers, refiners=steps, **more)
+    async with open_bench(open_domain(folder, "target"), workspace, QUIET) as bench:
+        await run_loop(bench)
+
+
+async def test_no_text_is_paid_twice_by_steps_and_selection(folder, tmp_path, script):
+    script(Script(0.8))
+    async with FakeEndpoint(rows_for) as endpoint:
+        steps = ("contamination", "semantic")
+        await run_with_endpoint(folder, tmp_path / "w", endpoint, refiners=steps, rounds=2)
+    asked = Counter(text for body in endpoint.requests for text in body["input"])
+    assert set(asked.values()) == {1} and len(asked) > 80
+    assert [len(members(tmp_path / "w", number)) for number in (1, 2)] == [20, 40]
+
+
+@pytest.mark.parametrize("calls", [15, 30, 45])
+async def test_where_the_budget_ends_there_are_vectors_to_choose_by(folder, tmp_path, script, calls):
+    script(Script(1.0))
+    async with FakeEndpoint(rows_for) as endpoint:
+        try:
+            await run_with_endpoint(folder, tmp_path / "w", endpoint, budget={"calls": calls})
+        except TargetMissed as missed:
+            assert calls < 20 and 0 < missed.num_accepted < calls
+        accepted = ask(tmp_path / "w", "SELECT count(*) AS n FROM accepted")
+        assert accepted == ask(tmp_path / "w", "SELECT num_samples AS n FROM datasets")
+        assert accepted[0]["n"] == 20 or calls < 20
+        assert ask(tmp_path / "w", "SELECT sum(attempts)::INT AS n FROM calls")[0]["n"] <= calls
+        await run_with_endpoint(folder, tmp_path / "w", endpoint, budget={"calls": 1000})
+    assert ask(tmp_path / "w", "SELECT count(*) AS n FROM accepted") == [{"n": 20}]
+    asked = Counter(text for body in endpoint.requests for text in body["input"])
+    assert set(asked.values()) == {1}
+
+
 def test_other_vectors_make_another_run(folder):
     choosing(folder, 9)
     assert what_refiners_rest_on(open_domain(folder, "target")) == [bundled().id]
@@ -296,6 +344,27 @@ def test_a_selection_that_cannot_be_is_refused_when_the_recipe_is_read(folder, l
     with pytest.raises(RecipeError) as caught:
         load_recipe(folder, "bad")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("embedder", "told"),
+    [({"folder": "nowhere"}, "no model directory"), ({"server": "there", "model": "m"}, "NO_SUCH_KEY")],
+)
+def test_check_tells_of_an_embedder_that_a_run_would_stop_at(folder, script, capsys, embedder, told):
+    script(Script(1.0))
+    there = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY"}
+    servers = {"main": {"kind": "scripted", "script": "mine"}, "there": there}
+    choosing(folder, selection={**SELECTION, "embedder": embedder}, servers=servers)
+    assert main(["check", str(folder), "-p", "target"]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_an_embedder_that_is_none_is_told_at_its_key(folder):
+    loop = {"samples_per_round": None, "accepted": 9, "selection": {**SELECTION, "embedder": "static"}}
+    (folder / "profiles/bad.yaml").write_text(json.dumps({"loop": loop}))
+    with pytest.raises(RecipeError, match=r"loop\.selection\.embedder: must be 'bundled', found 'static'"):
+        load_recipe(folder, "bad")
 
 
 def test_a_run_without_selection_is_named_as_ever():

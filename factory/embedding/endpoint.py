@@ -140,6 +140,7 @@ class EndpointEmbedder:
             else:
                 budget.release(reservation)
             if isinstance(error, TimeoutError):
+                call.error = "cancelled"
                 raise budget.exceeded("minutes") from None
             raise
         call.error = ""
