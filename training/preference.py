@@ -30,7 +30,7 @@ MOST_DESIRED = 4 / 3  # what good answers may weigh together, where the bad ones
 
 def is_judged(line: Any) -> bool:
     """Whether a line of a dataset is a pair or a labelled answer."""
-    return isinstance(line, dict) and ("chosen" in line or "label" in line)
+    return isinstance(line, dict) and ("chosen" in line or {"completion", "label"} <= line.keys())
 
 
 def read_judged(dataset: Path, method: str | None) -> list[Judged]:
