@@ -190,6 +190,15 @@ CREATE TABLE IF NOT EXISTS migrations (
 """
 
 
+INDEXED = (
+    ("edges", "child"),
+    ("edges", "parent"),
+    ("decisions", "sample_id"),
+    ("scores", "sample_id"),
+    ("dataset_samples", "sample_id"),
+)
+
+
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """The first version: every table of the data model."""
     connection.execute(TABLES)
@@ -269,6 +278,12 @@ def add_logprobs(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE calls ADD COLUMN logprobs JSON")
 
 
+def add_indexes_by_sample(connection: duckdb.DuckDBPyConnection) -> None:
+    """What finds the history of one sample among millions: DuckDB looks into an index of one column only."""
+    for table, column in INDEXED:
+        connection.execute(f"CREATE INDEX {table}_by_{column} ON {table} ({column})")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -278,4 +293,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_reasons_of_scores,
     add_refiner_evaluations,
     add_logprobs,
+    add_indexes_by_sample,
 )
