@@ -54,8 +54,8 @@ class Trace:
         return replace(self.ancestors, children=(), num_hidden=0)
 
 
-# Each query yields near, far, kind and relation for the near ids in the list $1. DuckDB looks such a list up in
-# an index; a join with it becomes a scan where the list is long.
+# Each query yields near, far, kind and relation for the near ids in the list $1. DuckDB looks such a list up
+# in an index; a join with it becomes a scan where the list is long.
 ANCESTORS = {
     "sample": """SELECT child AS near, parent AS far, relation,
                         CASE WHEN relation IN ('rewrite_of', 'derived_from') THEN 'sample'
