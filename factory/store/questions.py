@@ -1,8 +1,8 @@
 """Ready questions: SQL files beside the code, each with a name, a title and parameters.
 
-The comment lines at the head of a file say what it is: the first is its title, `-- $name: what it is` a parameter,
-`-- $name?: …` one that may be left out and is then NULL. Values are bound, never pasted into the text. Asking is
-not done here.
+The comment lines at the head of a file say what it is: the first is its title, `-- $name: what it is` a
+parameter, `-- $name?: …` one that may be left out and is then NULL. Values are bound, never pasted into the
+text. Asking is not done here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def find_question(text: str) -> Question | None:
-    """The question of that name; None for what is no name. Raises InputError for a name that is none of ours."""
+    """The question of that name; None for what is no name. Raises InputError for a name that is not ours."""
     if not NAME.fullmatch(text):
         return None
     path = FOLDER / f"{text}.sql"
