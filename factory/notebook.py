@@ -1,7 +1,7 @@
 """A workspace in a notebook: SQL in, Arrow, pandas or polars out, also while a run writes. Reads only.
 
 Each question opens the file for itself and lets go of it, so that a run can start at any time; within
-`with` the file stays open. pandas and polars are imported where they are asked for, and need not be installed.
+`with` the file stays open. pandas and polars are imported where they are asked for and are optional.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Answer:
         return _without_wide_integers(self._table).to_pandas()
 
     def polars(self) -> Any:
-        """The rows as a polars DataFrame, numbers as in `pandas`; raises InputError where polars is missing."""
+        """The rows as a polars DataFrame, numbers as in `pandas`; raises InputError without polars."""
         return _find_library("polars").from_arrow(_without_wide_integers(self._table))
 
     def __len__(self) -> int:

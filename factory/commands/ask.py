@@ -1,4 +1,4 @@
-"""Commands that ask a workspace, also while a run holds it: `sql` by SQL or a ready question, `diff` two runs.
+"""Commands that ask a workspace, also while a run holds it: `sql`, by SQL or a ready question, and `diff`.
 
 What the questions are stands in factory.store.questions, what differs in factory.diff.
 """
