@@ -28,19 +28,17 @@ WITH RECURSIVE old AS (
     JOIN dataset_samples d ON d.dataset_id = m.dataset_id
     JOIN samples s ON s.id = d.sample_id
     WHERE m.id = $after OR m.name = $after
-), found AS MATERIALIZED (  -- each word of an item with the samples that have it
-    SELECT word, id, count(*) OVER (PARTITION BY word) AS num_samples,
-           row_number() OVER (PARTITION BY word ORDER BY id) AS place
+), found AS MATERIALIZED (  -- each word of an item with the first samples that have it
+    SELECT word, count(*) AS num_samples, min(id, 2000) AS ids
     FROM training WHERE word IN (SELECT unnest(words) FROM worse)
+    GROUP BY word
 ), rare AS (
-    SELECT w.split, w.item_key, n.word
+    SELECT w.split, w.item_key, f.ids
     FROM (SELECT split, item_key, unnest(words) AS word FROM worse) w
-    JOIN (SELECT word, any_value(num_samples) AS num_samples FROM found GROUP BY word) n ON n.word = w.word
-    QUALIFY row_number() OVER (PARTITION BY w.split, w.item_key ORDER BY n.num_samples, n.word) <= 8
-), pairs AS (
-    SELECT DISTINCT r.split, r.item_key, f.id
-    FROM rare r JOIN found f ON f.word = r.word
-    WHERE f.place <= 2000
+    JOIN found f ON f.word = w.word
+    QUALIFY row_number() OVER (PARTITION BY w.split, w.item_key ORDER BY f.num_samples, f.word) <= 8
+), pairs AS MATERIALIZED (
+    SELECT DISTINCT split, item_key, unnest(ids) AS id FROM rare
 ), nearest AS MATERIALIZED (
     SELECT p.split, p.item_key, p.id, c.question, c.answer, c.strategy,
            len(list_intersect(w.words, c.words)) / (len(w.words) + len(c.words) - len(list_intersect(w.words, c.words)))
