@@ -70,7 +70,7 @@ class Server:
         except (ValueError, KeyError, TypeError, AttributeError):
             return _as_line(NO_QUESTION)
         except FactoryError as error:
-            return _as_line({"error": str(error)})
+            return _as_line(_told(error))
 
     def _reply(self, line: bytes, file: Any) -> None:
         try:
@@ -102,7 +102,7 @@ class Server:
         except (ValueError, KeyError, TypeError):
             file.write(_as_line(NO_QUESTION))
         except FactoryError as error:
-            file.write(_as_line({"error": str(error)}))
+            file.write(_as_line(_told(error)))
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "sql" in question:
@@ -211,9 +211,15 @@ def _read_line(file: IO[bytes]) -> dict[str, Any]:
     if not line.endswith(b"\n"):
         raise ConnectionError("the run ended before it answered")
     answer: dict[str, Any] = json.loads(line)
+    if answer.get("closing"):
+        raise ConnectionError(answer["error"])  # whoever has the file next can be asked
     if "error" in answer:
         raise InputError(answer["error"])
     return answer
+
+
+def _told(error: FactoryError) -> dict[str, Any]:
+    return {"error": str(error), "closing": isinstance(error, ClosingError)}
 
 
 def _as_line(answer: dict[str, Any]) -> bytes:
