@@ -119,7 +119,7 @@ def render_terminal(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(printable(head), style="bold"), Text(""), final_table(report)]
     for name, grid in all_grids(report).items():
         if name != "results" and grid.rows:
-            parts += [Text(""), _draw(grid)]
+            parts += [Text(""), draw_grid(grid)]
     for reason in report.reasons:
         heading = f"{reason.refiner}, {reason.action}, {reason.reason}: {reason.num_samples:,}"
         parts.append(Text(f"\n{printable(heading)}"))
@@ -130,7 +130,8 @@ def render_terminal(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _draw(grid: grids.Grid) -> Table:
+def draw_grid(grid: grids.Grid) -> Table:
+    """A table for a terminal, whatever stands in its cells."""
     from rich.text import Text
 
     table = _rich_table(grid.title)

@@ -27,7 +27,7 @@ def print_json(data: Any) -> None:
 
     NaN and infinities, which JSON does not know, become null.
     """
-    text = json.dumps(_finite(data), ensure_ascii=False, indent=2, default=str, allow_nan=False)
+    text = json.dumps(finite(data), ensure_ascii=False, indent=2, default=str, allow_nan=False)
     print("\n".join(line if line.isprintable() else _escaped(line) for line in text.split("\n")))
 
 
@@ -72,7 +72,7 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     plain = printable if sys.stdout.isatty() else str
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(["" if value is None else plain(_text(value)) for value in row])
+        writer.writerow(["" if value is None else plain(cell_text(value)) for value in row])
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
@@ -117,22 +117,24 @@ def shown(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return printable(_text(value))
+    return printable(cell_text(value))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON does not know."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A value in a cell of a table or of CSV: nested ones as JSON."""
     if isinstance(value, dict | list | tuple):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from example_store import fill
+from told_history import tell
 
 from factory.store.queries import read
 from factory.store.store import Store
@@ -20,6 +22,34 @@ EXAMPLES = re.findall(r"```sql\n(.*?)```", DOCS, re.DOTALL)
 def store(tmp_path_factory: pytest.TempPathFactory):
     with Store.open(tmp_path_factory.mktemp("empty")) as store:
         yield store
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory):
+    """A workspace that has something of everything that the examples ask for."""
+    with Store.open(tmp_path_factory.mktemp("filled")) as store:
+        tell(store)
+        made = fill(store)
+        verdict = {"sample_id": made.bad.id, "reviewer": "ann", "action": "keep", "reason": "fine"}
+        store.append("verdicts", [verdict])
+        batch = {"id": "bat_1", "run_id": "run_a", "model_id": "mdl_teacher", "status": "submitted"}
+        store.append("batches", [batch | {"remote_id": "r", "num_requests": 2}])
+        measured = {"id": "rev_1", "run_id": "run_a", "model_id": "mdl_refiner", "num_drafts": 1}
+        store.append("refiner_evaluations", [measured | {"figures": {"overall": {"f1": 0.5}}}])
+        draft = {"evaluation_id": "rev_1", "position": 0, "draft_key": "d1", "kind": "wrong_number"}
+        draft |= {"section": "34-9-80", "answer": "In 60 days.", "expected": "In 30 days.", "action": "keep"}
+        store.append(
+            "refiner_evaluation_items", [draft | {"became": "In 60 days.", "reason": "ok", "call_id": "c"}]
+        )
+        got_worse = {"id": "evl_w", "run_id": "run_a", "round": 2, "model_id": "mdl_2", "split": "dev"}
+        numbers = {"metric": "exact", "num_items": 1, "mean": 0.0, "low": 0.0, "high": 0.9}
+        store.append("evaluations", [got_worse | numbers | {"comparison": {"gain": -0.5}}])
+        item = {"evaluation_id": "evl_w", "item_key": "i", "slice": "notice", "cluster": "c", "question": "q"}
+        store.append(
+            "evaluation_items", [item | {"expected": "e", "answer": "a", "score": 0.0, "call_id": "call_w"}]
+        )
+        store.flush()
+        yield store.workspace
 
 
 def documented() -> dict[str, list[str]]:
@@ -73,8 +103,13 @@ def test_every_section_has_one_example_that_names_it():
 
 
 @pytest.mark.parametrize("sql", EXAMPLES)
-def test_every_example_runs_as_a_user_would_run_it(store, sql):
+def test_every_example_runs_as_a_user_would_run_it_on_an_empty_workspace(store, sql):
     assert read(store.workspace, sql).columns
+
+
+@pytest.mark.parametrize("sql", EXAMPLES)
+def test_every_example_finds_something_where_there_is_something(filled, sql):
+    assert read(filled, sql).rows
 
 
 def test_the_schema_is_the_one_in_the_snapshot(store):

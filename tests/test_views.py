@@ -11,14 +11,8 @@ from factory.store.store import Store
 
 VIEWS = [
     "outcomes",
-    "funnel",
-    "lineage",
-    "accepted",
-    "rejected",
-    "spend",
-    "slice_progress",
-    "model_history",
-    "agreement",
+    *("funnel", "lineage", "accepted", "rejected", "spend", "spend_per_sample", "failures", "edits"),
+    *("slice_progress", "figures", "model_history", "agreement"),
 ]
 
 
@@ -45,7 +39,7 @@ def test_funnel_counts_add_up(run):
     assert rows(store, "SELECT sum(num_samples), sum(num_final) FROM funnel WHERE run_id = 'run_a'") == [
         (5, 3)
     ]
-    assert rows(store, "SELECT DISTINCT round, strategy FROM funnel") == [(1, "grounded")]
+    assert rows(store, "SELECT DISTINCT round, strategy, slice FROM funnel") == [(1, "grounded", "notice")]
 
 
 def test_lineage_reaches_the_source_through_the_rewritten_sample(run):
@@ -113,7 +107,7 @@ def test_funnel_counts_decisions_whose_sample_is_missing(tmp_path):
     row = {"run_id": "r", "round": 1, "sample_id": "smp_gone", "step": 0, "refiner": "form", "action": "keep"}
     with Store.open(tmp_path) as store:
         store.append("decisions", [row | {"reason": "ok", "evidence": {}, "final": True}])
-        assert rows(store, "SELECT strategy, num_samples FROM funnel") == [(None, 1)]
+        assert rows(store, "SELECT strategy, slice, num_samples FROM funnel") == [(None, None, 1)]
 
 
 def test_views_are_made_anew_at_each_opening(tmp_path):
@@ -145,3 +139,40 @@ def test_every_ancestor_of_the_accepted_is_a_seed_source_call_or_sample(run):
         "SELECT DISTINCT kind FROM accepted JOIN lineage USING (sample_id) ORDER BY kind",
     )
     assert roots == [("call",), ("sample",), ("seed",), ("source",)]
+
+
+def test_no_view_is_missing_here(run):
+    store, _ = run
+    found = {name for (name,) in rows(store, "SELECT view_name FROM duckdb_views() WHERE NOT internal")}
+    assert found == set(VIEWS)
+
+
+def test_what_an_accepted_sample_took(run):
+    store, _ = run
+    assert rows(store, "SELECT * FROM spend_per_sample ORDER BY stage") == [
+        ("run_a", "generate", "teacher", "mdl_teacher", 3, 40, 1.5, 1, 3.0, 40.0, 1.5),
+        ("run_a", "refine", "refiner", "mdl_refiner", 1, 15, 0.5, 1, 1.0, 15.0, 0.5),
+    ]
+
+
+def test_a_run_without_an_accepted_sample_has_no_price_for_one(tmp_path):
+    with Store.open(tmp_path) as store:
+        store.append("calls", [call("call_1")])
+        found = rows(store, "SELECT num_calls, num_accepted, tokens_per_sample FROM spend_per_sample")
+    assert found == [(1, 0, None)]
+
+
+def test_an_edit_without_operations_is_a_whole_answer(run):
+    store, _ = run
+    assert rows(store, "SELECT * FROM edits") == [
+        ("run_a", 1, "edit", "wrong_quantity", "whole answer", 1, 0, 1, 0)
+    ]
+
+
+def test_figures_are_the_counts_of_the_other_views(run):
+    store, _ = run
+    found = {tuple(row[:2]): row[2] for row in rows(store, "SELECT kind, name, value FROM figures")}
+    assert found["samples", "dropped"] == found["dropped by", "form: not_json"] == 1
+    assert found["accuracy", "dev, all"] == 0.75 and found["accuracy", "dev, notice"] == 0.5
+    assert found["dollars", "generate, teacher"] == 1.5
+    assert ("samples", "generated") not in found  # the plan of its rounds is not in this store

@@ -1,8 +1,7 @@
-"""Commands that look into a workspace, also while a run holds it: status, sql, trace, report, export."""
+"""Commands that look into a workspace, also while a run holds it: status, trace, report, export."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,18 +13,9 @@ from factory.errors import InputError
 QUERY = '"SELECT refiner, action, reason, count(*) FROM decisions GROUP BY ALL"'
 
 
-class Format(StrEnum):
-    """How an answer is written."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
 def add_to(app: typer.Typer) -> None:
     """Registers the commands."""
     app.command(epilog="Example: factory status --workspace workspace")(status)
-    app.command(epilog=f"Example: factory sql {QUERY} --workspace workspace")(sql)
     app.command(epilog="Example: factory trace smp_1f0c... --workspace workspace")(trace)
     app.command(epilog="Example: factory report --workspace workspace --html report.html")(report)
     app.command(epilog="Example: factory export dataset --workspace workspace")(export)
@@ -77,34 +67,6 @@ def status(workspace: Workspace = DEFAULT_WORKSPACE, json: AsJson = False) -> No
         for run in runs:
             if lost := describe_lost(run.lost_tokens, run.lost_dollars):
                 print_text(f"{run.run_id}: {lost}; the budget counts them")
-
-
-def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT, or a file that ends in .sql.")],
-    workspace: Workspace = DEFAULT_WORKSPACE,
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.table,
-    param: Annotated[
-        list[str] | None, typer.Option("--param", help="Value of the next ? in the query; again for more.")
-    ] = None,
-    json: AsJson = False,
-) -> None:
-    """Ask the database one SELECT. Its tables are explained in docs/schema.md.
-
-    In JSON, columns of one name are told apart: id, id_1, id_2; NaN and infinities are null.
-    """
-    from factory.screen import distinct_names, print_csv, print_json, print_note, print_table
-    from factory.store import queries
-
-    found = queries.read(workspace, _query_text(query), param or [])
-    if json or format is Format.json:
-        names = distinct_names(found.columns)
-        print_json([dict(zip(names, row, strict=True)) for row in found.rows])
-    elif format is Format.csv:
-        print_csv(found.columns, found.rows)
-    else:
-        print_table(found.columns, found.rows)
-    if found.truncated:
-        print_note(f"only the first {len(found.rows):,} rows: add a LIMIT or a condition")
 
 
 def trace(
@@ -218,14 +180,3 @@ def _own_name() -> str:
         return f"{shlex.quote(sys.executable)} -m factory"
     found = shutil.which("factory")
     return "factory" if found and Path(found).resolve() == called.resolve() else shlex.quote(str(called))
-
-
-def _query_text(query: str) -> str:
-    if not query.endswith(".sql"):
-        return query
-    try:
-        return Path(query).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", where=query) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=query) from error

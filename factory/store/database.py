@@ -79,7 +79,7 @@ def open_for_reading(workspace: Path) -> duckdb.DuckDBPyConnection:
 
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """A confined connection; raises HeldError or another WorkspaceError."""
-    memory = max(GIB // 2, min(8 * GIB, psutil.virtual_memory().total // 8))
+    memory = max(GIB, min(8 * GIB, psutil.virtual_memory().total // 8))
     config: dict[str, str | bool | int | float | list[str]] = {
         "allow_community_extensions": "false",
         "autoinstall_known_extensions": "false",

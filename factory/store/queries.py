@@ -6,8 +6,9 @@ file read-only where there is none. Lineage is in factory.store.trace. Nothing h
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from factory.store import confined, database, remote
-from factory.store.confined import Table, check_select
+from factory.store.confined import Batches, Params, Table, check_select
 from factory.store.trace import Node, Selects, Trace, outcomes_in, render, trace
 
 if TYPE_CHECKING:
@@ -50,27 +51,49 @@ class Reader:
         """Whether no run holds the workspace; known once something was asked."""
         return self._connection is not None
 
-    def table(self, sql: str, params: Sequence[Any] = ()) -> Table:
+    def table(self, sql: str, params: Params = ()) -> Table:
         """The answer to one SELECT.
 
         Raises InputError for SQL that is wrong or no SELECT, WorkspaceError where there is no
         database or its holder does not answer.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._connection is None:
-            try:
+        for _ in self._tries():
+            with contextlib.suppress(ConnectionError):
                 return remote.ask(self.workspace, sql, params)
-            except ConnectionError:
-                try:
-                    self._connection = database.open_for_reading(self.workspace)
-                except database.HeldError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
-        with self._connection.cursor() as cursor:
+        with self._open().cursor() as cursor:
             return confined.run(cursor, sql, params)
 
-    def select(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    @contextlib.contextmanager
+    def stream(self, sql: str, params: Params = ()) -> Iterator[Batches]:
+        """All rows of one SELECT as Arrow, however many; raises as `table` does, while they are read too."""
+        with contextlib.ExitStack() as stack:
+            found = None
+            for _ in self._tries():
+                with contextlib.suppress(ConnectionError):
+                    found = stack.enter_context(remote.stream(self.workspace, sql, params))
+                    break
+            if found is None:
+                cursor = stack.enter_context(self._open().cursor())
+                found = stack.enter_context(confined.stream(cursor, sql, params))
+            yield found
+
+    def _tries(self) -> Iterator[None]:
+        """One round for each time to ask who holds the file, until we have opened it ourselves."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._connection is None:
+            yield
+            try:
+                self._connection = database.open_for_reading(self.workspace)
+            except database.HeldError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        assert self._connection is not None  # noqa: S101 (what _tries ends with)
+        return self._connection
+
+    def select(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """The rows of one SELECT as mappings; raises as `table` does."""
         table = self.table(sql, params)
         return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
@@ -90,7 +113,7 @@ class Reader:
         self.close()
 
 
-def read(workspace: Path, sql: str, params: Sequence[Any] = ()) -> Table:
+def read(workspace: Path, sql: str, params: Params = ()) -> Table:
     """The answer to one SELECT over a workspace; raises InputError or WorkspaceError."""
     with Reader(workspace) as reader:
         return reader.table(sql, params)

@@ -5,31 +5,35 @@ One connection carries one line of JSON, {"sql", "params"}, and one line back, {
 answered, rows and seconds are limited. Where the file system knows no sockets the run goes on
 without answering. It sees what is committed, at most a tenth of a second old. What a holder does besides
 has a name: {"verdicts": [...]} writes what people said, {"release": null} asks one that can wait to let go.
+With {"arrow": true} beside the question, all rows follow the line {"arrow": true} as an Arrow stream.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 
 from factory.errors import FactoryError, InputError
 from factory.store import confined
-from factory.store.confined import Table
+from factory.store.confined import Batches, Params, Table
 
 SOCKET = "factory.sock"
 MAX_ADDRESS_BYTES = 100  # the kernel's limit is 108 on Linux, 104 on macOS
 MAX_REQUEST_BYTES = 2**20
 QUERY_SECONDS = 30.0
 SOCKET_SECONDS = 10.0
+CUT_OFF = f"the answer ended before its last row: the run ended, or it took over {QUERY_SECONDS:.0f} seconds"
+NO_QUESTION = {"error": "the question is not a line of JSON with sql and params"}
 
 
 class ClosingError(InputError):
@@ -56,39 +60,74 @@ class Server:
         self._closing = False
         self._sockets: _Sockets | None = None
         with contextlib.suppress(OSError):
-            self._sockets = _Sockets(workspace, self.answer)
+            self._sockets = _Sockets(workspace, self._reply)
             threading.Thread(target=self._sockets.serve_forever, args=(0.05,), daemon=True).start()
 
     def answer(self, line: bytes) -> bytes:
         """The line that answers a line."""
         try:
-            answer = self._answer(json.loads(line))
+            return _as_line(self._answer(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError):
-            answer = {"error": "the question is not a line of JSON with sql and params"}
-        except ClosingError:
-            answer = {"closing": True}
+            return _as_line(NO_QUESTION)
         except FactoryError as error:
-            answer = {"error": str(error)}
-        return json.dumps(answer).encode() + b"\n"
+            return _as_line(_told(error))
+
+    def _reply(self, line: bytes, file: Any) -> None:
+        try:
+            question = json.loads(line)
+            is_stream = isinstance(question, dict) and question.get("arrow") is True
+        except ValueError:
+            is_stream = False
+        if is_stream:
+            self._stream(question, file)
+        else:
+            file.write(self.answer(line))
+
+    def _stream(self, question: dict[str, Any], file: Any) -> None:
+        """Writes all rows; what goes wrong after the first of them ends the stream without its end mark."""
+        import pyarrow as pa
+
+        try:
+            sql, params = str(question["sql"]), confined.plain_params(question["params"])
+            with (
+                self._asking() as cursor,
+                confined.stream(cursor, sql, params, QUERY_SECONDS) as (schema, batches),
+            ):
+                first = next(batches, None)
+                file.write(b'{"arrow": true}\n')
+                writer = pa.ipc.new_stream(file, schema)
+                for batch in () if first is None else itertools.chain([first], batches):
+                    writer.write_batch(batch)
+                writer.close()  # by hand: `with` would write the end mark after an error, too
+        except (ValueError, KeyError, TypeError):
+            file.write(_as_line(NO_QUESTION))
+        except FactoryError as error:
+            file.write(_as_line(_told(error)))
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "sql" in question:
-            table = self.table(str(question["sql"]), list(question["params"]))
+            table = self.table(str(question["sql"]), confined.plain_params(question["params"]))
             return {"columns": table.columns, "rows": table.rows, "truncated": table.truncated}
         (name, given), *_ = question.items()
         if name not in self._does:
             raise InputError(f"the process that holds the workspace does not do '{name}'")
         return {"done": self._does[name](given)}
 
-    def table(self, sql: str, params: Sequence[Any] = ()) -> Table:
+    def table(self, sql: str, params: Params = ()) -> Table:
         """The answer to one SELECT; raises InputError, as ClosingError where the file is being let go."""
+        with self._asking() as cursor:
+            return confined.run(cursor, sql, params, QUERY_SECONDS)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor for one question; closing interrupts it."""
         with self._changed:
             if self._closing:
                 raise ClosingError("the run is ending")
             cursor = self._connection.cursor()
             self._running.add(cursor)
         try:
-            return confined.run(cursor, sql, params, QUERY_SECONDS)
+            yield cursor
         except InputError as error:
             if self._closing:
                 raise ClosingError("the run is ending") from error
@@ -112,15 +151,29 @@ class Server:
             (self._workspace / SOCKET).unlink(missing_ok=True)
 
 
-def ask(
-    workspace: Path, sql: str, params: Sequence[Any] = (), timeout_seconds: float = QUERY_SECONDS + 5
-) -> Table:
+def ask(workspace: Path, sql: str, params: Params = (), timeout_seconds: float = QUERY_SECONDS + 5) -> Table:
     """The answer of the process that holds the workspace.
 
     Raises ConnectionError where none answers, InputError for what it refuses.
     """
-    answer = _exchange(workspace, {"sql": sql, "params": list(params)}, timeout_seconds)
+    question = {"sql": sql, "params": confined.plain_params(params)}
+    answer = _exchange(workspace, question, timeout_seconds)
     return Table(tuple(answer["columns"]), tuple(tuple(row) for row in answer["rows"]), answer["truncated"])
+
+
+@contextlib.contextmanager
+def stream(workspace: Path, sql: str, params: Params = ()) -> Iterator[Batches]:
+    """All rows of the answer, from the process that holds the workspace; raises as `ask` does.
+
+    Raises InputError while rows are read, too, where they end before the last.
+    """
+    import pyarrow as pa
+
+    question = {"sql": sql, "params": confined.plain_params(params), "arrow": True}
+    with _sent(workspace, question, QUERY_SECONDS + 5) as file:
+        _read_line(file)
+        reader = pa.ipc.open_stream(file)
+        yield Batches(reader.schema, confined.each_batch(reader, CUT_OFF))
 
 
 def tell(workspace: Path, name: str, given: Any, timeout_seconds: float = SOCKET_SECONDS) -> Any:
@@ -132,23 +185,45 @@ def tell(workspace: Path, name: str, given: Any, timeout_seconds: float = SOCKET
 
 
 def _exchange(workspace: Path, question: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+    with _sent(workspace, question, timeout_seconds) as file:
+        return _read_line(file)
+
+
+@contextlib.contextmanager
+def _sent(workspace: Path, question: dict[str, Any], timeout_seconds: float) -> Iterator[IO[bytes]]:
+    """What comes back after a line was sent; raises ConnectionError where nobody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _address(workspace) as address:
         client.settimeout(timeout_seconds)
         try:
             client.connect(address)
             client.sendall(json.dumps(question).encode() + b"\n")
-            with client.makefile("rb") as file:
-                line = file.readline()
         except OSError as error:
             raise ConnectionError(str(error)) from error
+        with client.makefile("rb") as file:
+            yield file
+
+
+def _read_line(file: IO[bytes]) -> dict[str, Any]:
+    try:
+        line = file.readline()
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
     if not line.endswith(b"\n"):
         raise ConnectionError("the run ended before it answered")
     answer: dict[str, Any] = json.loads(line)
-    if "closing" in answer:
-        raise ConnectionError("the run is ending")
+    if answer.get("closing"):
+        raise ConnectionError(answer["error"])  # whoever has the file next can be asked
     if "error" in answer:
         raise InputError(answer["error"])
     return answer
+
+
+def _told(error: FactoryError) -> dict[str, Any]:
+    return {"error": str(error), "closing": isinstance(error, ClosingError)}
+
+
+def _as_line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def is_answered(workspace: Path) -> bool:
@@ -197,8 +272,8 @@ class _Sockets(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, workspace: Path, answer: Callable[[bytes], bytes]) -> None:
-        self.answer = answer
+    def __init__(self, workspace: Path, reply: Callable[[bytes, Any], None]) -> None:
+        self.reply = reply
         (workspace / SOCKET).unlink(missing_ok=True)
         with _address(workspace) as address:
             super().__init__(address, _Handler)
@@ -217,4 +292,4 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Sockets
 
     def handle(self) -> None:
-        self.wfile.write(self.server.answer(self.rfile.readline(MAX_REQUEST_BYTES)))
+        self.server.reply(self.rfile.readline(MAX_REQUEST_BYTES), self.wfile)

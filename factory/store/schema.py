@@ -192,6 +192,15 @@ CREATE TABLE IF NOT EXISTS migrations (
 """
 
 
+INDEXED = (
+    ("edges", "child"),
+    ("edges", "parent"),
+    ("decisions", "sample_id"),
+    ("scores", "sample_id"),
+    ("dataset_samples", "sample_id"),
+)
+
+
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """The first version: every table of the data model."""
     connection.execute(TABLES)
@@ -285,6 +294,12 @@ def add_selections(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def add_indexes_by_sample(connection: duckdb.DuckDBPyConnection) -> None:
+    """What finds the history of one sample among millions: DuckDB looks into an index of one column only."""
+    for table, column in INDEXED:
+        connection.execute(f"CREATE INDEX {table}_by_{column} ON {table} ({column})")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -296,4 +311,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_logprobs,
     add_embeddings,
     add_selections,
+    add_indexes_by_sample,
 )

@@ -60,57 +60,64 @@ def outcomes_in(store: Selects) -> str:
     return "outcomes" if found else "decisions"
 
 
-# Each query yields near, far, kind and relation for the near ids in `ids`.
+# Each query yields near, far, kind and relation for the near ids in the list $1. DuckDB looks such a list up
+# in an index; a join with it becomes a scan where the list is long.
 ANCESTORS = {
     "sample": """SELECT child AS near, parent AS far, relation,
                         CASE WHEN relation IN ('rewrite_of', 'derived_from') THEN 'sample'
                              ELSE relation END AS kind
-                 FROM edges WHERE child IN (FROM ids)""",
+                 FROM edges WHERE list_contains($1::VARCHAR[], child)""",
     "call": """SELECT DISTINCT id AS near, model_id AS far, 'model' AS kind, 'answered by' AS relation
-               FROM calls WHERE id IN (FROM ids)""",
+               FROM calls WHERE list_contains($1::VARCHAR[], id)""",
     "dataset": """SELECT dataset_id AS near, sample_id AS far, 'sample' AS kind, 'holds' AS relation
-                  FROM dataset_samples WHERE dataset_id IN (FROM ids)""",
+                  FROM dataset_samples WHERE list_contains($1::VARCHAR[], dataset_id)""",
     "model": """SELECT id AS near, dataset_id AS far, 'dataset' AS kind, 'trained on' AS relation
-                FROM models WHERE id IN (FROM ids) AND dataset_id IS NOT NULL""",
+                FROM models WHERE list_contains($1::VARCHAR[], id) AND dataset_id IS NOT NULL""",
     "evaluation": """SELECT id AS near, model_id AS far, 'model' AS kind, 'of' AS relation
-                     FROM evaluations WHERE id IN (FROM ids)""",
+                     FROM evaluations WHERE list_contains($1::VARCHAR[], id)""",
 }
 MADE = """SELECT parent AS near, child AS far, 'sample' AS kind, relation
-          FROM edges WHERE parent IN (FROM ids)"""
+          FROM edges WHERE list_contains($1::VARCHAR[], parent)"""
 DESCENDANTS = {
     "seed": MADE,
     "source": MADE,
     "call": f"""{MADE} UNION SELECT call_id, evaluation_id, 'evaluation', 'answer in'
-                FROM evaluation_items WHERE call_id IN (FROM ids)""",  # noqa: S608 (text of ours)
+                FROM evaluation_items WHERE list_contains($1::VARCHAR[], call_id)""",  # noqa: S608 (text of ours)
     "sample": f"""{MADE} UNION ALL SELECT sample_id, dataset_id, 'dataset', 'part of'
-                  FROM dataset_samples WHERE sample_id IN (FROM ids)""",  # noqa: S608 (text of ours)
+                  FROM dataset_samples WHERE list_contains($1::VARCHAR[], sample_id)""",  # noqa: S608 (text of ours)
     "dataset": """SELECT dataset_id AS near, id AS far, 'model' AS kind, 'trained' AS relation
-                  FROM models WHERE dataset_id IN (FROM ids)""",
+                  FROM models WHERE list_contains($1::VARCHAR[], dataset_id)""",
     "model": """SELECT model_id AS near, id AS far, 'evaluation' AS kind, 'evaluated in' AS relation
-                FROM evaluations WHERE model_id IN (FROM ids)""",
+                FROM evaluations WHERE list_contains($1::VARCHAR[], model_id)""",
 }
 CUT = f"""
-    WITH ids AS (SELECT unnest(?::VARCHAR[])), links AS ({{}})
+    WITH links AS ({{}})
     SELECT *, count(*) OVER (PARTITION BY near) AS total FROM links
     QUALIFY row_number() OVER (PARTITION BY near ORDER BY relation, far) <= {MAX_CHILDREN}
     ORDER BY near, relation, far"""  # noqa: S608 (text of ours)
 
 LABELS = {
-    "seed": "SELECT id, concat_ws(' ', key || ':', left(prompt, 200)) AS label FROM seeds",
-    "source": "SELECT id, concat_ws(' ', citation, title) AS label FROM sources",
+    "seed": """SELECT id, concat_ws(' ', key || ':', left(prompt, 200)) AS label
+               FROM seeds WHERE list_contains($1::VARCHAR[], id)""",
+    "source": """SELECT id, concat_ws(' ', citation, title) AS label
+                 FROM sources WHERE list_contains($1::VARCHAR[], id)""",
     "call": """SELECT id, concat(role, ', ', stage, ' round ', round, ', ', prompt_tokens + completion_tokens,
-                                 ' tokens, ', status) AS label FROM calls""",
+                                 ' tokens, ', status) AS label
+               FROM calls WHERE list_contains($1::VARCHAR[], id)""",
     "sample": """SELECT s.id, concat_ws(' · ', s.operation, f.fate,
                                         left(s.question, 60) || ' → ' || left(s.answer, 60)) AS label
                  FROM samples s LEFT JOIN (
-                     SELECT sample_id,
-                            string_agg(DISTINCT concat_ws(' ', action, refiner, reason), ', ') AS fate
-                     FROM OUTCOMES WHERE final AND sample_id IN (FROM ids) GROUP BY sample_id
-                 ) f ON f.sample_id = s.id""",
-    "dataset": "SELECT id, concat(num_samples, ' samples, round ', round) AS label FROM datasets",
-    "model": "SELECT id, concat(role, ' ', name, ' on ', base) AS label FROM models",
+                     -- FILTER, since a second condition would keep DuckDB from looking into the index.
+                     SELECT sample_id, string_agg(DISTINCT concat_ws(' ', action, refiner, reason), ', ')
+                                       FILTER (final) AS fate
+                     FROM OUTCOMES WHERE list_contains($1::VARCHAR[], sample_id) GROUP BY sample_id
+                 ) f ON f.sample_id = s.id WHERE list_contains($1::VARCHAR[], s.id)""",
+    "dataset": """SELECT id, concat(num_samples, ' samples, round ', round) AS label
+                  FROM datasets WHERE list_contains($1::VARCHAR[], id)""",
+    "model": """SELECT id, concat(role, ' ', name, ' on ', base) AS label
+                FROM models WHERE list_contains($1::VARCHAR[], id)""",
     "evaluation": """SELECT id, printf('%s, %s %.3f, round %d', split, metric, mean, round) AS label
-                     FROM evaluations""",
+                     FROM evaluations WHERE list_contains($1::VARCHAR[], id)""",
 }
 FIND = " UNION ALL ".join(
     f"SELECT '{kind}' AS kind FROM {kind}s WHERE id = $1"  # noqa: S608 (kinds are ours)
@@ -191,8 +198,7 @@ def _labels(store: Selects, things: set[tuple[str, str]]) -> dict[str, str]:
         sql = template.replace("OUTCOMES", outcomes_in(store)) if kind == "sample" else template
         ids = sorted(thing_id for thing_id, its_kind in things if its_kind == kind)
         if ids:
-            query = f"WITH ids AS (SELECT unnest(?::VARCHAR[])) SELECT * FROM ({sql}) WHERE id IN (FROM ids)"  # noqa: S608
-            for row in store.select(query, [ids]):
+            for row in store.select(sql, [ids]):
                 labels[row["id"]] = printable_line(str(row["label"]), 160)
     return labels
 

@@ -1,0 +1,13 @@
+-- What changed from one round to another: samples, reasons, slices, accuracy, spend
+-- $before: number of the one round
+-- $after: number of the other
+-- $run?: the run; else the newest that is no control
+SELECT kind, name, before, after, coalesce(after, 0) - coalesce(before, 0) AS change
+FROM (
+    SELECT kind, name, sum(value) FILTER (round = $before::INTEGER) AS before,
+           sum(value) FILTER (round = $after::INTEGER) AS after
+    FROM figures
+    WHERE run_id = coalesce($run, (SELECT arg_max(id, started_at) FROM runs WHERE control IS NULL)) AND round IN ($before::INTEGER, $after::INTEGER)
+    GROUP BY kind, name
+)
+ORDER BY kind, name;

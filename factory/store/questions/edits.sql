@@ -1,0 +1,6 @@
+-- What refiners changed, by reason and kind of edit, and what became of it
+-- $run?: the run; else the newest that is no control
+SELECT round, refiner, reason, kind, num_edits, num_operations, num_accepted, num_dropped
+FROM edits
+WHERE run_id = coalesce($run, (SELECT arg_max(id, started_at) FROM runs WHERE control IS NULL))
+ORDER BY num_edits DESC, refiner, reason, kind, round;
