@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from factory.audit import overview
+from factory.audit import overview, samples
 from factory.audit.access import Access
 from factory.audit.door import Door
 from factory.audit.pages import missing, wrong
@@ -29,7 +29,11 @@ TOKEN_BYTES = 32
 def application(access: Access, token: str, port: int) -> Starlette:
     """The pages behind their door."""
     app = Starlette(
-        routes=[*overview.routes, Mount("/static", StaticFiles(packages=[("factory.audit", "static")]))],
+        routes=[
+            *overview.routes,
+            *samples.routes,
+            Mount("/static", StaticFiles(packages=[("factory.audit", "static")])),
+        ],
         middleware=[Middleware(Door, token=token, port=port)],
         exception_handlers={FactoryError: wrong, 404: missing},
     )
