@@ -26,7 +26,9 @@ EXCERPT: Final = 280  # characters of a question or answer in the list
 
 SHOWN = f"""SELECT s.rowid AS at, s.id, s.run_id, s.round, s.strategy, s.operation, s.slice,
                    left(s.question, {EXCERPT}) AS question, left(s.answer, {EXCERPT}) AS answer
-            FROM samples s WHERE s.rowid IN (SELECT unnest(?::BIGINT[]))"""  # noqa: S608 (numbers of ours)
+            FROM samples s WHERE """
+BY_ROW = SHOWN + "s.rowid IN (SELECT unnest(?::BIGINT[]))"
+BY_ID = SHOWN + "s.id IN ({})"
 OF_SAMPLES = "sample_id IN ({})"
 
 
@@ -124,7 +126,7 @@ def _fetch(
     """What is shown of the samples of a page."""
     if not keys:
         return []
-    found = {row["at"]: row for row in access.select(SHOWN, [[key["at"] for key in keys]])}
+    found = {row["at"]: row for row in access.select(BY_ROW, [[key["at"] for key in keys]])}
     rows = [found[key["at"]] for key in keys]
     fates = read_fates(access, [row["id"] for row in rows], filters.run)
     scores = _read_scores(access, filters, options, [row["id"] for row in rows])
@@ -132,6 +134,18 @@ def _fetch(
         row["fates"] = fates.get(row["id"], [])
         row["score"] = scores.get(row["id"])
     return rows
+
+
+def rows_of(access: Access, ids: list[str]) -> list[dict[str, Any]]:
+    """Samples by their ids as the list shows them, in this order; ids that no sample has are left out."""
+    wanted = list(dict.fromkeys(ids))
+    found = {row["id"]: row for row in access.select(BY_ID.format(", ".join("?" * len(wanted))), wanted)}
+    fates = read_fates(access, wanted)
+    return [
+        found[sample_id] | {"fates": fates.get(sample_id, []), "score": None}
+        for sample_id in wanted
+        if sample_id in found
+    ]
 
 
 def read_fates(access: Access, ids: list[str], run: str = "") -> dict[str, list[dict[str, Any]]]:

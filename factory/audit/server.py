@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from factory.audit import overview, sample, samples
+from factory.audit import overview, sample, samples, sql_box
 from factory.audit.access import Access
 from factory.audit.door import Door
 from factory.audit.pages import missing, wrong
@@ -33,6 +33,7 @@ def application(access: Access, token: str, port: int) -> Starlette:
             *overview.routes,
             *samples.routes,
             *sample.routes,
+            *sql_box.routes,
             Mount("/static", StaticFiles(packages=[("factory.audit", "static")])),
         ],
         middleware=[Middleware(Door, token=token, port=port)],

@@ -23,7 +23,7 @@ import duckdb
 
 from factory.errors import FactoryError, InputError
 from factory.store import confined
-from factory.store.confined import Table
+from factory.store.confined import Limits, Table
 
 SOCKET = "factory.sock"
 MAX_ADDRESS_BYTES = 100  # the kernel's limit is 108 on Linux, 104 on macOS
@@ -71,14 +71,15 @@ class Server:
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "sql" in question:
-            table = self.table(str(question["sql"]), list(question["params"]))
+            limits = Limits(*question.get("limits", ()))
+            table = self.table(str(question["sql"]), list(question["params"]), limits)
             return {"columns": table.columns, "rows": table.rows, "truncated": table.truncated}
         (name, given), *_ = question.items()
         if name not in self._does:
             raise InputError(f"the process that holds the workspace does not do '{name}'")
         return {"done": self._does[name](given)}
 
-    def table(self, sql: str, params: Sequence[Any] = ()) -> Table:
+    def table(self, sql: str, params: Sequence[Any] = (), limits: Limits | None = None) -> Table:
         """The answer to one SELECT; raises InputError, as ClosingError where the file is being let go."""
         with self._changed:
             if self._closing:
@@ -86,7 +87,7 @@ class Server:
             cursor = self._connection.cursor()
             self._running.add(cursor)
         try:
-            return confined.run(cursor, sql, params, QUERY_SECONDS)
+            return confined.run(cursor, sql, params, QUERY_SECONDS, limits)
         except InputError as error:
             if self._closing:
                 raise ClosingError("the run is ending") from error
@@ -111,13 +112,20 @@ class Server:
 
 
 def ask(
-    workspace: Path, sql: str, params: Sequence[Any] = (), timeout_seconds: float = QUERY_SECONDS + 5
+    workspace: Path,
+    sql: str,
+    params: Sequence[Any] = (),
+    timeout_seconds: float = QUERY_SECONDS + 5,
+    limits: Limits | None = None,
 ) -> Table:
     """The answer of the process that holds the workspace.
 
     Raises ConnectionError where none answers, InputError for what it refuses.
     """
-    answer = _exchange(workspace, {"sql": sql, "params": list(params)}, timeout_seconds)
+    question: dict[str, Any] = {"sql": sql, "params": list(params)}
+    if limits is not None:
+        question["limits"] = list(limits)
+    answer = _exchange(workspace, question, timeout_seconds)
     return Table(tuple(answer["columns"]), tuple(tuple(row) for row in answer["rows"]), answer["truncated"])
 
 
