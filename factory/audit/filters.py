@@ -137,7 +137,7 @@ class Filters:
             add(f"({has.format('question')} OR {has.format('answer')})", word, word)
         if self.run and has_one_run:
             add("s.run_id = ?", self.run)
-        elif self.run:
+        elif self.run and not self._is_of_run:
             is_cheap = False
             add(
                 """(s.run_id = ? OR s.id IN (SELECT sample_id FROM round_samples WHERE run_id = ?)
@@ -148,6 +148,11 @@ class Filters:
             is_cheap = False
             add(sql, *bound)
         return Where(conditions, values, is_cheap)
+
+    @property
+    def _is_of_run(self) -> bool:
+        """Whether a decision or score of the run is asked for, which none but its samples have."""
+        return bool(self.fate not in ("", "undecided") or self.step or self.did or self.reason or self.score)
 
     def _elsewhere(
         self, low: float | None, high: float | None, *, by_run: bool
