@@ -20,14 +20,14 @@ MAX_SLICES: Final = 60
 STEPS = """SELECT step, refiner, action, reason, count(*) AS n, count(*) FILTER (final) AS num_final
            FROM decisions WHERE run_id = ? GROUP BY ALL ORDER BY step, refiner, n DESC, reason"""
 GENERATED = "SELECT count(DISTINCT sample_id) AS n FROM round_samples WHERE run_id = ?"
-RANGES = """SELECT metric, scorer, count(value) AS n, count(*) - count(value) AS num_failed, avg(value) AS mean,
-                   min(value) FILTER (isfinite(value)) AS low, max(value) FILTER (isfinite(value)) AS high
-            FROM scores WHERE run_id = ? GROUP BY metric, scorer ORDER BY scorer, metric"""
-BINNED = f"""WITH r AS (SELECT unnest(?::STRUCT(metric VARCHAR, scorer VARCHAR, low DOUBLE, width DOUBLE)[], recursive := true))
-             SELECT s.metric, s.scorer,
-                    greatest(0, least({BINS - 1}, floor((s.value - r.low) / r.width)))::INTEGER AS bin, count(*) AS n
-             FROM scores s JOIN r ON r.metric = s.metric AND r.scorer = s.scorer
-             WHERE s.run_id = ? AND isfinite(s.value) GROUP BY ALL"""  # noqa: S608 (numbers of ours)
+# In one pass for scores that lie from 0 to 1, as most do; the others are counted again on a scale of their own.
+UNIT = f"""SELECT metric, scorer, greatest(-1, least({BINS}, floor(value * {BINS})))::TINYINT AS bin, count(*) AS n,
+                  count(*) - count(value) AS num_failed, sum(value) AS total, min(value) AS low, max(value) AS high
+           FROM scores WHERE run_id = ? AND (value IS NULL OR isfinite(value)) GROUP BY ALL
+           ORDER BY scorer, metric"""  # noqa: S608 (numbers of ours)
+SCALED = f"""SELECT greatest(0, least({BINS - 1}, floor((value - ?) / ?)))::TINYINT AS bin, count(*) AS n
+             FROM scores WHERE run_id = ? AND metric = ? AND scorer = ? AND isfinite(value)
+             GROUP BY bin"""  # noqa: S608 (numbers of ours)
 SPEND = """SELECT stage, role, count(*) AS num_calls, count(*) FILTER (status = 'failed') AS num_failed,
                   sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(completion_tokens)::BIGINT AS completion_tokens,
                   sum(cost_dollars) AS dollars, sum(latency_ms) / 1000 AS seconds
@@ -119,33 +119,40 @@ def read_funnel(access: Access, run: str) -> Funnel:
 
 def read_histograms(access: Access, run: str) -> list[Histogram]:
     """Every score of a run in ten bins: from 0 to 1 where it lies there, else from its least to its greatest."""
-    ranges = access.select(RANGES, [run])
-    scales = []
-    for row in ranges:
-        if row["low"] is None:
-            continue
-        low, high = (0.0, 1.0) if 0 <= row["low"] <= row["high"] <= 1 else (row["low"], row["high"])
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in access.select(UNIT, [run]):
+        groups.setdefault((row["metric"], row["scorer"]), []).append(row)
+    return [_histogram(access, run, *key, rows) for key, rows in groups.items()]
+
+
+def _histogram(access: Access, run: str, metric: str, scorer: str, rows: list[dict[str, Any]]) -> Histogram:
+    num_failed = sum(row["num_failed"] for row in rows)
+    valued = [row for row in rows if row["low"] is not None]
+    title = f"{metric} by {scorer}"
+    if not valued:
+        return Histogram(title, None, num_failed, ())
+    low, high = min(row["low"] for row in valued), max(row["high"] for row in valued)
+    mean = sum(row["total"] for row in valued) / sum(row["n"] for row in valued)
+    counts: dict[int, int] = {}
+    if 0 <= low <= high <= 1:
+        low, width = 0.0, 1 / BINS
+        for row in valued:
+            at = min(row["bin"], BINS - 1)
+            counts[at] = counts.get(at, 0) + row["n"]
+    else:
         width = (high - low) / BINS or 1.0
-        scales.append({"metric": row["metric"], "scorer": row["scorer"], "low": low, "width": width})
-    counts: dict[tuple[str, str], dict[int, int]] = {}
-    for row in access.select(BINNED, [scales, run]) if scales else ():
-        counts.setdefault((row["metric"], row["scorer"]), {})[row["bin"]] = row["n"]
-    about = {(row["metric"], row["scorer"]): row for row in ranges}
-    found = []
-    for scale in scales:
-        key = (scale["metric"], scale["scorer"])
-        own = counts.get(key, {})
-        most = max(own.values(), default=1)
-        bins = tuple(_bin(run, scale, at, own.get(at, 0), most) for at in range(BINS))
-        found.append(Histogram(f"{key[0]} by {key[1]}", about[key]["mean"], about[key]["num_failed"], bins))
-    return found
-
-
-def _bin(run: str, scale: Mapping[str, Any], at: int, number: int, most: int) -> Bin:
-    low, high = scale["low"] + at * scale["width"], scale["low"] + (at + 1) * scale["width"]
-    score = f"{scale['metric']}@{scale['scorer']}"
-    filters = Filters(run=run, score=score, at_least=f"{low:.6g}", at_most=f"{high:.6g}", sort="low")
-    return Bin(low, high, number, 100 * number / most, filters)
+        found = access.select(SCALED, [low, width, run, metric, scorer])
+        counts = {row["bin"]: row["n"] for row in found}
+    most = max(counts.values())
+    bins = []
+    for at in range(BINS):
+        start, end = low + at * width, low + (at + 1) * width
+        filters = Filters(
+            run=run, score=f"{metric}@{scorer}", at_least=f"{start:.6g}", at_most=f"{end:.6g}", sort="low"
+        )
+        number = counts.get(at, 0)
+        bins.append(Bin(start, end, number, 100 * number / most, filters))
+    return Histogram(title, mean, num_failed, tuple(bins))
 
 
 def read_spend(access: Access, run: str) -> list[dict[str, Any]]:
