@@ -1,7 +1,7 @@
 """What changed between two texts, as pieces that are the same, gone or new: for reading, not for applying.
 
-Words are compared. Long texts are compared up to a limit, and the rest counts as one piece, so that no text can
-keep the page busy. Edits that can be applied are in factory.edits.
+Words are compared. Long texts are compared up to a limit, and the rest counts as one piece, so that no text
+can keep the page busy. Edits that can be applied are in factory.edits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONTEXT: Final = 400  # characters of an unchanged stretch that are shown at eac
 
 
 class Piece(NamedTuple):
-    """A stretch of text: `same` on both sides, `gone` from the old or `new`; `skipped` counts what is not shown."""
+    """A stretch of text: on both sides, gone from the old, or new; of `skipped` the number of characters."""
 
     kind: Literal["same", "gone", "new", "skipped"]
     text: str
@@ -36,7 +36,7 @@ def differences(old_text: str, new_text: str) -> list[Piece]:
 
 
 def shorten(pieces: list[Piece], most: int) -> list[Piece]:
-    """The pieces for display: unchanged stretches keep their ends, changed ones their first `most` characters."""
+    """The pieces for display: unchanged stretches keep their ends, others their first `most` characters."""
     shown = []
     for at, (kind, text) in enumerate(pieces):
         if kind != "same":
@@ -70,4 +70,6 @@ def _words(text: str) -> list[str]:
 
 
 def _num_shared(one: list[str], other: list[str]) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

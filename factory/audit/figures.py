@@ -1,14 +1,15 @@
-"""The figures of the overview: what became of a run's samples, how scores lie, what was spent, where slices stand.
+"""The figures of the overview: what became of a run's samples, how scores lie, what was spent, where
+slices stand.
 
-Each is one question that counts within one table before it joins, so that a million samples take a moment. Numbers
-come as they are, with the filters of the samples behind them; drawing is the template's.
+Each is one question that counts within one table before it joins, so that a million samples take a moment.
+Numbers come as they are, with the filters of the samples behind them; drawing is the template's.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from factory.audit.access import Access
@@ -20,16 +21,18 @@ MAX_SLICES: Final = 60
 STEPS = """SELECT step, refiner, action, reason, count(*) AS n, count(*) FILTER (final) AS num_final
            FROM decisions WHERE run_id = ? GROUP BY ALL ORDER BY step, refiner, n DESC, reason"""
 GENERATED = "SELECT count(DISTINCT sample_id) AS n FROM round_samples WHERE run_id = ?"
-# In one pass for scores that lie from 0 to 1, as most do; the others are counted again on a scale of their own.
-UNIT = f"""SELECT metric, scorer, greatest(-1, least({BINS}, floor(value * {BINS})))::TINYINT AS bin, count(*) AS n,
-                  count(*) - count(value) AS num_failed, sum(value) AS total, min(value) AS low, max(value) AS high
+# In one pass for scores from 0 to 1, as most are; the others are counted again on a scale of their own.
+UNIT = f"""SELECT metric, scorer, greatest(-1, least({BINS}, floor(value * {BINS})))::TINYINT AS bin,
+                  count(value) AS n, count(*) - count(value) AS num_failed, sum(value) AS total,
+                  min(value) AS low, max(value) AS high
            FROM scores WHERE run_id = ? AND (value IS NULL OR isfinite(value)) GROUP BY ALL
            ORDER BY scorer, metric"""  # noqa: S608 (numbers of ours)
 SCALED = f"""SELECT greatest(0, least({BINS - 1}, floor((value - ?) / ?)))::TINYINT AS bin, count(*) AS n
              FROM scores WHERE run_id = ? AND metric = ? AND scorer = ? AND isfinite(value)
              GROUP BY bin"""  # noqa: S608 (numbers of ours)
 SPEND = """SELECT stage, role, count(*) AS num_calls, count(*) FILTER (status = 'failed') AS num_failed,
-                  sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(completion_tokens)::BIGINT AS completion_tokens,
+                  sum(prompt_tokens)::BIGINT AS prompt_tokens,
+                  sum(completion_tokens)::BIGINT AS completion_tokens,
                   sum(cost_dollars) AS dollars, sum(latency_ms) / 1000 AS seconds
            FROM calls WHERE run_id = ? GROUP BY stage, role ORDER BY stage, role"""
 ACCEPTED = """SELECT s.slice, d.round, count(*) AS n FROM decisions d JOIN samples s ON s.id = d.sample_id
@@ -41,7 +44,7 @@ GUARDS = "SELECT id, round, num_samples, guards FROM datasets WHERE run_id = ? O
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A step of the funnel, or a reason of one; `left` of the generated samples were not dropped up to here."""
+    """A step of the funnel; `left` of the generated samples were not dropped up to here."""
 
     name: str
     num_kept: int
@@ -102,11 +105,17 @@ def read_funnel(access: Access, run: str) -> Funnel:
     left = generated
     for key in dict.fromkeys((row["step"], row["refiner"]) for row in rows):
         own = [row for row in rows if (row["step"], row["refiner"]) == key]
-        count = {action: sum(row["n"] for row in own if row["action"] == action) for action in
-                 ("keep", "rewrite", "drop")}  # fmt: skip
+        count = {"keep": 0, "rewrite": 0, "drop": 0}
+        for row in own:
+            count[row["action"]] = count.get(row["action"], 0) + row["n"]
         left -= count["drop"]
         reasons = tuple(
-            (row["action"], row["reason"], row["n"], Filters(run=run, step=key[1], did=row["action"], reason=row["reason"]))
+            (
+                row["action"],
+                row["reason"],
+                row["n"],
+                Filters(run=run, step=key[1], did=row["action"], reason=row["reason"]),
+            )
             for row in own
             if row["action"] != "keep"
         )
@@ -118,7 +127,7 @@ def read_funnel(access: Access, run: str) -> Funnel:
 
 
 def read_histograms(access: Access, run: str) -> list[Histogram]:
-    """Every score of a run in ten bins: from 0 to 1 where it lies there, else from its least to its greatest."""
+    """Every score of a run in ten bins, from 0 to 1 where it lies there, else from least to greatest."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in access.select(UNIT, [run]):
         groups.setdefault((row["metric"], row["scorer"]), []).append(row)
@@ -135,7 +144,7 @@ def _histogram(access: Access, run: str, metric: str, scorer: str, rows: list[di
     mean = sum(row["total"] for row in valued) / sum(row["n"] for row in valued)
     counts: dict[int, int] = {}
     if 0 <= low <= high <= 1:
-        low, width = 0.0, 1 / BINS
+        low, high, width = 0.0, 1.0, 1 / BINS
         for row in valued:
             at = min(row["bin"], BINS - 1)
             counts[at] = counts.get(at, 0) + row["n"]
@@ -147,8 +156,9 @@ def _histogram(access: Access, run: str, metric: str, scorer: str, rows: list[di
     bins = []
     for at in range(BINS):
         start, end = low + at * width, low + (at + 1) * width
-        filters = Filters(
-            run=run, score=f"{metric}@{scorer}", at_least=f"{start:.6g}", at_most=f"{end:.6g}", sort="low"
+        filters = Filters(run=run, score=f"{metric}@{scorer}", at_least=f"{start:.12g}", sort="low")
+        filters = replace(
+            filters, **({"at_most": f"{high:.12g}"} if at == BINS - 1 else {"below": f"{end:.12g}"})
         )
         number = counts.get(at, 0)
         bins.append(Bin(start, end, number, 100 * number / most, filters))
@@ -168,10 +178,14 @@ def read_slices(access: Access, run: str) -> tuple[list[int], list[SliceRow]]:
     accuracy: dict[str, dict[int, float]] = {}
     for row in access.select(ACCURACY, [run]):
         accuracy.setdefault(row["slice"], {})[row["round"]] = row["accuracy"]
-    rounds = sorted({number for each in [*accepted.values(), *accuracy.values()] for number in each})
+    rounds = sorted(
+        {*(n for each in accepted.values() for n in each), *(n for each in accuracy.values() for n in each)}
+    )
     names = sorted({*accepted, *accuracy})[:MAX_SLICES]
     return rounds, [
-        SliceRow(name, accepted.get(name, {}), accuracy.get(name, {}), Filters(run=run, slice=name, fate="kept"))
+        SliceRow(
+            name, accepted.get(name, {}), accuracy.get(name, {}), Filters(run=run, slice=name, fate="kept")
+        )
         for name in names
     ]
 

@@ -1,7 +1,7 @@
 """Which samples a page shows: the fields of its address, and the conditions in SQL that they stand for.
 
-`step`, `did` and `reason` speak of one and the same decision, `fate` of the one that settled the sample; where a
-run is chosen both are that run's. Values are bound, names of columns come from here.
+`step`, `did` and `reason` speak of one and the same decision, `fate` of the one that settled the sample;
+where a run is chosen both are that run's. Values are bound, names of columns come from here.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Filters:
     score: str = ""  # metric@scorer, or a metric by whomever
     at_least: str = ""
     at_most: str = ""
+    below: str = ""
     key: str = ""
     value: str = ""
     dataset: str = ""
@@ -65,7 +66,9 @@ class Filters:
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> Filters:
         """The filters of an address; raises InputError for what cannot be meant."""
-        found = {each.name: given[each.name].strip() for each in fields(cls) if given.get(each.name, "").strip()}
+        found = {
+            each.name: given[each.name].strip() for each in fields(cls) if given.get(each.name, "").strip()
+        }
         for name, text in found.items():
             if len(text) > MAX_CHARACTERS:
                 raise InputError(f"at most {MAX_CHARACTERS} characters", where=name)
@@ -82,11 +85,13 @@ class Filters:
             raise InputError(f"at most {MAX_WORDS} words", where="text")
         return filters
 
-    def numbers(self) -> tuple[int | None, float | None, float | None]:
-        """Round, lower and upper bound of the score; raises InputError where one is no number."""
-        if (self.at_least or self.at_most) and not self.score:
+    def numbers(self) -> tuple[int | None, list[tuple[str, float]]]:
+        """Round, and the bounds of the score by sign; raises InputError where one is no number."""
+        if (self.at_least or self.at_most or self.below) and not self.score:
             raise InputError("a range needs the score that lies in it", where="score")
-        return _number("round", self.round, int), _number("at_least", self.at_least), _number("at_most", self.at_most)
+        names = (("at_least", ">="), ("at_most", "<="), ("below", "<"))
+        bounds = [(sign, _number(name, text)) for name, sign in names if (text := getattr(self, name))]
+        return _number("round", self.round, int), bounds
 
     @property
     def words(self) -> list[str]:
@@ -105,7 +110,9 @@ class Filters:
             name: str(value) for name, value in changes.items()
         }
         defaults = {"sort": "newest"}
-        query = urlencode({name: value for name, value in pairs.items() if value and value != defaults.get(name)})
+        query = urlencode(
+            {name: value for name, value in pairs.items() if value and value != defaults.get(name)}
+        )
         return "/samples" + (f"?{query}" if query else "")
 
     @property
@@ -123,7 +130,7 @@ class Filters:
             conditions.append(sql)
             values.extend(bound)
 
-        number, low, high = self.numbers()
+        number, bounds = self.numbers()
         for name in COLUMNS:
             if text := getattr(self, name):
                 add(f"s.{name} = ?", number if name == "round" else text)
@@ -144,7 +151,7 @@ class Filters:
                     OR s.id IN (SELECT sample_id FROM decisions WHERE run_id = ?))""",
                 *[self.run] * 3,
             )
-        for sql, bound in self._elsewhere(low, high, by_run=not has_one_run):
+        for sql, bound in self._elsewhere(bounds, by_run=not has_one_run):
             is_cheap = False
             add(sql, *bound)
         return Where(conditions, values, is_cheap)
@@ -154,9 +161,7 @@ class Filters:
         """Whether a decision or score of the run is asked for, which none but its samples have."""
         return bool(self.fate not in ("", "undecided") or self.step or self.did or self.reason or self.score)
 
-    def _elsewhere(
-        self, low: float | None, high: float | None, *, by_run: bool
-    ) -> list[tuple[str, list[Any]]]:
+    def _elsewhere(self, bounds: list[tuple[str, float]], *, by_run: bool) -> list[tuple[str, list[Any]]]:
         """The conditions on other tables."""
         of_run = " AND run_id = ?" if self.run and by_run else ""
         run = [self.run] if of_run else []
@@ -173,10 +178,9 @@ class Filters:
             found.append((f"s.id IN ({inner})", [*(decided[name] for name in names), *run]))
         if self.score:
             inner, values = self.scores(of_run, run)
-            for sign, bound in ((">=", low), ("<=", high)):
-                if bound is not None:
-                    inner += f" AND value {sign} ?"
-                    values.append(bound)
+            for sign, bound in bounds:
+                inner += f" AND value {sign} ?"
+                values.append(bound)
             found.append((f"s.id IN (SELECT sample_id {inner})", values))
         if self.dataset:
             found.append(
@@ -188,7 +192,11 @@ class Filters:
         """FROM and WHERE over the rows of the chosen score."""
         metric, scorer = self.metric
         by = " AND scorer = ?" if scorer else ""
-        return f"FROM scores WHERE metric = ?{by}{of_run}", [metric, *([scorer] if scorer else []), *(run or [])]
+        return f"FROM scores WHERE metric = ?{by}{of_run}", [
+            metric,
+            *([scorer] if scorer else []),
+            *(run or []),
+        ]
 
 
 def _one_of(name: str, text: str, known: Any) -> None:

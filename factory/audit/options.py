@@ -1,7 +1,7 @@
 """What the fields of the list of samples offer: the values that stand in the workspace.
 
-They are counted over whole tables, so they are kept for a while: a hundred times as long as the counting took,
-and new values of a run show up then.
+They are counted over whole tables, so they are kept for a while: a hundred times as long as the counting
+took, and new values of a run show up then.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The first page: the runs of the workspace, and of one of them what its samples, scores and slices came to."""
+"""The first page: the runs of the workspace, and of one of them what its samples, scores and slices came
+to."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Which SQL the box on the page takes: one SELECT over the tables and views of the workspace, by harmless functions.
+"""Which SQL the box on the page takes: one SELECT over the tables and views of the workspace, by harmless
+functions.
 
-The statement is read as a tree by DuckDB's own parser. Tables are those of the workspace, functions that yield
-tables are few, and functions that make much of little, or that nothing can stop, are refused. What holds besides:
-the connection is confined, the transaction read-only, and time, memory and rows are limited.
+The statement is read as a tree by DuckDB's own parser. Tables are those of the workspace, functions that
+yield tables are few, and functions that make much of little, or that nothing can stop, are refused. What
+holds besides: the connection is confined, the transaction read-only, and time, memory and rows are limited.
 """
 
 from __future__ import annotations
@@ -17,11 +18,32 @@ from factory.store.confined import Limits
 
 MAX_CHARACTERS: Final = 10_000
 LIMITS: Final = Limits(seconds=10.0, rows=2000, characters=4 * 2**20, memory_share=0.5)
-TABLE_FUNCTIONS: Final = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree", "histogram"})
+TABLE_FUNCTIONS: Final = frozenset(
+    {"range", "generate_series", "unnest", "json_each", "json_tree", "histogram"}
+)
 # They make much of little, at once and outside of what DuckDB accounts for ...
 GROWING: Final = frozenset(
-    {"repeat", "lpad", "rpad", "bar", "printf", "format", "to_base", "list_resize", "array_resize", "bitstring"}
-    | {"range", "generate_series", "list_reduce", "array_reduce", "reduce", "generate_subscripts", "equi_width_bins"}
+    {
+        "repeat",
+        "lpad",
+        "rpad",
+        "bar",
+        "printf",
+        "format",
+        "to_base",
+        "list_resize",
+        "array_resize",
+        "bitstring",
+    }
+    | {
+        "range",
+        "generate_series",
+        "list_reduce",
+        "array_reduce",
+        "reduce",
+        "generate_subscripts",
+        "equi_width_bins",
+    }
 )
 # ... take the product of two lengths, or wait, and cannot be interrupted ...
 UNSTOPPABLE: Final = frozenset(
@@ -42,12 +64,15 @@ def check_question(access: Access, sql: str) -> None:
     """Raises InputError for SQL that the box does not take, saying why."""
     if len(sql) > MAX_CHARACTERS:
         raise InputError(f"a question has {MAX_CHARACTERS:,} characters at most", where="query")
-    if "\0" in sql or not sql.isprintable() and any(not (each.isprintable() or each.isspace()) for each in sql):
+    if "\0" in sql or (
+        not sql.isprintable() and any(not (each.isprintable() or each.isspace()) for each in sql)
+    ):
         raise InputError("control characters are no SQL", where="query")
     tree = json.loads(access.select("SELECT json_serialize_sql(?) AS tree", [sql])[0]["tree"])
     if tree["error"]:
         raise InputError(
-            "only one SELECT is answered here: " + str(tree.get("error_message", "")).split("\n")[0], where="query"
+            "only one SELECT is answered here: " + str(tree.get("error_message", "")).split("\n")[0],
+            where="query",
         )
     if len(tree["statements"]) != 1:
         raise InputError(f"one SELECT expected, not {len(tree['statements'])}", where="query")

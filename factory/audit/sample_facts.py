@@ -1,7 +1,7 @@
 """Everything that the workspace knows of one sample, read a table at a time by its id.
 
-Each question names the id or a few ids that an earlier one gave, so that an index answers it. What a page shows of
-it, and how much, is not decided here.
+Each question names the id or a few ids that an earlier one gave, so that an index answers it. What a page
+shows of it, and how much, is not decided here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ PARENTS = "SELECT parent, relation FROM edges WHERE child = ? ORDER BY relation,
 REWRITES = "SELECT child FROM edges WHERE parent = ? AND relation = 'rewrite_of' ORDER BY child LIMIT 20"
 VERDICTS = """SELECT reviewer, action, reason, corrected, created_at FROM verdicts WHERE sample_id = ?
               ORDER BY created_at, rowid"""
-DATASETS = """SELECT id, run_id, round, num_samples FROM datasets
-              WHERE id IN (SELECT dataset_id FROM dataset_samples WHERE sample_id = ?) ORDER BY created_at, id"""
-ADAPTERS = "SELECT id, role, name, adapter, dataset_id, round FROM models WHERE dataset_id IN ({}) ORDER BY created_at"
+DATASETS = """SELECT id, run_id, round, num_samples FROM datasets WHERE id IN (
+                  SELECT dataset_id FROM dataset_samples WHERE sample_id = ?) ORDER BY created_at, id"""
+ADAPTERS = """SELECT id, role, name, adapter, dataset_id, round FROM models
+              WHERE dataset_id IN ({}) ORDER BY created_at"""
 SOURCES = "SELECT id, key, path, citation, title, text, page FROM sources WHERE id IN ({}) OR key IN ({})"
 SEEDS = "SELECT id, key, prompt FROM seeds WHERE id IN ({})"
 CALLS = """SELECT id, run_id, round, stage, role, model_id, request, response, reasoning, status, error,
@@ -82,8 +83,9 @@ def read_facts(access: Access, sample: dict[str, Any]) -> Facts:
     sample_id = sample["id"]
     decisions = [_read(row, "evidence") for row in access.select(DECISIONS, [sample_id])]
     parents = access.select(PARENTS, [sample_id])
-    of = {relation: [row["parent"] for row in parents if row["relation"] == relation] for relation in
-          {row["relation"] for row in parents}}  # fmt: skip
+    of: dict[str, list[str]] = {}
+    for row in parents:
+        of.setdefault(row["relation"], []).append(row["parent"])
     calls = list(dict.fromkeys([*of.get("call", []), *_called(decisions)]))
     datasets = access.select(DATASETS, [sample_id])
     keys = [key] if isinstance(key := sample["attributes"].get("source_key"), str) else []
@@ -116,7 +118,9 @@ def _among(access: Access, sql: str, *ids: Sequence[str]) -> list[dict[str, Any]
 
 
 def _read(row: dict[str, Any], *columns: str) -> dict[str, Any]:
-    return row | {name: json.loads(row[name]) if isinstance(row[name], str) else row[name] for name in columns}
+    return row | {
+        name: json.loads(row[name]) if isinstance(row[name], str) else row[name] for name in columns
+    }
 
 
 def _called(decisions: list[dict[str, Any]]) -> Iterator[str]:
@@ -159,7 +163,9 @@ def _by_words(access: Access, sample: Mapping[str, Any]) -> list[Neighbour]:
             WHERE {shares} > 0 ORDER BY {shares} DESC, id LIMIT {CANDIDATES}""",  # noqa: S608 (text of ours)
         [sample["slice"], sample["id"], sample["content_hash"], *sought, *sought],
     )
-    scored = [(len(own & other) / len(own | other), row) for row in rows if (other := _word_set(row["question"]))]
+    scored = [
+        (len(own & other) / len(own | other), row) for row in rows if (other := _word_set(row["question"]))
+    ]
     scored.sort(key=lambda each: (-each[0], each[1]["id"]))
     return [
         Neighbour(row["id"], row["question"], row["answer"], f"words of the question {share:.0%} the same")

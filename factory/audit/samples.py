@@ -26,7 +26,7 @@ EXCERPT: Final = 280  # characters of a question or answer in the list
 
 SHOWN = f"""SELECT s.rowid AS at, s.id, s.run_id, s.round, s.strategy, s.operation, s.slice,
                    left(s.question, {EXCERPT}) AS question, left(s.answer, {EXCERPT}) AS answer
-            FROM samples s WHERE """
+            FROM samples s WHERE """  # noqa: S608 (numbers of ours)
 BY_ROW = SHOWN + "s.rowid IN (SELECT unnest(?::BIGINT[]))"
 BY_ID = SHOWN + "s.id IN ({})"
 OF_SAMPLES = "sample_id IN ({})"
@@ -115,7 +115,9 @@ def _score_values(filters: Filters, options: Options) -> tuple[str, list[Any]]:
     of_run, run = (" AND run_id = ?", [filters.run]) if is_of_run else ("", [])
     inner, values = filters.scores(of_run, run)
     inner += " AND value IS NOT NULL"
-    if (options.has_one_run or is_of_run) and filters.metric[1]:  # then the primary key says that there is one
+    if (options.has_one_run or is_of_run) and filters.metric[
+        1
+    ]:  # then the primary key says that there is one
         return f"SELECT sample_id, value {inner}", values
     return f"SELECT sample_id, max(value) AS value {inner} GROUP BY sample_id", values
 

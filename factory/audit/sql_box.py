@@ -1,7 +1,8 @@
-"""The box for SQL: one question in the address, its answer as a table or, where it names samples, as their list.
+"""The box for SQL: one question in the address, its answer as a table or, where it names samples, as their
+list.
 
-What is taken is decided in factory.audit.questions. The question runs again for each page of its answer, and a few
-run at once; those that come on top are asked to wait.
+What is taken is decided in factory.audit.questions. The question runs again for each page of its answer,
+and a few run at once; those that come on top are asked to wait.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from factory.store.confined import Table
 PAGE: Final = 100
 CELL: Final = 300  # characters
 AT_ONCE: Final = 2
-EXAMPLE: Final = "SELECT refiner, action, reason, count(*) AS num_samples FROM decisions GROUP BY ALL ORDER BY ALL"
+EXAMPLE: Final = (
+    "SELECT refiner, action, reason, count(*) AS num_samples FROM decisions GROUP BY ALL ORDER BY ALL"
+)
 COLUMNS: Final = """SELECT c.table_name AS name, v.view_name IS NOT NULL AS is_view,
                            list(c.column_name ORDER BY c.column_index) AS columns
-                    FROM duckdb_columns() c LEFT JOIN duckdb_views() v ON v.view_name = c.table_name AND NOT v.internal
+                    FROM duckdb_columns() c
+                    LEFT JOIN duckdb_views() v ON v.view_name = c.table_name AND NOT v.internal
                     WHERE NOT c.internal GROUP BY ALL ORDER BY is_view, name"""
 
 _turns = threading.BoundedSemaphore(AT_ONCE)
@@ -110,9 +114,9 @@ def _sample_column(table: Table) -> int | None:
         if name in table.columns:
             at = table.columns.index(name)
             values = [row[at] for row in table.rows[:PAGE] if row[at] is not None]
-            if values and all(isinstance(value, str) for value in values):
-                if name == "sample_id" or all(value.startswith("smp_") for value in values):
-                    return at
+            prefix = "" if name == "sample_id" else "smp_"
+            if values and all(isinstance(value, str) and value.startswith(prefix) for value in values):
+                return at
     return None
 
 

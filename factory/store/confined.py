@@ -36,7 +36,7 @@ class Table:
 
 
 class Limits(NamedTuple):
-    """What an answer may take; `memory_share` of what the database may use, by it and all others under way."""
+    """What an answer may take; `memory_share` of what the database may use, with others under way."""
 
     seconds: float = math.inf
     rows: int = MAX_ROWS
