@@ -55,6 +55,9 @@ FOREIGN: Final = frozenset(
     {"current_setting", "getenv", "write_log", "getvariable", "setseed", "nextval", "currval", "set_config"}
     | {"json_execute_serialized_sql", "json_serialize_plan", "query", "query_table", "pg_conf_load_time"}
 )
+# They put a text in the place of another, as often as it occurs: a long one makes much of little.
+REPLACING: Final = frozenset({"replace", "regexp_replace"})
+MAX_REPLACEMENT: Final = 100  # characters
 REFUSED: Final = GROWING | UNSTOPPABLE | FOREIGN
 TABLES: Final = """SELECT table_name AS name FROM duckdb_tables() WHERE NOT internal
                    UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal"""
@@ -98,6 +101,15 @@ def _check_node(node: dict[str, Any], known: set[str]) -> None:
         name = str(node["function_name"]).lower()
         if name in REFUSED:
             raise InputError(f"the function {name[:60]} is not available here", where="query")
+        if name in REPLACING and not _has_short_replacement(node):
+            what = f"{name} puts in a text of {MAX_REPLACEMENT} characters at most here, written out"
+            raise InputError(what, where="query")
+
+
+def _has_short_replacement(node: dict[str, Any]) -> bool:
+    given = node.get("arguments", [])[2:3]
+    literal = given[0]["expression"].get("literal") if given else None
+    return not given or (literal is not None and len(str(literal.get("text", ""))) <= MAX_REPLACEMENT)
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

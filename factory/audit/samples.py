@@ -29,7 +29,6 @@ SHOWN = f"""SELECT s.rowid AS at, s.id, s.run_id, s.round, s.strategy, s.operati
             FROM samples s WHERE """  # noqa: S608 (numbers of ours)
 BY_ROW = SHOWN + "s.rowid IN (SELECT unnest(?::BIGINT[]))"
 BY_ID = SHOWN + "s.id IN ({})"
-OF_SAMPLES = "sample_id IN ({})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +153,8 @@ def read_fates(access: Access, ids: list[str], run: str = "") -> dict[str, list[
     """The final decisions about samples, by sample: one for each run, or that of one run."""
     of_run = " AND run_id = ?" if run else ""
     rows = access.select(
-        f"""SELECT sample_id, run_id, refiner, action, reason, rewrite_id FROM decisions
-            WHERE final AND {OF_SAMPLES.format(", ".join("?" * len(ids)))}{of_run}
+        f"""WITH own AS MATERIALIZED (SELECT * FROM decisions WHERE {_among(ids)})
+            SELECT sample_id, run_id, refiner, action, reason, rewrite_id FROM own WHERE final{of_run}
             ORDER BY created_at, run_id""",  # noqa: S608 (text of ours)
         [*ids, *([run] if run else [])],
     )
@@ -169,9 +168,14 @@ def _read_scores(access: Access, filters: Filters, options: Options, ids: list[s
     if not filters.score:
         return {}
     inner, values = _score_values(filters, options)
-    among = OF_SAMPLES.format(", ".join("?" * len(ids)))
-    sql = f"SELECT sample_id, value FROM ({inner}) WHERE {among}"  # noqa: S608 (text of ours)
-    return {row["sample_id"]: row["value"] for row in access.select(sql, [*values, *ids])}
+    own = f"WITH own AS MATERIALIZED (SELECT * FROM scores WHERE {_among(ids)})"  # noqa: S608 (text of ours)
+    sql = f"{own} {inner.replace('FROM scores', 'FROM own')}"
+    return {row["sample_id"]: row["value"] for row in access.select(sql, [*ids, *values])}
+
+
+def _among(ids: list[str]) -> str:
+    """By itself, with values and nothing beside it, it is what an index answers."""
+    return f"sample_id IN ({', '.join('?' * len(ids))})"
 
 
 def _key(row: dict[str, Any]) -> str:

@@ -84,6 +84,7 @@ def _listen(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOST, port))
+        found.listen()  # who comes before the pages are ready waits for them
     except OSError as error:
         found.close()
         what = f"port {port} cannot be had: {error.strerror}"
