@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,12 @@ def expected(made: Made, given: dict[str, str]) -> tuple[list[str], dict[str, fl
 
 
 @settings(max_examples=120, deadline=None)
-@example(given={"run": "run_a", "sort": "high", "score": "keep@edit"})
-@given(given=FILTERS)
-def test_every_filter_finds_what_it_says_on_pages_in_order(made: Any, given: dict[str, str]) -> None:
+@example(given={"run": "run_a", "sort": "high", "score": "keep@edit"}, is_indexed=False)
+@example(given={"fate": "undecided", "score": "overall", "step": "form"}, is_indexed=True)
+@given(given=FILTERS, is_indexed=st.booleans())
+def test_every_filter_finds_what_it_says_on_pages_in_order(
+    made: Any, given: dict[str, str], is_indexed: bool
+) -> None:
     rows, access, _ = made
     if not given.get("text"):
         given.pop("text", None)
@@ -141,6 +145,8 @@ def test_every_filter_finds_what_it_says_on_pages_in_order(made: Any, given: dic
             Filters.parse(given)
         return
     filters, options = Filters.parse(given), read_options(access)
+    indexed = frozenset({"decisions", "scores", "dataset_samples"} if is_indexed else ())
+    options = replace(options, indexed=indexed)  # first samples are looked up before whole tables, or not
     want, values = expected(rows, given)
     found: list[str] = []
     page = read_page(access, filters, options)

@@ -27,17 +27,41 @@ MAX_WORDS: Final = 10
 MAX_CHARACTERS: Final = 500  # of a field
 
 
-class Where(NamedTuple):
-    """Conditions on `samples s` with their values; `is_cheap` where no other table and no text is read."""
+class Elsewhere(NamedTuple):
+    """Samples that have a row in another table, or have none."""
 
-    conditions: list[str]
+    table: str
+    condition: str
     values: list[Any]
-    is_cheap: bool
+    is_none: bool = False
 
     @property
     def sql(self) -> str:
-        """All conditions as one."""
-        return " AND ".join(self.conditions) or "true"
+        """As a condition on `samples s`."""
+        among = "NOT IN" if self.is_none else "IN"
+        return f"s.id {among} (SELECT sample_id FROM {self.table} WHERE {self.condition})"  # noqa: S608 (ours)
+
+
+class Where(NamedTuple):
+    """Conditions on `samples s` with their values, and those on other tables.
+
+    `is_cheap` where no other table and no text is read.
+    """
+
+    conditions: list[str]
+    values: list[Any]
+    elsewhere: list[Elsewhere]
+    is_cheap: bool
+
+    @property
+    def all_conditions(self) -> list[str]:
+        """Those on other tables after the others."""
+        return [*self.conditions, *(each.sql for each in self.elsewhere)]
+
+    @property
+    def all_values(self) -> list[Any]:
+        """The values of all conditions, in order."""
+        return [*self.values, *(value for each in self.elsewhere for value in each.values)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,48 +175,41 @@ class Filters:
                     OR s.id IN (SELECT sample_id FROM decisions WHERE run_id = ?))""",
                 *[self.run] * 3,
             )
-        for sql, bound in self._elsewhere(bounds, by_run=not has_one_run):
-            is_cheap = False
-            add(sql, *bound)
-        return Where(conditions, values, is_cheap)
+        elsewhere = self._elsewhere(bounds, by_run=not has_one_run)
+        return Where(conditions, values, elsewhere, is_cheap and not elsewhere)
 
     @property
     def _is_of_run(self) -> bool:
         """Whether a decision or score of the run is asked for, which none but its samples have."""
         return bool(self.fate not in ("", "undecided") or self.step or self.did or self.reason or self.score)
 
-    def _elsewhere(self, bounds: list[tuple[str, float]], *, by_run: bool) -> list[tuple[str, list[Any]]]:
+    def _elsewhere(self, bounds: list[tuple[str, float]], *, by_run: bool) -> list[Elsewhere]:
         """The conditions on other tables."""
         of_run = " AND run_id = ?" if self.run and by_run else ""
         run = [self.run] if of_run else []
-        found: list[tuple[str, list[Any]]] = []
+        found: list[Elsewhere] = []
         if self.fate:
-            among = "NOT IN" if self.fate == "undecided" else "IN"
-            inner = f"SELECT sample_id FROM decisions WHERE {FATES[self.fate]}{of_run}"  # noqa: S608 (text of ours)
-            found.append((f"s.id {among} ({inner})", run))
+            found.append(
+                Elsewhere("decisions", FATES[self.fate] + of_run, [*run], is_none=self.fate == "undecided")
+            )
         decided = {"refiner": self.step, "action": self.did, "reason": self.reason}
         if any(decided.values()):
             names = [name for name, text in decided.items() if text]
             same = " AND ".join(f"{name} = ?" for name in names)
-            inner = f"SELECT sample_id FROM decisions WHERE {same}{of_run}"  # noqa: S608 (text of ours)
-            found.append((f"s.id IN ({inner})", [*(decided[name] for name in names), *run]))
+            found.append(Elsewhere("decisions", same + of_run, [*(decided[name] for name in names), *run]))
         if self.score:
-            inner, values = self.scores(of_run, run)
-            for sign, bound in bounds:
-                inner += f" AND value {sign} ?"
-                values.append(bound)
-            found.append((f"s.id IN (SELECT sample_id {inner})", values))
+            condition, values = self.scores(of_run, run)
+            condition += "".join(f" AND value {sign} ?" for sign, _ in bounds)
+            found.append(Elsewhere("scores", condition, [*values, *(bound for _, bound in bounds)]))
         if self.dataset:
-            found.append(
-                ("s.id IN (SELECT sample_id FROM dataset_samples WHERE dataset_id = ?)", [self.dataset])
-            )
+            found.append(Elsewhere("dataset_samples", "dataset_id = ?", [self.dataset]))
         return found
 
     def scores(self, of_run: str = "", run: list[Any] | None = None) -> tuple[str, list[Any]]:
-        """FROM and WHERE over the rows of the chosen score."""
+        """The condition on the rows of `scores` that are of the chosen score."""
         metric, scorer = self.metric
         by = " AND scorer = ?" if scorer else ""
-        return f"FROM scores WHERE metric = ?{by}{of_run}", [
+        return f"metric = ?{by}{of_run}", [
             metric,
             *([scorer] if scorer else []),
             *(run or []),

@@ -25,6 +25,9 @@ SCORES = "SELECT metric, scorer FROM scores GROUP BY metric, scorer ORDER BY met
 KEYS = """SELECT DISTINCT unnest(json_keys(attributes)) AS key FROM (
               (SELECT attributes FROM samples ORDER BY created_at LIMIT ?)
               UNION ALL (SELECT attributes FROM samples ORDER BY created_at DESC LIMIT ?)) ORDER BY key"""
+# Tables of which the rows of a few samples are found at once.
+INDEXED = """SELECT DISTINCT table_name AS name FROM duckdb_indexes()
+             WHERE regexp_replace(expressions, '[^a-z_,]', '', 'g') = 'sample_id'"""
 DATASETS = "SELECT id, round, run_id, num_samples FROM datasets ORDER BY created_at DESC, id"
 
 
@@ -42,6 +45,7 @@ class Options:
     scores: list[str]  # metric@scorer
     keys: list[str]
     datasets: list[dict[str, Any]]
+    indexed: frozenset[str]
 
     @property
     def has_one_run(self) -> bool:
@@ -83,6 +87,7 @@ def read_options(access: Access) -> Options:
         scores=[f"{row['metric']}@{row['scorer']}" for row in access.select(SCORES)][:MAX_VALUES],
         keys=[row["key"] for row in access.select(KEYS, [SAMPLED // 2] * 2)][:MAX_VALUES],
         datasets=access.select(DATASETS)[:MAX_VALUES],
+        indexed=frozenset(row["name"] for row in access.select(INDEXED)),
     )
 
 

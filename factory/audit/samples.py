@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from factory.audit.access import Access
-from factory.audit.filters import Filters
+from factory.audit.filters import Elsewhere, Filters
 from factory.audit.options import Options, OptionsShelf
 from factory.audit.pages import access, render
 from factory.errors import InputError
 
 PAGE: Final = 50
+PROBED: Final = 200  # first samples that are looked up elsewhere before whole tables are
 EXCERPT: Final = 280  # characters of a question or answer in the list
 
 SHOWN = f"""SELECT s.rowid AS at, s.id, s.run_id, s.round, s.strategy, s.operation, s.slice,
@@ -69,7 +70,8 @@ def read_page(access: Access, filters: Filters, options: Options, after: str = "
     where = filters.where(options.has_one_run)
     counted = None
     if where.is_cheap:
-        (row,) = access.select(f"SELECT count(*) AS n FROM samples s WHERE {where.sql}", where.values)  # noqa: S608
+        own = " AND ".join(where.conditions) or "true"
+        (row,) = access.select(f"SELECT count(*) AS n FROM samples s WHERE {own}", where.values)  # noqa: S608
         counted = int(row["n"])
     has_older = is_more if not before or after else True
     has_newer = bool(after) or (bool(before) and is_more)
@@ -83,37 +85,76 @@ def _choose(
 ) -> tuple[list[dict[str, Any]], bool]:
     """Key values and rows of a page in order, and whether more follow in the direction of reading."""
     where = filters.where(options.has_one_run)
-    conditions, values = list(where.conditions), list(where.values)
     is_by_score = filters.sort in ("high", "low")
-    source, by = "samples s", "s.created_at"
+    falls = (filters.sort in ("newest", "high")) != back
+    order = _Order(
+        "x.value" if is_by_score else "s.created_at", "?" if is_by_score else "make_timestamptz(?)"
+    )
+    behind, place = order.behind(key, falls=falls, kind=float if is_by_score else int)
+    found = None
     if is_by_score:
         inner, bound = _score_values(filters, options)
-        source, by = f"samples s JOIN ({inner}) x ON x.sample_id = s.id", "x.value"
-        values = [*bound, *values]
-    falls = (filters.sort in ("newest", "high")) != back
-    sign, direction = ("<", "DESC") if falls else (">", "ASC")
-    if key:
-        place, row = _parse_key(key, float if is_by_score else int)
-        bound_by = "?" if is_by_score else "make_timestamptz(?)"
-        conditions.append(f"{by} {sign}= {bound_by} AND ({by} {sign} {bound_by} OR s.rowid {sign} ?)")
-        values += [place, place, row]
-    shown = by if is_by_score else f"epoch_us({by})"
-    found = access.select(
-        f"""SELECT s.rowid AS at, {shown} AS place FROM {source} WHERE {" AND ".join(conditions) or "true"}
-            ORDER BY {by} {direction}, s.rowid {direction} LIMIT {PAGE + 1}""",  # noqa: S608 (text of ours)
-        values,
-    )
+        source, shown = f"samples s JOIN ({inner}) x ON x.sample_id = s.id", "x.value"
+    else:
+        source, shown, bound = "samples s", "epoch_us(s.created_at)", []
+        if where.elsewhere and {each.table for each in where.elsewhere} <= options.indexed:
+            sql = order.select(source, shown, [*where.conditions, *behind], PROBED, falls=falls)
+            found = _probe(access, where.elsewhere, access.select(sql, [*where.values, *place]))
+    if found is None:
+        sql = order.select(source, shown, [*where.all_conditions, *behind], PAGE + 1, falls=falls)
+        found = access.select(sql, [*bound, *where.all_values, *place])
     is_more = len(found) > PAGE
     found = found[:PAGE]
     return (found[::-1] if back else found), is_more
+
+
+class _Order(NamedTuple):
+    """The order of the list: by an expression, then by row; `bound` is how a value of it is bound."""
+
+    by: str
+    bound: str
+
+    def behind(self, key: str, *, falls: bool, kind: type[int] | type[float]) -> tuple[list[str], list[Any]]:
+        """The condition on what comes after a key, with its values; none without a key."""
+        if not key:
+            return [], []
+        place, row = _parse_key(key, kind)
+        by, bound, sign = self.by, self.bound, "<" if falls else ">"
+        return [f"{by} {sign}= {bound} AND ({by} {sign} {bound} OR s.rowid {sign} ?)"], [place, place, row]
+
+    def select(self, source: str, shown: str, conditions: list[str], limit: int, *, falls: bool) -> str:
+        """The first rows under conditions: where each stands, and its id."""
+        direction = "DESC" if falls else "ASC"
+        return f"""SELECT s.rowid AS at, {shown} AS place, s.id FROM {source}
+            WHERE {" AND ".join(conditions) or "true"}
+            ORDER BY {self.by} {direction}, s.rowid {direction} LIMIT {limit}"""  # noqa: S608 (text of ours)
+
+
+def _probe(
+    access: Access, elsewhere: list[Elsewhere], rows: list[dict[str, Any]]
+) -> list[dict[str, Any]] | None:
+    """Those of the first rows that meet the conditions elsewhere; None where they do not fill a page."""
+    was_all = len(rows) < PROBED
+    for each in elsewhere:
+        ids = [row["id"] for row in rows]
+        if not ids:
+            break
+        found = access.select(
+            f"""WITH own AS MATERIALIZED (SELECT * FROM {each.table} WHERE {_among(ids)})
+                SELECT DISTINCT sample_id FROM own WHERE {each.condition}""",  # noqa: S608 (text of ours)
+            [*ids, *each.values],
+        )
+        having = {row["sample_id"] for row in found}
+        rows = [row for row in rows if (row["id"] in having) != each.is_none]
+    return rows if was_all or len(rows) > PAGE else None
 
 
 def _score_values(filters: Filters, options: Options) -> tuple[str, list[Any]]:
     """One value of the chosen score for each sample: the highest, where runs or scorers differ."""
     is_of_run = bool(filters.run) and not options.has_one_run
     of_run, run = (" AND run_id = ?", [filters.run]) if is_of_run else ("", [])
-    inner, values = filters.scores(of_run, run)
-    inner += " AND value IS NOT NULL"
+    condition, values = filters.scores(of_run, run)
+    inner = f"FROM scores WHERE {condition} AND value IS NOT NULL"
     if (options.has_one_run or is_of_run) and filters.metric[
         1
     ]:  # then the primary key says that there is one
