@@ -17,8 +17,9 @@ from factory.store.trace import Trace, trace
 
 MAX_CALLS: Final = 40
 NEAR: Final = 5  # neighbours that are shown
-LOOKED_AT: Final = 20_000  # newest samples of the slice among which neighbours are sought
+LOOKED_AT: Final = 5_000  # newest samples of the slice among which neighbours are sought
 CANDIDATES: Final = 60
+LEAST_SHARE: Final = 0.2  # of words in common, below which nothing is near
 MAX_WORDS: Final = 8  # of a question, by which neighbours are sought: the longest
 
 SAMPLE = "SELECT * FROM samples WHERE id = ?"
@@ -157,8 +158,8 @@ def _by_words(access: Access, sample: Mapping[str, Any]) -> list[Neighbour]:
         return []
     shares = " + ".join(["contains(lower(question), ?)::INTEGER"] * len(sought))
     rows = access.select(
-        f"""SELECT id, left(question, 2000) AS question, left(answer, 300) AS answer FROM (
-                SELECT id, question, answer FROM samples WHERE slice = ? AND id <> ? AND content_hash <> ?
+        f"""SELECT id, left(question, 2000) AS question FROM (
+                SELECT id, question FROM samples WHERE slice = ? AND id <> ? AND content_hash <> ?
                 ORDER BY created_at DESC LIMIT {LOOKED_AT})
             WHERE {shares} > 0 ORDER BY {shares} DESC, id LIMIT {CANDIDATES}""",  # noqa: S608 (text of ours)
         [sample["slice"], sample["id"], sample["content_hash"], *sought, *sought],
@@ -167,10 +168,16 @@ def _by_words(access: Access, sample: Mapping[str, Any]) -> list[Neighbour]:
         (len(own & other) / len(own | other), row) for row in rows if (other := _word_set(row["question"]))
     ]
     scored.sort(key=lambda each: (-each[0], each[1]["id"]))
+    near = {row["id"]: share for share, row in scored[:NEAR] if share >= LEAST_SHARE}
+    shown = {row["id"]: row for row in _among(access, OTHERS, list(near))}
     return [
-        Neighbour(row["id"], row["question"], row["answer"], f"words of the question {share:.0%} the same")
-        for share, row in scored[:NEAR]
-        if share >= 0.2
+        Neighbour(
+            each,
+            shown[each]["question"],
+            shown[each]["answer"],
+            f"words of the question {share:.0%} the same",
+        )
+        for each, share in near.items()
     ]
 
 
