@@ -28,7 +28,9 @@ DECISIONS = """SELECT run_id, round, step, refiner, action, reason, evidence, re
 SCORES = """SELECT metric, value, scorer, run_id, model_id FROM scores WHERE sample_id = ?
             ORDER BY scorer, metric, run_id"""
 PARENTS = "SELECT parent, relation FROM edges WHERE child = ? ORDER BY relation, parent"
-REWRITES = "SELECT child FROM edges WHERE parent = ? AND relation = 'rewrite_of' ORDER BY child LIMIT 20"
+# A condition beside the key would keep DuckDB from looking into the index.
+REWRITES = """WITH own AS MATERIALIZED (SELECT child, relation FROM edges WHERE parent = ?)
+              SELECT child FROM own WHERE relation = 'rewrite_of' ORDER BY child LIMIT 20"""
 VERDICTS = """SELECT reviewer, action, reason, corrected, created_at FROM verdicts WHERE sample_id = ?
               ORDER BY created_at, rowid"""
 DATASETS = """SELECT id, run_id, round, num_samples FROM datasets WHERE id IN (
