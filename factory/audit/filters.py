@@ -145,6 +145,11 @@ class Filters:
         names = (each.name for each in fields(self) if each.name != "sort")
         return [(name, text) for name in names if (text := getattr(self, name))]
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a field is used that the page folds away."""
+        return any(name not in ("text", "slice", "fate") for name, _ in self.chosen)
+
     def where(self, has_one_run: bool) -> Where:
         """The conditions; in a workspace with one run its name is one of the sample's own columns."""
         conditions: list[str] = []

@@ -33,8 +33,9 @@ REWRITES = """WITH own AS MATERIALIZED (SELECT child, relation FROM edges WHERE 
               SELECT child FROM own WHERE relation = 'rewrite_of' ORDER BY child LIMIT 20"""
 VERDICTS = """SELECT reviewer, action, reason, corrected, created_at FROM verdicts WHERE sample_id = ?
               ORDER BY created_at, rowid"""
-DATASETS = """SELECT id, run_id, round, num_samples FROM datasets WHERE id IN (
-                  SELECT dataset_id FROM dataset_samples WHERE sample_id = ?) ORDER BY created_at, id"""
+DATASETS = """WITH own AS MATERIALIZED (SELECT dataset_id FROM dataset_samples WHERE sample_id = ?)
+              SELECT id, run_id, round, num_samples FROM datasets WHERE id IN (SELECT dataset_id FROM own)
+              ORDER BY created_at, id"""
 ADAPTERS = """SELECT id, role, name, adapter, dataset_id, round FROM models
               WHERE dataset_id IN ({}) ORDER BY created_at"""
 SOURCES = "SELECT id, key, path, citation, title, text, page FROM sources WHERE id IN ({}) OR key IN ({})"
