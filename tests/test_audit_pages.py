@@ -30,7 +30,8 @@ from factory.store.store import Store
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Made, Access, TestClient]]:
     workspace = tmp_path_factory.mktemp("audit")
     rows = audit_workspace.make(workspace)
-    with Access(workspace) as access:
+    with Access(workspace) as access, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples_page, "PROBED", 80)  # so that both ways are taken
         yield rows, access, audit_workspace.browse(access)
 
 

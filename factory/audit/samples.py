@@ -22,7 +22,7 @@ from factory.audit.pages import access, render
 from factory.errors import InputError
 
 PAGE: Final = 50
-PROBED: Final = 200  # first samples that are looked up elsewhere before whole tables are
+PROBED = 400  # first samples that are looked up elsewhere before whole tables are
 EXCERPT: Final = 280  # characters of a question or answer in the list
 
 SHOWN = f"""SELECT s.rowid AS at, s.id, s.run_id, s.round, s.strategy, s.operation, s.slice,
