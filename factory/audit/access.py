@@ -18,7 +18,7 @@ import duckdb
 
 from factory.errors import InputError, WorkspaceError
 from factory.store import database, remote
-from factory.store.confined import Table
+from factory.store.confined import Limits, Table
 from factory.store.remote import ClosingError, Server
 from factory.store.verdicts import insert_verdicts
 
@@ -37,14 +37,14 @@ class Access:
         self._changing = threading.Lock()
         self._away_until = 0.0
 
-    def table(self, sql: str, params: Sequence[Any] = ()) -> Table:
+    def table(self, sql: str, params: Sequence[Any] = (), limits: Limits | None = None) -> Table:
         """The answer to one SELECT; raises InputError, and WorkspaceError where nobody answers."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 if server := self._holding():
-                    return server.table(sql, params)
-                return remote.ask(self.workspace, sql, params)
+                    return server.table(sql, params, limits)
+                return remote.ask(self.workspace, sql, params, limits=limits)
             except (ClosingError, ConnectionError, database.HeldError) as error:
                 self._wait(deadline, error)
 

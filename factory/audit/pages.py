@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from factory.audit.access import Access
 
-NAVIGATION = (("/", "Overview"),)
+NAVIGATION = (("/", "Overview"), ("/samples", "Samples"), ("/sql", "SQL"))
 
 
 def access(request: Request) -> Access:

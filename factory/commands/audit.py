@@ -25,6 +25,7 @@ def audit(
     json: AsJson = False,
 ) -> None:
     """Serve a local page to look at samples and to decide about them, until Ctrl-C."""
+    from factory.audit.limits import limit_memory
     from factory.audit.server import AuditServer
     from factory.screen import print_json, print_text
     from factory.store.queries import read
@@ -35,4 +36,5 @@ def audit(
         print_json({"url": server.url})
     else:
         print_text(f"Audit page of {workspace}, on this machine only; Ctrl-C ends it:\n  {server.url}")
+    limit_memory()
     server.run()

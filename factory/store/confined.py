@@ -10,7 +10,9 @@ A `Table` holds plain JSON values only, so that it is the same from a file and o
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -48,6 +50,15 @@ class Batches(NamedTuple):
     batches: Iterator[pa.RecordBatch]
 
 
+class Limits(NamedTuple):
+    """What an answer may take; `memory_share` of what the database may use, with others under way."""
+
+    seconds: float = math.inf
+    rows: int = MAX_ROWS
+    characters: int = MAX_CHARACTERS
+    memory_share: float = 1.0
+
+
 def check_select(sql: str, connection: duckdb.DuckDBPyConnection | None = None) -> None:
     """Raises InputError unless the text is one SELECT, WITH, EXPLAIN, DESCRIBE, SHOW or SUMMARIZE."""
     if connection is None:
@@ -77,12 +88,20 @@ def names_of(sql: str) -> tuple[str, ...]:
 
 
 def run(
-    cursor: duckdb.DuckDBPyConnection, sql: str, params: Params = (), limit_seconds: float | None = None
+    cursor: duckdb.DuckDBPyConnection,
+    sql: str,
+    params: Params = (),
+    limit_seconds: float | None = None,
+    limits: Limits | None = None,
 ) -> Table:
-    """The answer, from a cursor used for nothing else; raises InputError for bad SQL and when time is up."""
-    with _confined(cursor, sql, limit_seconds):
+    """The answer, from a cursor used for nothing else.
+
+    Raises InputError for bad SQL, and when time is up or too much memory is in use.
+    """
+    limits = limits or Limits()
+    with _confined(cursor, sql, limits._replace(seconds=min(limit_seconds or math.inf, limits.seconds))):
         cursor.execute(sql, plain_params(params))
-        return _fetch(cursor)
+        return _fetch(cursor, min(limits.rows, MAX_ROWS), min(limits.characters, MAX_CHARACTERS))
 
 
 @contextlib.contextmanager
@@ -90,7 +109,7 @@ def stream(
     cursor: duckdb.DuckDBPyConnection, sql: str, params: Params = (), limit_seconds: float | None = None
 ) -> Iterator[Batches]:
     """All rows of the answer, from a cursor used for nothing else; raises as `run` does, also on the way."""
-    with _confined(cursor, sql, limit_seconds):
+    with _confined(cursor, sql, Limits(limit_seconds or math.inf)):
         # Of an executed statement DuckDB would hold all rows; of a relation it reads as they are asked for.
         reader = cursor.sql(sql, params=plain_params(params)).to_arrow_reader(BATCH_ROWS)
         yield Batches(reader.schema, each_batch(reader))
@@ -116,22 +135,19 @@ def plain_params(params: Params) -> list[Any] | dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _confined(cursor: duckdb.DuckDBPyConnection, sql: str, limit_seconds: float | None) -> Iterator[None]:
+def _confined(cursor: duckdb.DuckDBPyConnection, sql: str, limits: Limits) -> Iterator[None]:
     """A read-only transaction for one SELECT, and DuckDB's complaints as InputErrors."""
     check_select(sql, cursor)
-    timer = threading.Timer(limit_seconds or 0, cursor.interrupt)
-    timer.daemon = True
+    watch = _Watch(cursor, limits.seconds, limits.memory_share)
     try:
         cursor.execute("BEGIN TRANSACTION READ ONLY")
-        if limit_seconds is not None:
-            timer.start()
-        yield
+        with watch:
+            yield
     except duckdb.InterruptException as error:
-        raise InputError("the query was interrupted", hint=f"the limit is {limit_seconds} seconds") from error
+        hint = watch.why or f"the limit is {limits.seconds:g} seconds"
+        raise InputError("the query was interrupted", hint=hint) from error
     except (duckdb.Error, UnicodeError) as error:
         raise refused(error) from error
-    finally:
-        timer.cancel()
 
 
 def refused(error: Exception) -> InputError:
@@ -139,17 +155,68 @@ def refused(error: Exception) -> InputError:
     return InputError(printable(str(error).split("\n\nLINE ")[0]))
 
 
-def _fetch(cursor: duckdb.DuckDBPyConnection) -> Table:
+class _Watch:
+    """Interrupts a cursor's query when it takes too long, or too much memory; a context manager."""
+
+    EVERY_SECONDS = 0.05
+    # Blocks of tables and indexes are given back when others need the room.
+    IN_USE = """SELECT coalesce(sum(memory_usage_bytes), 0)::BIGINT FROM duckdb_memory()
+                WHERE tag NOT IN ('BASE_TABLE', 'ART_INDEX', 'METADATA', 'EXTERNAL_FILE_CACHE')"""
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, seconds: float, memory_share: float) -> None:
+        self.why = ""
+        self._cursor, self._seconds, self._share = cursor, seconds, memory_share
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> None:
+        if self._seconds < math.inf or self._share < 1:
+            self._deadline = time.monotonic() + self._seconds
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()  # so that it interrupts nothing that comes after
+
+    def _look(self) -> None:
+        if self._share >= 1:
+            if not self._ended.wait(self._seconds):
+                self._cursor.interrupt()
+            return
+        with self._cursor.cursor() as other:
+            most = self._share * _num_bytes(other.execute("SELECT current_setting('memory_limit')"))
+            while not self._ended.wait(self.EVERY_SECONDS):
+                if time.monotonic() > self._deadline:
+                    self._cursor.interrupt()
+                elif _first(other.execute(self.IN_USE)) > most:
+                    self.why = "it needs more memory than questions may take"
+                    self._cursor.interrupt()
+
+
+def _first(cursor: duckdb.DuckDBPyConnection) -> Any:
+    (row,) = cursor.fetchall()
+    return row[0]
+
+
+def _num_bytes(cursor: duckdb.DuckDBPyConnection) -> float:
+    """Of a size as DuckDB writes it, such as '2.9 GiB'."""
+    number, unit = str(_first(cursor)).split()
+    powers = {"bytes": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4}
+    return float(number) * 1024.0 ** powers[unit]
+
+
+def _fetch(cursor: duckdb.DuckDBPyConnection, max_rows: int, max_characters: int) -> Table:
     columns = tuple(str(column[0]) for column in cursor.description or ())
     rows: list[tuple[Any, ...]] = []
     size = 0
-    while size < MAX_CHARACTERS and (batch := cursor.fetchmany(1000)):
+    while size < max_characters and (batch := cursor.fetchmany(1000)):
         for row in batch:
-            if len(rows) == MAX_ROWS:
+            if len(rows) == max_rows:
                 return Table(columns, tuple(rows), truncated=True)
             rows.append(tuple(plain_value(value) for value in row))
         size += sum(len(value) for row in batch for value in row if isinstance(value, str))
-    return Table(columns, tuple(rows), truncated=size >= MAX_CHARACTERS)
+    return Table(columns, tuple(rows), truncated=size >= max_characters)
 
 
 def plain_value(value: Any) -> Any:

@@ -79,14 +79,13 @@ def open_for_reading(workspace: Path) -> duckdb.DuckDBPyConnection:
 
 def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """A confined connection; raises HeldError or another WorkspaceError."""
-    memory = max(GIB, min(8 * GIB, psutil.virtual_memory().total // 8))
     config: dict[str, str | bool | int | float | list[str]] = {
         "allow_community_extensions": "false",
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
         "enable_external_access": "false",
         "max_temp_directory_size": "16GiB",
-        "memory_limit": f"{memory // 2**20}MiB",
+        "memory_limit": f"{memory_limit() // 2**20}MiB",
         "python_enable_replacements": "false",  # SQL must not see Python variables
     }
     try:
@@ -100,6 +99,11 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
         raise HeldError(f"the workspace {path.parent} is held by another part of the factory") from error
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def memory_limit() -> int:
+    """Bytes that DuckDB may use before it writes to disk: an eighth of the machine's, 1 to 8 GiB."""
+    return max(GIB, min(8 * GIB, psutil.virtual_memory().total // 8))
 
 
 def stored_version(connection: duckdb.DuckDBPyConnection, workspace: Path) -> int:

@@ -25,7 +25,7 @@ import duckdb
 
 from factory.errors import FactoryError, InputError
 from factory.store import confined
-from factory.store.confined import Batches, Params, Table
+from factory.store.confined import Batches, Limits, Params, Table
 
 SOCKET = "factory.sock"
 MAX_ADDRESS_BYTES = 100  # the kernel's limit is 108 on Linux, 104 on macOS
@@ -106,17 +106,18 @@ class Server:
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "sql" in question:
-            table = self.table(str(question["sql"]), confined.plain_params(question["params"]))
+            limits = Limits(*question.get("limits", ()))
+            table = self.table(str(question["sql"]), confined.plain_params(question["params"]), limits)
             return {"columns": table.columns, "rows": table.rows, "truncated": table.truncated}
         (name, given), *_ = question.items()
         if name not in self._does:
             raise InputError(f"the process that holds the workspace does not do '{name}'")
         return {"done": self._does[name](given)}
 
-    def table(self, sql: str, params: Params = ()) -> Table:
+    def table(self, sql: str, params: Params = (), limits: Limits | None = None) -> Table:
         """The answer to one SELECT; raises InputError, as ClosingError where the file is being let go."""
         with self._asking() as cursor:
-            return confined.run(cursor, sql, params, QUERY_SECONDS)
+            return confined.run(cursor, sql, params, QUERY_SECONDS, limits)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -151,12 +152,20 @@ class Server:
             (self._workspace / SOCKET).unlink(missing_ok=True)
 
 
-def ask(workspace: Path, sql: str, params: Params = (), timeout_seconds: float = QUERY_SECONDS + 5) -> Table:
+def ask(
+    workspace: Path,
+    sql: str,
+    params: Params = (),
+    timeout_seconds: float = QUERY_SECONDS + 5,
+    limits: Limits | None = None,
+) -> Table:
     """The answer of the process that holds the workspace.
 
     Raises ConnectionError where none answers, InputError for what it refuses.
     """
-    question = {"sql": sql, "params": confined.plain_params(params)}
+    question: dict[str, Any] = {"sql": sql, "params": confined.plain_params(params)}
+    if limits is not None:
+        question["limits"] = list(limits)
     answer = _exchange(workspace, question, timeout_seconds)
     return Table(tuple(answer["columns"]), tuple(tuple(row) for row in answer["rows"]), answer["truncated"])
 
