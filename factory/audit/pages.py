@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from factory.audit.access import Access
 
-NAVIGATION = (("/", "Overview"),)
+NAVIGATION = (
+    ("/", "Overview"),
+    ("/review", "Review"),
+)
 
 
 def access(request: Request) -> Access:

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from factory.audit import overview
+from factory.audit import overview, review
 from factory.audit.access import Access
 from factory.audit.door import Door
 from factory.audit.pages import missing, wrong
@@ -29,7 +29,11 @@ TOKEN_BYTES = 32
 def application(access: Access, token: str, port: int) -> Starlette:
     """The pages behind their door."""
     app = Starlette(
-        routes=[*overview.routes, Mount("/static", StaticFiles(packages=[("factory.audit", "static")]))],
+        routes=[
+            *overview.routes,
+            *review.routes,
+            Mount("/static", StaticFiles(packages=[("factory.audit", "static")])),
+        ],
         middleware=[Middleware(Door, token=token, port=port)],
         exception_handlers={FactoryError: wrong, 404: missing},
     )
@@ -78,6 +82,7 @@ def _listen(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOST, port))
+        found.listen()  # who opens the address that is printed waits, and is not refused
     except OSError as error:
         found.close()
         what = f"port {port} cannot be had: {error.strerror}"
