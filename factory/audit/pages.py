@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAVIGATION = (
     ("/", "Overview"),
     ("/review", "Review"),
+    ("/compare", "Compare"),
 )
 
 

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from factory.audit import overview, review
+from factory.audit import compare, overview, review
 from factory.audit.access import Access
 from factory.audit.door import Door
 from factory.audit.pages import missing, wrong
@@ -32,6 +32,7 @@ def application(access: Access, token: str, port: int) -> Starlette:
         routes=[
             *overview.routes,
             *review.routes,
+            *compare.routes,
             Mount("/static", StaticFiles(packages=[("factory.audit", "static")])),
         ],
         middleware=[Middleware(Door, token=token, port=port)],
