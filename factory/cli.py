@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from factory import __version__
-from factory.commands import audit, look, recipes, refiner, runs
+from factory.commands import audit, look, recipes, refiner, runs, verdicts
 from factory.errors import FactoryError
 from factory.printable import printable
 
@@ -59,6 +59,7 @@ runs.add_to(app)
 look.add_to(app)
 audit.add_to(app)
 refiner.add_to(app)
+verdicts.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
