@@ -68,7 +68,8 @@ class Watched:
     def too_wide(self) -> list[str]:
         """The elements that reach beyond the window, where it scrolls sideways."""
         script = """() => document.scrollingElement.scrollWidth <= window.innerWidth ? [] :
-            [...document.querySelectorAll("main *")].filter(each => each.getBoundingClientRect().right > innerWidth)
+            [...document.querySelectorAll("main *")]
+            .filter(each => each.getBoundingClientRect().right > window.innerWidth)
             .map(each => each.outerHTML.slice(0, 120))"""
         found: list[str] = self.page.evaluate(script)
         return found

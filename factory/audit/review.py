@@ -107,11 +107,11 @@ def _page(
     asks, reviewer = access(request), reviewer_of(request)
     runs = asks.select(RUNS)
     queue = state.get("queue", "uncertain")
-    run_id = state.get("run") or (runs[0]["id"] if runs else "")
+    run_id = state.get("run") or _first_run(request)
     if queue not in QUEUES:
         raise InputError("there is no such queue", where=queue[:40], hint=f"one of {', '.join(QUEUES)}")
     turn, estimate = _turn(request, queue, run_id, reviewer, state) if runs else (None, None)
-    subject = read_subject(asks, turn.sample_id) if turn else None
+    subject = read_subject(asks, turn.sample_id, run_id) if turn else None
     last = asks.select(LAST, [reviewer]) if reviewer else []
     mine = asks.select(MINE, [reviewer, turn.sample_id]) if turn and reviewer else []
     kept = {name: value for name, value in state.items() if name in KEPT and value}
@@ -165,7 +165,9 @@ def _said(request: Request, sample_id: str, fields: Fields) -> Said:
     if not reason:
         raise InputError("choose or write a reason first")
     if action == "refined":
-        corrected = _refined(read_subject(access(request), sample_id))
+        corrected = _refined(
+            read_subject(access(request), sample_id, fields.get("run") or _first_run(request))
+        )
         if corrected is None:
             raise InputError("the refiner made nothing of this sample")
         return Said("edit", slug(reason), corrected)
@@ -175,6 +177,12 @@ def _said(request: Request, sample_id: str, fields: Fields) -> Said:
             raise InputError("the answer is as it was: change it, or keep it")
         return Said("edit", slug(reason), unsigned(corrected, answer))
     return Said(action, slug(reason))
+
+
+def _first_run(request: Request) -> str:
+    """The newest that is no control, else the newest; nothing where none has started."""
+    rows = access(request).table(RUNS).rows
+    return str(rows[0][0]) if rows else ""
 
 
 def _refined(subject: Subject | None) -> str | None:

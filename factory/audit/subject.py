@@ -30,11 +30,12 @@ SECTIONS = """
     SELECT s.id, s.citation, s.title, s.text FROM edges e JOIN sources s ON s.id = e.parent
     WHERE e.child = ? AND e.relation = 'source' ORDER BY s.id"""
 STEPS = """
-    SELECT run_id, round, step, refiner, action, reason, evidence, rewrite_id, final FROM decisions
-    WHERE sample_id = ? ORDER BY run_id, step"""
+    SELECT step, refiner, action, reason, evidence, rewrite_id, final FROM decisions
+    WHERE sample_id = ? AND run_id = ? ORDER BY step"""
 PARENT = "SELECT parent FROM edges WHERE child = ? AND relation = 'rewrite_of' ORDER BY parent LIMIT 1"
 ANSWER = "SELECT id, answer FROM samples WHERE id = ?"
-SCORES = "SELECT DISTINCT metric, scorer, value FROM scores WHERE sample_id = ? ORDER BY scorer, metric"
+SCORES = """
+    SELECT metric, scorer, value FROM scores WHERE sample_id = ? AND run_id = ? ORDER BY scorer, metric"""
 
 
 class Piece(NamedTuple):
@@ -66,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A sample with what there is to know about it."""
+    """A sample with what there is to know about it; steps and scores are those of one run."""
 
     sample: dict[str, Any]
     before: Sequence[Message]  # what was said before question and answer
@@ -77,12 +78,12 @@ class Subject:
     scores: list[dict[str, Any]]
 
 
-def read_subject(asks: Selects, sample_id: str) -> Subject:
-    """The sample of an id; raises InputError where there is none."""
+def read_subject(asks: Selects, sample_id: str, run_id: str) -> Subject:
+    """The sample of an id as a run saw it; raises InputError where there is none."""
     found = asks.select(SAMPLE, [sample_id])
     if not found:
         raise InputError("there is no sample of this id", where=sample_id[:80])
-    row, steps = found[0], asks.select(STEPS, [sample_id])
+    row, steps = found[0], asks.select(STEPS, [sample_id, run_id])
     change = _change(asks, row, steps)
     return Subject(
         row,
@@ -90,8 +91,8 @@ def read_subject(asks: Selects, sample_id: str) -> Subject:
         asks.select(SECTIONS, [sample_id]),
         change,
         steps,
-        asks.select(STEPS, [change.other_id]) if change else [],
-        asks.select(SCORES, [sample_id]),
+        asks.select(STEPS, [change.other_id, run_id]) if change else [],
+        asks.select(SCORES, [sample_id, run_id]),
     )
 
 
