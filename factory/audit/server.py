@@ -24,6 +24,7 @@ from factory.errors import FactoryError, InputError
 
 HOST = "127.0.0.1"
 TOKEN_BYTES = 32
+PATIENCE_SECONDS = 3  # with pages under way when it ends
 
 
 def application(access: Access, token: str, port: int) -> Starlette:
@@ -58,7 +59,11 @@ class AuditServer:
         self.port = int(self._socket.getsockname()[1])
         self._access = Access(self.workspace)
         app = application(self._access, self.token, self.port)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", lifespan="off", timeout_graceful_shutdown=PATIENCE_SECONDS
+            )
+        )
 
     @property
     def url(self) -> str:
