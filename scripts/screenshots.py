@@ -19,7 +19,7 @@ from factory.store.database import FILE
 from factory.store.queries import read
 
 FOLDER = Path(__file__).parents[1] / "docs/images"
-WIDTH, HEIGHT = 1000, 760
+WIDTH, HEIGHT = 1000, 900
 MAX_BYTES = 150_000
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # A name, an address, and a question whose first value stands for {} in it, where there is one.

@@ -1,10 +1,11 @@
 """Questions from other processes while a run holds the database: a Unix socket in the workspace.
 
 One connection carries one line of JSON, {"sql", "params"}, and one line back, {"columns", "rows",
-"truncated"} or {"error"}. Only the user's own processes can connect (mode 0600), only SELECT is
-answered, rows and seconds are limited. Where the file system knows no sockets the run goes on
-without answering. It sees what is committed, at most a tenth of a second old. What a holder does besides
-has a name: {"verdicts": [...]} writes what people said, {"release": null} asks one that can wait to let go.
+"truncated"}, {"error"}, or {"closing"} where another is to be asked. Only the user's own processes can
+connect (mode 0600), only SELECT is answered, rows and seconds are limited. Where the file system knows no
+sockets the run goes on without answering. It sees what is committed, at most a tenth of a second old. What a
+holder does besides has a name: {"verdicts": [...]} writes what people said, {"release": null} asks one that
+can wait to let go.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Server:
             answer = self._answer(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError):
             answer = {"error": "the question is not a line of JSON with sql and params"}
+        except ClosingError as error:
+            answer = {"closing": str(error)}
         except FactoryError as error:
             answer = {"error": str(error)}
         return json.dumps(answer).encode() + b"\n"
@@ -142,6 +145,8 @@ def _exchange(workspace: Path, question: dict[str, Any], timeout_seconds: float)
     if not line.endswith(b"\n"):
         raise ConnectionError("the run ended before it answered")
     answer: dict[str, Any] = json.loads(line)
+    if "closing" in answer:
+        raise ConnectionError(answer["closing"])
     if "error" in answer:
         raise InputError(answer["error"])
     return answer
