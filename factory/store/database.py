@@ -23,6 +23,8 @@ from factory.store import schema
 
 FILE = "factory.duckdb"
 GIB = 2**30
+# Of DuckDB, where a lock is another's, and where this very process has the file open or is opening it.
+HELD_SIGNS = ("Could not set lock", "different configuration", "Unique file handle conflict")
 PATIENCE_SECONDS = 2.0  # a reader in another process holds the file for a moment only, or lets go of it
 
 
@@ -160,6 +162,6 @@ def _translate(error: duckdb.Error, path: Path) -> WorkspaceError:
     hint = "wait for it or use another --workspace"
     if held := re.search(r"Conflicting lock is held in .*\(PID (\d+)\)", text):
         return HeldError(f"the workspace {path.parent} is held by process {held[1]}", hint=hint)
-    if "Could not set lock" in text or "different configuration" in text:
+    if any(sign in text for sign in HELD_SIGNS):
         return HeldError(f"the workspace {path.parent} is held by another part of the factory", hint=hint)
     return WorkspaceError(f"the database cannot be opened: {text}", where=str(path.parent))
