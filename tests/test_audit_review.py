@@ -118,6 +118,10 @@ def test_verdicts_by_form_are_in_the_store_at_once_and_lead_to_the_next(store: S
         visitor.post("/review", {**state, "about": samples[0].id, "action": "keep"})
         assert "Nothing is left to decide" in visitor.get("/review").text
         other = Visitor(server).enter().named("Bob")
+        (later,) = re.findall(
+            r'href="(/review\?[^"]*)" data-key="n"', other.get("/review?sample=" + samples[0].id).text
+        )
+        assert about(other.get(unescape(later)).text) == samples[1].id
         assert about(other.get("/review").text) == samples[2].id
 
 

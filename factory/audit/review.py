@@ -115,6 +115,7 @@ def _page(
     last = asks.select(LAST, [reviewer]) if reviewer else []
     mine = asks.select(MINE, [reviewer, turn.sample_id]) if turn and reviewer else []
     kept = {name: value for name, value in state.items() if name in KEPT and value}
+    queued = {name: value for name, value in kept.items() if name != "sample"}
     return render(
         request,
         "review.jinja",
@@ -127,9 +128,8 @@ def _page(
         runs=runs,
         run_id=run_id,
         state=kept,
-        skip=_number(state.get("skip", "")),
-        later=urlencode({**kept, "skip": str(_number(state.get("skip", "")) + 1)}),
-        back=urlencode({name: value for name, value in kept.items() if name not in {"sample", "skip"}}),
+        later=urlencode({**queued, "skip": str(_number(state.get("skip", "")) + 1)}),
+        back=urlencode({name: value for name, value in queued.items() if name != "skip"}),
         turn=turn,
         subject=subject,
         estimate=estimate,
