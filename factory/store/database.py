@@ -96,10 +96,10 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
         raise _translate(error, path) from error
     try:
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET lock_configuration = true")
     except duckdb.InvalidInputException as error:  # this process has it open, its settings locked
         connection.close()
         raise HeldError(f"the workspace {path.parent} is held by another part of the factory") from error
-    connection.execute("SET lock_configuration = true")
     return connection
 
 
