@@ -4,16 +4,19 @@ BIN := .venv/bin
 WORKSPACE ?= workspace
 DOMAIN := recipes/georgia_workers_comp
 
-.PHONY: setup quickstart test lint models bench lock clean
+.PHONY: setup chromium quickstart test lint models bench lock clean
 
 setup:
 	@PYTHON=$(PYTHON) scripts/setup.sh
+
+chromium:
+	@scripts/chromium.sh
 
 quickstart: setup
 	@$(BIN)/factory run $(DOMAIN) --profile tiny --workspace $(WORKSPACE)
 
 # Two files at a time, and then the whole real loop, which needs both cores.
-test: setup lint
+test: setup chromium lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not loop"
 	@$(BIN)/python -m pytest -m loop
 

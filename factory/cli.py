@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from factory import __version__
-from factory.commands import ask, audit, look, recipes, refiner, runs
+from factory.commands import ask, audit, look, recipes, refiner, runs, verdicts
 from factory.errors import FactoryError
 from factory.printable import printable
 
@@ -60,6 +60,7 @@ look.add_to(app)
 ask.add_to(app)
 audit.add_to(app)
 refiner.add_to(app)
+verdicts.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -71,10 +71,12 @@ async def open_bench(
     progress: Progress,
     port: int | None = None,
     metrics_port: int | None = None,
+    audit: bool = False,
 ) -> AsyncIterator[Bench]:
     """Store, models and engine of a run in `workspace`; all closed at the end.
 
     `port` is where a server of ours listens; None: any. `metrics_port` is where the figures are served.
+    `audit` serves the audit page meanwhile.
     """
     from factory.budget import Budget, hold_calls
     from factory.engine import Engine
@@ -92,7 +94,11 @@ async def open_bench(
         held = hold_calls(domain.recipe, log.open_calls())
         budget = Budget.from_store(store, run_id, domain.recipe.budget, held)
         engine = Engine(store, budget, run_id, domain.recipe.seed, domain.recipe.loop.max_failure_share)
-        with serve_metrics(metrics_port, engine, progress):
+        with serve_metrics(metrics_port, engine, progress), contextlib.ExitStack() as beside:
+            if audit:
+                from factory.audit.beside import serve_beside
+
+                beside.enter_context(serve_beside(workspace, progress.note))
             try:
                 pool.batched.close_stored(log)
                 yield Bench(domain, workspace, store, pool, engine, progress, run_id, domain.evaluator)
@@ -107,6 +113,7 @@ def run(
     progress: Progress,
     accepted: int | None = None,
     metrics_port: int | None = None,
+    audit: bool = False,
 ) -> dict[str, Any]:
     """`factory run`: the whole loop; returns the report as data. `accepted` replaces the recipe's own."""
     from dataclasses import asdict
@@ -119,7 +126,7 @@ def run(
         domain = _resized(domain, {"samples_per_round": None, "accepted": accepted})
 
     async def work() -> dict[str, Any]:
-        async with open_bench(domain, workspace, progress, metrics_port=metrics_port) as bench:
+        async with open_bench(domain, workspace, progress, metrics_port=metrics_port, audit=audit) as bench:
             await run_loop(bench)
             return asdict(collect(bench.store, bench.run_id))
 

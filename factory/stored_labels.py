@@ -1,8 +1,9 @@
 """Drafts from a workspace: what people said of its samples, and what a teacher wrote anew and checks passed.
 
-A person's newest verdict about a sample counts; where people differ, none does. A teacher's rewrite is the
-critique's last revision, or that of a refiner step whose model is no trained adapter: nothing learns from
-itself. What a refiner cannot be asked about in one question and one section is left out and counted.
+A person's newest verdict about a sample counts, unless it was withdrawn; where people differ, none does. A
+teacher's rewrite is the critique's last revision, or that of a refiner step whose model is no trained
+adapter: nothing learns from itself. What a refiner cannot be asked about in one question and one section is
+left out and counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from factory.held_out import HeldOut
 from factory.labels import OK, Origin
 from factory.store.text import restore
 from factory.store.trace import Selects
+from factory.store.verdicts import STANDING
 from factory.types import CheckedDraft, Source
 
 PAGE = 2000  # rows of a query that one answer holds
@@ -26,14 +28,11 @@ SAMPLE = """
     len(json_extract(s.messages, '$[*].role').list_filter(lambda r: r = '"user"')) AS num_turns,
     (SELECT list(src.id ORDER BY src.id) FROM edges e JOIN sources src ON src.id = e.parent
      WHERE e.child = s.id AND e.relation = 'source') AS sections"""
-LATEST_VERDICTS = """
+LATEST_VERDICTS = f"""
     SELECT sample_id, any_value(action) AS action, any_value(reason) AS reason,
            any_value(corrected) AS corrected,
            count(DISTINCT (action, coalesce(corrected, ''))) AS num_opinions
-    FROM (SELECT * FROM verdicts
-          QUALIFY row_number() OVER (PARTITION BY sample_id, reviewer
-                                     ORDER BY created_at DESC, rowid DESC) = 1)
-    GROUP BY sample_id"""
+    FROM {STANDING} GROUP BY sample_id"""  # noqa: S608 (constants)
 VERDICTS = f"""
     SELECT v.action, v.reason, v.corrected, v.num_opinions, {SAMPLE}
     FROM ({LATEST_VERDICTS}) v

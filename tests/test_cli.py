@@ -20,7 +20,7 @@ from factory.store.store import Store
 FACTORY = [sys.executable, "-m", "factory.cli"]
 COMMANDS = (
     "audit check diff doctor evaluate export generate init preview refine refiner report run schema serve "
-    "sql status trace train"
+    "sql status trace train verdicts"
 )
 HEAVY = (
     "torch",

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
     from factory.audit.access import Access
 
-NAVIGATION = (("/", "Overview"), ("/samples", "Samples"), ("/sql", "SQL"))
+NAVIGATION = (
+    ("/", "Overview"),
+    ("/samples", "Samples"),
+    ("/review", "Review"),
+    ("/compare", "Compare"),
+    ("/sql", "SQL"),
+)
 
 
 def access(request: Request) -> Access:

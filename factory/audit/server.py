@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from factory.audit import overview, sample, samples, sql_box
+from factory.audit import compare, overview, review, sample, samples, sql_box
 from factory.audit.access import Access
 from factory.audit.door import Door
 from factory.audit.pages import missing, wrong
@@ -24,6 +24,7 @@ from factory.errors import FactoryError, InputError
 
 HOST = "127.0.0.1"
 TOKEN_BYTES = 32
+PATIENCE_SECONDS = 3  # with pages under way when it ends
 
 
 def application(access: Access, token: str, port: int) -> Starlette:
@@ -34,6 +35,8 @@ def application(access: Access, token: str, port: int) -> Starlette:
             *samples.routes,
             *sample.routes,
             *sql_box.routes,
+            *review.routes,
+            *compare.routes,
             Mount("/static", StaticFiles(packages=[("factory.audit", "static")])),
         ],
         middleware=[Middleware(Door, token=token, port=port)],
@@ -59,7 +62,11 @@ class AuditServer:
         self.port = int(self._socket.getsockname()[1])
         self._access = Access(self.workspace)
         app = application(self._access, self.token, self.port)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", lifespan="off", timeout_graceful_shutdown=PATIENCE_SECONDS
+            )
+        )
 
     @property
     def url(self) -> str:

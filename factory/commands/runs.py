@@ -86,6 +86,12 @@ def run(
         typer.Option("--accepted", min=1, help="Accepted samples of a round, as `loop.accepted` says."),
     ] = None,
     metrics: Metrics = None,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit", help="Serve the audit page meanwhile, on this machine; it ends with the run."
+        ),
+    ] = False,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
@@ -94,7 +100,7 @@ def run(
     from factory.commands.look import print_hints, print_report
 
     with _progress(json, log) as progress:
-        found = session.run(recipe, profile, workspace, progress, accepted, metrics)
+        found = session.run(recipe, profile, workspace, progress, accepted, metrics, audit)
     print_report(workspace, json, short=True, run_id=found["run"]["id"])
     if not json:
         print_hints(workspace)

@@ -24,6 +24,8 @@ from factory.store import schema
 
 FILE = "factory.duckdb"
 GIB = 2**30
+# Of DuckDB, where a lock is another's, and where this very process has the file open or is opening it.
+HELD_SIGNS = ("Could not set lock", "different configuration", "Unique file handle conflict")
 PATIENCE_SECONDS = 2.0  # a reader in another process holds the file for a moment only, or lets go of it
 
 
@@ -94,10 +96,10 @@ def connect(path: Path, *, read_only: bool = False) -> duckdb.DuckDBPyConnection
         raise _translate(error, path) from error
     try:
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
+        connection.execute("SET lock_configuration = true")
     except duckdb.InvalidInputException as error:  # this process has it open, its settings locked
         connection.close()
         raise HeldError(f"the workspace {path.parent} is held by another part of the factory") from error
-    connection.execute("SET lock_configuration = true")
     return connection
 
 
@@ -166,8 +168,6 @@ def _translate(error: duckdb.Error, path: Path) -> WorkspaceError:
     hint = "wait for it or use another --workspace"
     if held := re.search(r"Conflicting lock is held in .*\(PID (\d+)\)", text):
         return HeldError(f"the workspace {path.parent} is held by process {held[1]}", hint=hint)
-    # What stands beside "lock" is told where this process opens it at another place.
-    here = ("Could not set lock", "different configuration", "file handle conflict")
-    if any(words in text for words in here):
+    if any(sign in text for sign in HELD_SIGNS):
         return HeldError(f"the workspace {path.parent} is held by another part of the factory", hint=hint)
     return WorkspaceError(f"the database cannot be opened: {text}", where=str(path.parent))

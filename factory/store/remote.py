@@ -29,7 +29,7 @@ from factory.store.confined import Batches, Limits, Params, Table
 
 SOCKET = "factory.sock"
 MAX_ADDRESS_BYTES = 100  # the kernel's limit is 108 on Linux, 104 on macOS
-MAX_REQUEST_BYTES = 2**20
+MAX_REQUEST_BYTES = 16 * 2**20  # a long corrected answer, where each character is twelve of JSON
 QUERY_SECONDS = 30.0
 SOCKET_SECONDS = 10.0
 CUT_OFF = f"the answer ended before its last row: the run ended, or it took over {QUERY_SECONDS:.0f} seconds"

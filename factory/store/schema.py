@@ -134,7 +134,7 @@ CREATE TABLE decisions (
 CREATE TABLE verdicts (
     sample_id VARCHAR NOT NULL,
     reviewer VARCHAR NOT NULL,
-    action VARCHAR NOT NULL,           -- keep, edit, drop
+    action VARCHAR NOT NULL,           -- keep, edit, drop, withdrawn
     reason VARCHAR NOT NULL,
     corrected VARCHAR,
     created_at TIMESTAMPTZ NOT NULL

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
 
 import duckdb
 
@@ -19,10 +20,53 @@ ACTIONS: Final = ("keep", "edit", "drop", "withdrawn")
 REQUIRED: Final = frozenset({"sample_id", "reviewer", "action", "reason"})
 MAX_CHARACTERS: Final = 2**20  # of a corrected answer
 SLUG: Final = re.compile(r"[a-z0-9_]{1,40}")
+# What stands, as a table: the same as the view `standing_verdicts`, which a file has only once it was opened
+# for writing by this version.
+STANDING: Final = """(
+    SELECT * FROM (
+        SELECT * FROM verdicts
+        QUALIFY row_number() OVER (PARTITION BY sample_id, reviewer ORDER BY created_at DESC, rowid DESC) = 1
+    ) WHERE action <> 'withdrawn')"""
+
+
+class Said(NamedTuple):
+    """What one verdict says, without who says it of what and when."""
+
+    action: str
+    reason: str
+    corrected: str | None = None
+
+
+WITHDRAWN: Final = Said("withdrawn", "undo")
+
+
+def undone(history: Sequence[Said]) -> Said:
+    """What a reviewer says again who takes back the last of all that they said of a sample, oldest first.
+
+    Whoever says again what stood before, or withdraws the only verdict, has undone the one between: so
+    undoing goes on to the ones before. Withdrawn, where nothing stands or nothing stood before.
+    """
+    standing: list[Said] = []
+    for said in history:
+        if said.action == "withdrawn":
+            del standing[-1:]
+        elif standing[-2:-1] == [said]:
+            standing.pop()
+        else:
+            standing.append(said)
+    return standing[-2] if len(standing) > 1 else WITHDRAWN
+
+
+def slug(text: str) -> str:
+    """A reason as it is stored: 'Wrong citation!' is wrong_citation; raises InputError where none is left."""
+    found = re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")[:40].rstrip("_")
+    if not found:
+        raise InputError("a verdict needs a reason, of letters a-z, digits and _", where="reason")
+    return found
 
 
 def verdict_row(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a verdict; raises InputError for one that says nothing clear."""
+    """The row of a verdict, its time if one is given; raises InputError for one that says nothing clear."""
     row = {name: value for name in REQUIRED if isinstance(value := given.get(name), str) and value.strip()}
     if row.keys() != REQUIRED:
         raise InputError("a verdict needs sample, reviewer, action and reason", where="verdict")
@@ -39,7 +83,18 @@ def verdict_row(given: Mapping[str, Any]) -> dict[str, Any]:
         )
     if corrected is not None and len(corrected) > MAX_CHARACTERS:
         raise InputError(f"a corrected answer has {MAX_CHARACTERS:,} characters at most", where="corrected")
-    return {**row, "corrected": corrected}
+    return {**row, "corrected": corrected, "created_at": _time(given.get("created_at"))}
+
+
+def _time(given: Any) -> datetime | None:
+    """A time with its zone, as it is or in ISO 8601; None is the present."""
+    try:
+        found = datetime.fromisoformat(given) if isinstance(given, str) else given
+        if found is None or (isinstance(found, datetime) and found.astimezone(UTC) and found.tzinfo):
+            return found
+    except (ValueError, OverflowError):
+        pass
+    raise InputError("a time is written as 2026-11-29T12:00:00+00:00", where="created_at")
 
 
 def insert_verdicts(connection: duckdb.DuckDBPyConnection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -190,14 +190,22 @@ FROM models m
 LEFT JOIN datasets d ON d.id = m.dataset_id
 LEFT JOIN evaluations e ON e.model_id = m.id;
 
+-- What people say of samples now: each reviewer's newest verdict about a sample, and none where that one is
+-- `withdrawn`.
+CREATE OR REPLACE VIEW standing_verdicts AS
+SELECT * FROM (
+    SELECT sample_id, reviewer, action, reason, corrected, created_at FROM verdicts
+    QUALIFY row_number() OVER (PARTITION BY sample_id, reviewer ORDER BY created_at DESC, rowid DESC) = 1
+)
+WHERE action <> 'withdrawn';
+
 -- How far people agree with what decided or scored the same samples, and with one another, beyond what chance
 -- would bring: Cohen's kappa (Cohen 1960, Educational and Psychological Measurement 20) with the 95 % interval
 -- of its large-sample variance (Fleiss, Cohen and Everitt 1969, Psychological Bulletin 72). NULL where both
 -- sides always said the same one thing.
 CREATE OR REPLACE VIEW agreement AS
-WITH people AS (  -- each reviewer's newest verdict about a sample
-    SELECT sample_id, reviewer, arg_max(action, (created_at, rowid)) AS action
-    FROM verdicts GROUP BY sample_id, reviewer
+WITH people AS (
+    SELECT sample_id, reviewer, action FROM standing_verdicts
 ), cuts AS (  -- the overall score from which on a judge would keep a sample
     SELECT id AS run_id, coalesce(max((step ->> '$.drop_below')::DOUBLE), 3) AS cut
     FROM (SELECT id, unnest(from_json(coalesce(config -> '$.refiners', '[]'), '["JSON"]')) AS step FROM runs)

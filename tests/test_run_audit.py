@@ -1,0 +1,52 @@
+"""`factory run --audit`: the page answers while the run goes on, takes verdicts, and ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from audit_http import Visitor
+
+from factory import cli, loop
+from factory.init import write_template
+from factory.progress import Progress
+from factory.store.queries import read
+
+
+def test_the_page_is_there_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_template(tmp_path / "domain")
+    notes, pages, visitors = list[str](), list[str](), list[Visitor]()
+    plain_note, plain_round = Progress.note, loop.run_round
+
+    def note(self: Progress, text: str) -> None:
+        notes.append(text)
+        plain_note(self, text)
+        if found := re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", text):
+            server = SimpleNamespace(port=int(found[1]), token=found[2])
+            visitors.append(Visitor(server).enter().named("Ada"))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Progress, "note", note)
+
+    async def run_round(*given: object, **named: object) -> object:
+        found = await plain_round(*given, **named)  # type: ignore[arg-type]
+        page = visitors[0].get("/review?queue=random").text
+        (sample_id,) = re.findall(r'id="verdict".*?name="about" value="([^"]+)"', page, re.DOTALL)
+        assert visitors[0].post("/review", {"about": sample_id, "action": "keep"}).status == 303
+        pages.append(visitors[0].get("/").text)
+        return found
+
+    monkeypatch.setattr(loop, "run_round", run_round)
+    words = ["run", str(tmp_path / "domain"), "--workspace", str(tmp_path / "w"), "--audit"]
+    assert cli.main(words) == 0
+    assert sum("?token=" in each for each in notes) == 1
+    assert notes[-1].endswith(f"factory audit {tmp_path / 'w'}")
+    assert pages and "<h1>Overview</h1>" in pages[-1] and "run_" in pages[-1]
+    assert "?token=" in capsys.readouterr().err
+    assert ("Ada", "keep") in read(tmp_path / "w", "SELECT reviewer, action FROM verdicts").rows
+    with contextlib.suppress(ConnectionRefusedError):
+        pytest.fail(f"it still answers: {visitors[0].get('/').status}")
