@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel
 
-from factory.embedding.account import Account
 from factory.errors import FactoryError
 from factory.ports import Ask, Refiner
 from factory.recipe import Recipe, Role
@@ -23,6 +22,7 @@ from factory.types import Completion, Decision, Sample
 
 if TYPE_CHECKING:
     from factory.bench import Bench
+    from factory.embedding.account import Account
     from factory.refine import Steps
 
 
@@ -47,6 +47,8 @@ def bound_refiners(bench: Bench, number: int, account: Account | None = None) ->
     What their embedders are asked is kept and counted for the run, in one account: a text that two steps want
     is paid once. `account` is that of further steps.
     """
+    from factory.embedding.account import Account
+
     account = account or Account.of(bench, number)
     found: list[tuple[str, Refiner]] = []
     for name, refiner in bench.refiners():

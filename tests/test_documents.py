@@ -331,13 +331,16 @@ def test_a_sample_leads_to_page_and_words_in_sql(tmp_path: Path) -> None:
     assert row == {"path": "a.pdf", "page": 1, "start_char": 0, "end_char": 9, "text": "One.\nTwo."}
 
 
-def test_a_store_of_the_first_version_gets_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_the_first_version_gets_places(tmp_path: Path) -> None:
     old = Source.create("k", "a.md", "", "T", "x", "s")
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", (schema.create_tables,))
-        with Store.open(tmp_path) as store:
-            row = {key: value for key, value in source_row(old).items() if value is not None}
-            store.append("sources", [row])
+    row = {key: value for key, value in source_row(old).items() if value is not None}
+    with duckdb.connect(tmp_path / "factory.duckdb") as first:
+        first.execute(schema.MIGRATIONS_TABLE)
+        schema.create_tables(first)
+        first.execute("INSERT INTO migrations VALUES (1, 'create_tables', now())")
+        first.execute(
+            f"INSERT INTO sources ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", [*row.values()]
+        )
     with Store.open(tmp_path) as store:
         store.append(
             "sources", [source_row(replace(old, id="src_2", start_char=2**40, end_char=2**40 + 1, page=9))]
