@@ -25,6 +25,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 # A name, an address, and a question whose first value stands for {} in it, where there is one.
 REWRITTEN = "SELECT sample_id FROM decisions WHERE refiner = 'edit' AND action = 'rewrite' ORDER BY 1 LIMIT 1"
 PAGES = (
+    ("overview", "/", ""),
+    ("samples", "/samples?fate=kept", ""),
+    ("sample", "/samples/{}", REWRITTEN),
+    ("sql", "/sql?query=FROM+funnel", ""),
     ("review", "/review?sample={}", REWRITTEN),
     ("compare", "/compare?change=better", ""),
     ("compare-datasets", "/compare/datasets", ""),

@@ -23,6 +23,10 @@ pytestmark = pytest.mark.browser
 # Every page, by an address and a text that it shows over the workspace below.
 PAGES = {
     "/": "Runs",
+    "/samples": "Filters",
+    "/samples?fate=kept&sort=oldest": "Chosen",
+    "/samples?slice=nowhere": "0 samples",
+    "/sql": "SELECT",
     "/review": "Your verdict",
     "/review?queue=random": "An estimate is there once",
     "/review?queue=disputed": "Nothing is left",
@@ -95,6 +99,21 @@ def test_every_page_opens_is_accessible_and_fits(
         for path, text in PAGES.items():
             page = visit.go(path)
             assert text in page.content(), path
+            assert visit.violations() == [], path
+            assert visit.too_wide() == [], path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_a_sample_its_neighbourhood_and_an_answer_in_sql_open_and_fit(
+    browser: Browser, server: AuditServer, scheme: str, width: int
+) -> None:
+    sql = "SELECT child, parent FROM edges WHERE relation = 'source' ORDER BY ALL LIMIT 1"
+    ((sample, source),) = read(server.workspace, sql).rows
+    with watched(browser, server, scheme, width) as visit:
+        for path in (f"/samples/{sample}", f"/things/{source}", "/sql?query=FROM+funnel"):
+            page = visit.go(path)
+            assert page.locator("h1").count() == 1, path
             assert visit.violations() == [], path
             assert visit.too_wide() == [], path
 

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from factory import cli
 from factory.audit.forms import read_fields, unsigned
 from factory.audit.queues import next_at_random, next_turn, raw_threshold
-from factory.audit.subject import compare_words
 from factory.errors import InputError
 from factory.init import write_template
 from factory.load import load
@@ -350,17 +349,6 @@ def test_the_view_and_the_table_of_what_stands_are_the_same(store: Store) -> Non
     ]
     decided = "SELECT num_items FROM agreement WHERE kind = 'decision'"
     assert store.select(decided) == [{"num_items": 2}]
-
-
-@given(st.text(max_size=60), st.text(max_size=60))
-def test_the_pieces_of_a_change_are_both_texts(before: str, after: str) -> None:
-    pieces = compare_words(before, after)
-    assert "".join(each.text for each in pieces if each.kind != "added") == before
-    assert "".join(each.text for each in pieces if each.kind != "removed") == after
-
-
-def test_long_texts_are_compared_as_a_whole() -> None:
-    assert [each.kind for each in compare_words("a " * 4000, "b")] == ["removed", "added"]
 
 
 @given(st.text(alphabet="ab\u200f\u202e\x1b\x7f\n", max_size=30))

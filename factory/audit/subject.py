@@ -6,12 +6,11 @@ was. Reads only.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
+from factory.audit.differences import Piece, differences
 from factory.errors import InputError
 from factory.store.rows import sample_from_row
 from factory.types import Message
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from factory.store.trace import Selects
 
 MAX_SHOWN: Final = 20_000  # characters of a text on a page
-MAX_WORDS: Final = 3_000  # of each text whose words are compared: the time grows with their product
-WORDS: Final = re.compile(r"\w+|\s+|[^\w\s]")
 
 SAMPLE = """
     SELECT id, run_id, round, strategy, operation, slice, question, answer, messages, attributes, content_hash
@@ -38,13 +35,6 @@ SCORES = """
     SELECT metric, scorer, value FROM scores WHERE sample_id = ? AND run_id = ? ORDER BY scorer, metric"""
 
 
-class Piece(NamedTuple):
-    """A stretch of text that stayed, came or went."""
-
-    kind: Literal["same", "added", "removed"]
-    text: str
-
-
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an answer was and became; `other_id` is the sample beside the one that is looked at."""
@@ -56,8 +46,8 @@ class Change:
 
     @property
     def pieces(self) -> list[Piece]:
-        """The change of what is shown, word by word, or as a whole where that is too long to compare."""
-        return compare_words(self.before[:MAX_SHOWN], self.after[:MAX_SHOWN])
+        """The change of what is shown."""
+        return differences(self.before[:MAX_SHOWN], self.after[:MAX_SHOWN])
 
     @property
     def is_cut(self) -> bool:
@@ -94,21 +84,6 @@ def read_subject(asks: Selects, sample_id: str, run_id: str) -> Subject:
         asks.select(STEPS, [change.other_id, run_id]) if change else [],
         asks.select(SCORES, [sample_id, run_id]),
     )
-
-
-def compare_words(before: str, after: str) -> list[Piece]:
-    """What to take from the first text and add to get the second; the pieces, joined, are both texts."""
-    old, new = WORDS.findall(before), WORDS.findall(after)
-    if len(old) > MAX_WORDS or len(new) > MAX_WORDS:
-        return [Piece("removed", before), Piece("added", after)]
-    pieces = []
-    for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if tag == "equal":
-            pieces.append(Piece("same", "".join(old[a:b])))
-            continue
-        pieces += [Piece("removed", "".join(old[a:b]))] if b > a else []
-        pieces += [Piece("added", "".join(new[c:d]))] if d > c else []
-    return pieces
 
 
 def _change(asks: Selects, row: dict[str, Any], steps: list[dict[str, Any]]) -> Change | None:
