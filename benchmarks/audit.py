@@ -1,4 +1,4 @@
-"""How the audit page bears a large workspace: opening, pages of samples, lineages, the overview, and its size.
+"""How the audit page bears a large workspace: opening, pages of samples, lineages, overview, and its size.
 
 Pages are asked over HTTP from a server in a process of its own, one after another, as one person does. The
 line `SELECT 1` is the least that any question costs there. Sizes are made in a temporary folder, each anew.
