@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pytest
 from example_store import call, fill
 from hypothesis import given
@@ -248,13 +250,23 @@ def test_status_tells_stage_accepted_and_spend(tmp_path):
     assert (second.control, second.stage, second.accepted, second.num_calls) == ("raw", None, (), 0)
 
 
-def test_a_file_of_an_older_version_has_a_status_and_a_report(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        without = [each for each in schema.MIGRATIONS if each is not schema.add_lost_spend]
-        patch.setattr(schema, "MIGRATIONS", tuple(without))
-        with Store.open(tmp_path) as store:
-            fill(store, lost={})
-            store.execute_insert("DROP VIEW outcomes")
+def make_older(path: Path) -> None:
+    """Takes from a database what versions of before did not have: columns of calls, and views."""
+    views = Path(schema.__file__).with_name("views.sql").read_text()
+    with duckdb.connect(path) as connection:
+        for (name,) in connection.execute(
+            "SELECT view_name FROM duckdb_views() WHERE NOT internal"
+        ).fetchall():
+            connection.execute(f"DROP VIEW {name}")
+        connection.execute("CREATE TABLE before AS SELECT * EXCLUDE (lost_tokens, lost_dollars) FROM calls")
+        connection.execute("DROP TABLE calls; ALTER TABLE before RENAME TO calls")
+        connection.execute(re.search(r"CREATE OR REPLACE VIEW spend AS.*?;", views, re.DOTALL)[0])
+
+
+def test_a_file_of_an_older_version_has_a_status_and_a_report(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store, lost={})
+    make_older(store.path)
     with Reader(tmp_path) as reader:
         accepted = reader.select("SELECT count(*) AS n FROM decisions WHERE final AND action = 'keep'")
         assert [sum(num for _, num in run.accepted) for run in status(reader)] == [accepted[0]["n"]]

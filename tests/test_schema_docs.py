@@ -41,6 +41,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory):
         store.append(
             "refiner_evaluation_items", [draft | {"became": "In 60 days.", "reason": "ok", "call_id": "c"}]
         )
+        chosen = {"dataset_id": "dat_s", "sample_id": made.better.id, "chosen": True, "reason": "chosen"}
+        left_out = {"dataset_id": "dat_s", "sample_id": made.bad.id, "chosen": False, "reason": "near_chosen"}
+        near = {"of": made.better.id, "cosine": 0.99, "score": 1.0}
+        store.append("selections", [chosen | {"evidence": {}}, left_out | {"evidence": near}])
+        late = {"id": "dat_s", "run_id": "run_a", "round": 1, "num_samples": 1, "guards": {}}
+        store.append("datasets", [late])
+        row = {"id": "emb_1", "model_id": "mdl_e", "call_id": "call_e", "vector": [0.6, 0.8]}
+        store.append("embeddings", [row])
         got_worse = {"id": "evl_w", "run_id": "run_a", "round": 2, "model_id": "mdl_2", "split": "dev"}
         numbers = {"metric": "exact", "num_items": 1, "mean": 0.0, "low": 0.0, "high": 0.9}
         store.append("evaluations", [got_worse | numbers | {"comparison": {"gain": -0.5}}])

@@ -12,7 +12,7 @@ from factory.store.store import Store
 VIEWS = [
     "outcomes",
     *("funnel", "lineage", "accepted", "rejected", "spend", "spend_per_sample", "failures", "edits"),
-    *("slice_progress", "figures", "model_history", "agreement"),
+    *("slice_progress", "figures", "model_history", "agreement", "standing_verdicts"),
 ]
 
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import socket
-import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,12 +24,9 @@ import duckdb
 from factory.errors import FactoryError, InputError
 from factory.store import confined
 from factory.store.confined import Batches, Limits, Params, Table
+from factory.store.sockets import SOCKET, SOCKET_SECONDS, Sockets, address_of
 
-SOCKET = "factory.sock"
-MAX_ADDRESS_BYTES = 100  # the kernel's limit is 108 on Linux, 104 on macOS
-MAX_REQUEST_BYTES = 16 * 2**20  # a long corrected answer, where each character is twelve of JSON
 QUERY_SECONDS = 30.0
-SOCKET_SECONDS = 10.0
 CUT_OFF = f"the answer ended before its last row: the run ended, or it took over {QUERY_SECONDS:.0f} seconds"
 NO_QUESTION = {"error": "the question is not a line of JSON with sql and params"}
 
@@ -58,9 +53,9 @@ class Server:
         self._running: set[duckdb.DuckDBPyConnection] = set()
         self._changed = threading.Condition()
         self._closing = False
-        self._sockets: _Sockets | None = None
+        self._sockets: Sockets | None = None
         with contextlib.suppress(OSError):
-            self._sockets = _Sockets(workspace, self._reply)
+            self._sockets = Sockets(workspace, self._reply)
             threading.Thread(target=self._sockets.serve_forever, args=(0.05,), daemon=True).start()
 
     def answer(self, line: bytes) -> bytes:
@@ -201,7 +196,7 @@ def _exchange(workspace: Path, question: dict[str, Any], timeout_seconds: float)
 @contextlib.contextmanager
 def _sent(workspace: Path, question: dict[str, Any], timeout_seconds: float) -> Iterator[IO[bytes]]:
     """What comes back after a line was sent; raises ConnectionError where nobody listens."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _address(workspace) as address:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, address_of(workspace) as address:
         client.settimeout(timeout_seconds)
         try:
             client.connect(address)
@@ -256,49 +251,3 @@ def holder_stays(workspace: Path) -> bool:
     except ConnectionError:
         pass
     return False
-
-
-@contextlib.contextmanager
-def _address(workspace: Path) -> Iterator[str]:
-    """A path of the socket that is short enough, through the folder's descriptor where need be.
-
-    Raises OSError where the path is too long and there is no /proc.
-    """
-    path = str(workspace / SOCKET)
-    if len(os.fsencode(path)) <= MAX_ADDRESS_BYTES:
-        yield path
-        return
-    folder = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{SOCKET}"
-    finally:
-        os.close(folder)
-
-
-class _Sockets(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Bound to the workspace's socket; a stale one is replaced, for the database's lock is ours."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, workspace: Path, reply: Callable[[bytes, Any], None]) -> None:
-        self.reply = reply
-        (workspace / SOCKET).unlink(missing_ok=True)
-        with _address(workspace) as address:
-            super().__init__(address, _Handler)
-
-    def server_activate(self) -> None:
-        """Narrows the mode before anyone can connect, which is possible from listen() on."""
-        Path(str(self.server_address)).chmod(0o600)
-        super().server_activate()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing to do: the asker went away, and the run's terminal is not the place to say so."""
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    timeout = SOCKET_SECONDS
-    server: _Sockets
-
-    def handle(self) -> None:
-        self.server.reply(self.rfile.readline(MAX_REQUEST_BYTES), self.wfile)
