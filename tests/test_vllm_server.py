@@ -268,9 +268,10 @@ async def test_a_start_that_takes_too_long(fake):
 
 async def test_a_start_that_is_cancelled_leaves_nothing(fake):
     process = fake("--never-ready")
+    before = psutil.Process().children(recursive=True)  # of other tests
     task = asyncio.create_task(process.start())
     await wait_for(lambda: process.log.exists() and process.log.stat().st_size)
-    left = psutil.Process().children(recursive=True)
+    left = set(psutil.Process().children(recursive=True)) - set(before)
     assert left
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
