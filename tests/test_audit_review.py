@@ -239,7 +239,8 @@ def test_what_the_refiner_made_is_shown_and_taken(store: Store, tmp_path: Path) 
     with served(tmp_path / "w") as server:
         visitor = Visitor(server).enter().named("Ada")
         page = visitor.get(f"/review?sample={draft.id}").text
-        assert "For <del>14</del><ins>21</ins> days." in page and "Books are lent for 21 days." in page
+        change = re.sub(r'<span class="unseen">.*?</span>', "", page)
+        assert "For <del>14</del><ins>21</ins> days." in change and "Books are lent for 21 days." in page
         assert "no_citation" in page and "What it became" in page
         later = visitor.get("/review?queue=disputed").text
         assert about(later) == better.id and "citation dropped it: no_citation" in later
