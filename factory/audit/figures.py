@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from factory.audit.access import Access
 from factory.audit.filters import Filters
+from factory.store.trace import outcomes_in
 
 BINS: Final = 10
 MAX_SLICES: Final = 60
 
 STEPS = """SELECT step, refiner, action, reason, count(*) AS n, count(*) FILTER (final) AS num_final
-           FROM decisions WHERE run_id = ? GROUP BY ALL ORDER BY step, refiner, n DESC, reason"""
+           FROM {outcomes} WHERE run_id = ? GROUP BY ALL ORDER BY step, refiner, n DESC, reason"""
 GENERATED = "SELECT count(DISTINCT sample_id) AS n FROM round_samples WHERE run_id = ?"
 # In one pass for scores from 0 to 1, as most are; the others are counted again on a scale of their own.
 UNIT = f"""SELECT metric, scorer, greatest(-1, least({BINS}, floor(value * {BINS})))::TINYINT AS bin,
@@ -35,7 +36,7 @@ SPEND = """SELECT stage, role, count(*) AS num_calls, count(*) FILTER (status = 
                   sum(completion_tokens)::BIGINT AS completion_tokens,
                   sum(cost_dollars) AS dollars, sum(latency_ms) / 1000 AS seconds
            FROM calls WHERE run_id = ? GROUP BY stage, role ORDER BY stage, role"""
-ACCEPTED = """SELECT s.slice, d.round, count(*) AS n FROM decisions d JOIN samples s ON s.id = d.sample_id
+ACCEPTED = """SELECT s.slice, d.round, count(*) AS n FROM {outcomes} d JOIN samples s ON s.id = d.sample_id
               WHERE d.run_id = ? AND d.final AND d.action = 'keep' GROUP BY ALL"""
 ACCURACY = """SELECT slice, round, accuracy, num_items FROM slice_progress
               WHERE run_id = ? AND split = 'dev' ORDER BY slice, round"""
@@ -100,7 +101,7 @@ class Funnel:
 def read_funnel(access: Access, run: str) -> Funnel:
     """The steps of a run in order, with their reasons."""
     generated = int(access.select(GENERATED, [run])[0]["n"])
-    rows = access.select(STEPS, [run])
+    rows = access.select(STEPS.format(outcomes=outcomes_in(access)), [run])
     steps: list[Row] = []
     left = generated
     for key in dict.fromkeys((row["step"], row["refiner"]) for row in rows):
@@ -173,7 +174,7 @@ def read_spend(access: Access, run: str) -> list[dict[str, Any]]:
 def read_slices(access: Access, run: str) -> tuple[list[int], list[SliceRow]]:
     """The rounds, and the slices of a run with what they have in each."""
     accepted: dict[str, dict[int, int]] = {}
-    for row in access.select(ACCEPTED, [run]):
+    for row in access.select(ACCEPTED.format(outcomes=outcomes_in(access)), [run]):
         accepted.setdefault(row["slice"], {})[row["round"]] = row["n"]
     accuracy: dict[str, dict[int, float]] = {}
     for row in access.select(ACCURACY, [run]):

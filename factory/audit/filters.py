@@ -150,8 +150,11 @@ class Filters:
         """Whether a field is used that the page folds away."""
         return any(name not in ("text", "slice", "fate") for name, _ in self.chosen)
 
-    def where(self, has_one_run: bool) -> Where:
-        """The conditions; in a workspace with one run its name is one of the sample's own columns."""
+    def where(self, has_one_run: bool, outcomes: str = "decisions") -> Where:
+        """The conditions; in a workspace with one run its name is one of the sample's own columns.
+
+        `outcomes` is the table or view that says what became of samples.
+        """
         conditions: list[str] = []
         values: list[Any] = []
 
@@ -180,7 +183,7 @@ class Filters:
                     OR s.id IN (SELECT sample_id FROM decisions WHERE run_id = ?))""",
                 *[self.run] * 3,
             )
-        elsewhere = self._elsewhere(bounds, by_run=not has_one_run)
+        elsewhere = self._elsewhere(bounds, outcomes, by_run=not has_one_run)
         return Where(conditions, values, elsewhere, is_cheap and not elsewhere)
 
     @property
@@ -188,20 +191,20 @@ class Filters:
         """Whether a decision or score of the run is asked for, which none but its samples have."""
         return bool(self.fate not in ("", "undecided") or self.step or self.did or self.reason or self.score)
 
-    def _elsewhere(self, bounds: list[tuple[str, float]], *, by_run: bool) -> list[Elsewhere]:
+    def _elsewhere(self, bounds: list[tuple[str, float]], outcomes: str, *, by_run: bool) -> list[Elsewhere]:
         """The conditions on other tables."""
         of_run = " AND run_id = ?" if self.run and by_run else ""
         run = [self.run] if of_run else []
         found: list[Elsewhere] = []
         if self.fate:
             found.append(
-                Elsewhere("decisions", FATES[self.fate] + of_run, [*run], is_none=self.fate == "undecided")
+                Elsewhere(outcomes, FATES[self.fate] + of_run, [*run], is_none=self.fate == "undecided")
             )
         decided = {"refiner": self.step, "action": self.did, "reason": self.reason}
         if any(decided.values()):
             names = [name for name, text in decided.items() if text]
             same = " AND ".join(f"{name} = ?" for name in names)
-            found.append(Elsewhere("decisions", same + of_run, [*(decided[name] for name in names), *run]))
+            found.append(Elsewhere(outcomes, same + of_run, [*(decided[name] for name in names), *run]))
         if self.score:
             condition, values = self.scores(of_run, run)
             condition += "".join(f" AND value {sign} ?" for sign, _ in bounds)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from factory.audit.access import Access
+from factory.store.trace import outcomes_in
 
 MAX_VALUES: Final = 300  # of a field; others can be given in the address
 SAMPLED: Final = 2000  # samples whose attributes are looked at: the first and the last
@@ -19,7 +20,7 @@ LEAST_SECONDS: Final = 10.0
 
 RUNS = "SELECT id, recipe, control FROM runs ORDER BY started_at DESC, id"
 COLUMNS = "SELECT round, strategy, operation, slice, count(*) AS n FROM samples GROUP BY ALL"
-STEPS = """SELECT refiner, reason, min(step) AS step, count(*) AS n FROM decisions
+STEPS = """SELECT refiner, reason, min(step) AS step, count(*) AS n FROM {outcomes}
            GROUP BY refiner, reason ORDER BY step, refiner, n DESC"""
 SCORES = "SELECT metric, scorer FROM scores GROUP BY metric, scorer ORDER BY metric, scorer"
 KEYS = """SELECT DISTINCT unnest(json_keys(attributes)) AS key FROM (
@@ -46,6 +47,7 @@ class Options:
     keys: list[str]
     datasets: list[dict[str, Any]]
     indexed: frozenset[str]
+    outcomes: str  # the table or view that says what became of samples
 
     @property
     def has_one_run(self) -> bool:
@@ -78,7 +80,8 @@ class OptionsShelf:
 def read_options(access: Access) -> Options:
     """The options as the workspace stands."""
     groups = access.select(COLUMNS)
-    steps = access.select(STEPS)
+    outcomes = outcomes_in(access)
+    steps = access.select(STEPS.format(outcomes=outcomes))
     return Options(
         runs=access.select(RUNS),
         **{name: _values(groups, name) for name in ("round", "strategy", "operation", "slice")},
@@ -88,6 +91,7 @@ def read_options(access: Access) -> Options:
         keys=[row["key"] for row in access.select(KEYS, [SAMPLED // 2] * 2)][:MAX_VALUES],
         datasets=access.select(DATASETS)[:MAX_VALUES],
         indexed=frozenset(row["name"] for row in access.select(INDEXED)),
+        outcomes=outcomes,
     )
 
 

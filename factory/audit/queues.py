@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from factory.digests import hash_text
 from factory.significance import wilson
+from factory.store.trace import outcomes_in
 from factory.store.verdicts import STANDING
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ DISPUTED = f"""
 # begins. What was decided is not left out: the estimate is over the beginning without gaps.
 RANDOM = f"""
     SELECT o.sample_id, v.action FROM (
-        SELECT sample_id FROM decisions WHERE run_id = $run AND final AND action = 'keep'
+        SELECT sample_id FROM {{outcomes}} WHERE run_id = $run AND final AND action = 'keep'
         ORDER BY sample_id < $begin, sample_id LIMIT $num) o
     LEFT JOIN (SELECT sample_id, action FROM {STANDING} WHERE reviewer = $reviewer) v
            ON v.sample_id = o.sample_id
@@ -167,7 +168,7 @@ def next_at_random(
     about = {"run": run_id, "reviewer": reviewer}
     num = int(_select(asks, COUNT, {"reviewer": reviewer})[0]["n"]) + 1
     begin = "smp_" + hash_text(seed)[:20] if seed else ""
-    rows = _select(asks, RANDOM, {**about, "num": num, "begin": begin})
+    rows = _select(asks, RANDOM.format(outcomes=outcomes_in(asks)), {**about, "num": num, "begin": begin})
     num_judged = next((at for at, row in enumerate(rows) if row["action"] is None), len(rows))
     turn = None
     if num_judged < len(rows):

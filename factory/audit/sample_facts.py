@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from factory.audit.access import Access
-from factory.store.trace import Trace, trace
+from factory.store.trace import Trace, outcomes_in, trace
 
 MAX_CALLS: Final = 40
 NEAR: Final = 5  # neighbours that are shown
@@ -23,7 +23,7 @@ LEAST_SHARE: Final = 0.2  # of words in common, below which nothing is near
 MAX_WORDS: Final = 8  # of a question, by which neighbours are sought: the longest
 
 SAMPLE = "SELECT * FROM samples WHERE id = ?"
-DECISIONS = """SELECT run_id, round, step, refiner, action, reason, evidence, rewrite_id, final FROM decisions
+DECISIONS = """SELECT run_id, round, step, refiner, action, reason, evidence, rewrite_id, final FROM {outcomes}
                WHERE sample_id = ? ORDER BY run_id, created_at, step"""
 SCORES = """SELECT metric, value, scorer, run_id, model_id FROM scores WHERE sample_id = ?
             ORDER BY scorer, metric, run_id"""
@@ -85,7 +85,10 @@ def read_sample(access: Access, sample_id: str) -> dict[str, Any] | None:
 def read_facts(access: Access, sample: dict[str, Any]) -> Facts:
     """What hangs on a sample."""
     sample_id = sample["id"]
-    decisions = [_read(row, "evidence") for row in access.select(DECISIONS, [sample_id])]
+    decisions = [
+        _read(row, "evidence")
+        for row in access.select(DECISIONS.format(outcomes=outcomes_in(access)), [sample_id])
+    ]
     parents = access.select(PARENTS, [sample_id])
     of: dict[str, list[str]] = {}
     for row in parents:

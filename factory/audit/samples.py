@@ -20,6 +20,7 @@ from factory.audit.filters import Elsewhere, Filters
 from factory.audit.options import Options, OptionsShelf
 from factory.audit.pages import access, render
 from factory.errors import InputError
+from factory.store.trace import outcomes_in
 
 PAGE: Final = 50
 PROBED = 400  # first samples that are looked up elsewhere before whole tables are
@@ -67,7 +68,7 @@ def read_page(access: Access, filters: Filters, options: Options, after: str = "
     begun = time.monotonic()
     keys, is_more = _choose(access, filters, options, after or before, back=bool(before and not after))
     rows = _fetch(access, filters, options, keys)
-    where = filters.where(options.has_one_run)
+    where = filters.where(options.has_one_run, options.outcomes)
     counted = None
     if where.is_cheap:
         own = " AND ".join(where.conditions) or "true"
@@ -84,7 +85,7 @@ def _choose(
     access: Access, filters: Filters, options: Options, key: str, *, back: bool
 ) -> tuple[list[dict[str, Any]], bool]:
     """Key values and rows of a page in order, and whether more follow in the direction of reading."""
-    where = filters.where(options.has_one_run)
+    where = filters.where(options.has_one_run, options.outcomes)
     is_by_score = filters.sort in ("high", "low")
     falls = (filters.sort in ("newest", "high")) != back
     order = _Order(
@@ -194,7 +195,7 @@ def read_fates(access: Access, ids: list[str], run: str = "") -> dict[str, list[
     """The final decisions about samples, by sample: one for each run, or that of one run."""
     of_run = " AND run_id = ?" if run else ""
     rows = access.select(
-        f"""WITH own AS MATERIALIZED (SELECT * FROM decisions WHERE {_among(ids)})
+        f"""WITH own AS MATERIALIZED (SELECT * FROM {outcomes_in(access)} WHERE {_among(ids)})
             SELECT sample_id, run_id, refiner, action, reason, rewrite_id FROM own WHERE final{of_run}
             ORDER BY created_at, run_id""",  # noqa: S608 (text of ours)
         [*ids, *([run] if run else [])],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from factory.audit.differences import Piece, differences
 from factory.errors import InputError
 from factory.store.rows import sample_from_row
+from factory.store.trace import outcomes_in
 from factory.types import Message
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ SECTIONS = """
     SELECT s.id, s.citation, s.title, s.text FROM edges e JOIN sources s ON s.id = e.parent
     WHERE e.child = ? AND e.relation = 'source' ORDER BY s.id"""
 STEPS = """
-    SELECT step, refiner, action, reason, evidence, rewrite_id, final FROM decisions
+    SELECT step, refiner, action, reason, evidence, rewrite_id, final FROM {outcomes}
     WHERE sample_id = ? AND run_id = ? ORDER BY step"""
 PARENT = "SELECT parent FROM edges WHERE child = ? AND relation = 'rewrite_of' ORDER BY parent LIMIT 1"
 ANSWER = "SELECT id, answer FROM samples WHERE id = ?"
@@ -73,7 +74,7 @@ def read_subject(asks: Selects, sample_id: str, run_id: str) -> Subject:
     found = asks.select(SAMPLE, [sample_id])
     if not found:
         raise InputError("there is no sample of this id", where=sample_id[:80])
-    row, steps = found[0], asks.select(STEPS, [sample_id, run_id])
+    row, steps = found[0], _steps(asks, sample_id, run_id)
     change = _change(asks, row, steps)
     return Subject(
         row,
@@ -81,9 +82,13 @@ def read_subject(asks: Selects, sample_id: str, run_id: str) -> Subject:
         asks.select(SECTIONS, [sample_id]),
         change,
         steps,
-        asks.select(STEPS, [change.other_id, run_id]) if change else [],
+        _steps(asks, change.other_id, run_id) if change else [],
         asks.select(SCORES, [sample_id, run_id]),
     )
+
+
+def _steps(asks: Selects, sample_id: str, run_id: str) -> list[dict[str, Any]]:
+    return asks.select(STEPS.format(outcomes=outcomes_in(asks)), [sample_id, run_id])
 
 
 def _change(asks: Selects, row: dict[str, Any], steps: list[dict[str, Any]]) -> Change | None:

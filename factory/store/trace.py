@@ -55,9 +55,12 @@ class Trace:
 
 
 def outcomes_in(store: Selects) -> str:
-    """The view of what settled samples; the table `decisions` in a file that no newer version opened yet."""
+    """Where it says what settled samples: the view `outcomes`, or the table `decisions` where both say the same.
+
+    That is where nothing was selected, and in a file that no newer version opened yet. The table has an index.
+    """
     found = store.select("SELECT 1 FROM information_schema.tables WHERE table_name = 'outcomes'")
-    return "outcomes" if found else "decisions"
+    return "outcomes" if found and store.select("SELECT 1 FROM selections LIMIT 1") else "decisions"
 
 
 # Each query yields near, far, kind and relation for the near ids in the list $1. DuckDB looks such a list up

@@ -100,7 +100,7 @@ SELECT s.run_id, s.stage, s.role, s.model_id, sum(s.num_calls)::BIGINT AS num_ca
        sum(s.dollars) / any_value(a.num_accepted) AS dollars_per_sample
 FROM spend s
 LEFT JOIN (
-    SELECT run_id, count(*) AS num_accepted FROM decisions WHERE final AND action = 'keep' GROUP BY run_id
+    SELECT run_id, count(*) AS num_accepted FROM outcomes WHERE final AND action = 'keep' GROUP BY run_id
 ) a ON a.run_id = s.run_id
 GROUP BY s.run_id, s.stage, s.role, s.model_id;
 
