@@ -17,7 +17,9 @@ from factory.audit.samples import read_page
 from factory.store.queries import status
 from factory.store.store import Store
 
-KEPT = "SELECT DISTINCT sample_id FROM decisions WHERE run_id = 'run_a' AND final AND action = 'keep' AND round = 1"
+KEPT = """
+    SELECT DISTINCT sample_id FROM decisions
+    WHERE run_id = 'run_a' AND final AND action = 'keep' AND round = 1"""
 
 
 def text_of(page: str) -> str:

@@ -23,8 +23,8 @@ LEAST_SHARE: Final = 0.2  # of words in common, below which nothing is near
 MAX_WORDS: Final = 8  # of a question, by which neighbours are sought: the longest
 
 SAMPLE = "SELECT * FROM samples WHERE id = ?"
-DECISIONS = """SELECT run_id, round, step, refiner, action, reason, evidence, rewrite_id, final FROM {outcomes}
-               WHERE sample_id = ? ORDER BY run_id, created_at, step"""
+DECISIONS = """SELECT run_id, round, step, refiner, action, reason, evidence, rewrite_id, final
+               FROM {outcomes} WHERE sample_id = ? ORDER BY run_id, created_at, step"""
 SCORES = """SELECT metric, value, scorer, run_id, model_id FROM scores WHERE sample_id = ?
             ORDER BY scorer, metric, run_id"""
 PARENTS = "SELECT parent, relation FROM edges WHERE child = ? ORDER BY relation, parent"

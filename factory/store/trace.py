@@ -55,9 +55,9 @@ class Trace:
 
 
 def outcomes_in(store: Selects) -> str:
-    """Where it says what settled samples: the view `outcomes`, or the table `decisions` where both say the same.
+    """What says how samples were settled: the view `outcomes`, or the table `decisions`, which has an index.
 
-    That is where nothing was selected, and in a file that no newer version opened yet. The table has an index.
+    The table says the same where nothing was selected, and in a file that no newer version opened yet.
     """
     found = store.select("SELECT 1 FROM information_schema.tables WHERE table_name = 'outcomes'")
     return "outcomes" if found and store.select("SELECT 1 FROM selections LIMIT 1") else "decisions"
