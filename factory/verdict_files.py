@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from factory.argilla import read_record, record
 from factory.errors import InputError
@@ -209,11 +210,19 @@ def _values(path: Path) -> Iterator[tuple[int, Any]]:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """A file that takes the place of `path` once it is whole; what stood there stays where that fails."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        return path.open("w", encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _restored(value: Any) -> Any:

@@ -240,3 +240,11 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFi
         assert cli.main(["verdicts", command, "--help"]) == 0
         text = capsys.readouterr().out
         assert f"Example: factory verdicts {command}" in text and "--json" in text
+
+
+def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text("an earlier export\n")
+    assert cli.main(["verdicts", "export", str(file), "--workspace", str(tmp_path / "nowhere")]) != 0
+    assert file.read_text() == "an earlier export\n"
+    assert list(tmp_path.iterdir()) == [file]
