@@ -236,6 +236,25 @@ def test_what_would_take_all_is_stopped_and_the_page_goes_on(page: Page, sql: st
     assert page.get("/samples").status == 200
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT INTERVAL '99999999 years'",
+        "SELECT " + "+".join(["1"] * 900),
+        "SELECT " + "abs(" * 450 + "1" + ")" * 450,
+        "SELECT * FROM pragma_database_list, (WITH pragma_database_list AS (SELECT 1) SELECT 1)",
+    ],
+    ids=range(4),
+)
+def test_what_cannot_be_read_is_told_and_no_fault_of_the_server(page: Page, sql: str) -> None:
+    status, text = page.ask(sql)
+    assert status == 400 and 'role="alert"' in text, text[-300:]
+
+
+def test_a_page_number_of_any_length_is_taken(page: Page) -> None:
+    assert page.get("/sql?query=SELECT+1&page=000001" + "0" * 5000).status == 200
+
+
 def test_many_at_once_leave_the_page_alone(page: Page) -> None:
     heavy = HUGE[:8] * 2
     with ThreadPoolExecutor(len(heavy)) as threads:

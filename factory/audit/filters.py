@@ -236,6 +236,7 @@ def _number(name: str, text: str, kind: Any = float) -> Any:
         number = kind(text)
     except ValueError:
         number = None
-    if number is None or not math.isfinite(number) or (kind is int and abs(number) >= 2**31):
+    # A whole number first: one of hundreds of digits has no float that could be asked whether it is finite.
+    if number is None or (abs(number) >= 2**31 if kind is int else not math.isfinite(number)):
         raise InputError(f"'{text[:40]}' is no number", where=name)
     return number

@@ -59,8 +59,8 @@ FOREIGN: Final = frozenset(
 REPLACING: Final = frozenset({"replace", "regexp_replace"})
 MAX_REPLACEMENT: Final = 100  # characters
 REFUSED: Final = GROWING | UNSTOPPABLE | FOREIGN
-TABLES: Final = """SELECT table_name AS name FROM duckdb_tables() WHERE NOT internal
-                   UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal"""
+TABLES: Final = """SELECT table_name AS name, internal FROM duckdb_tables()
+                   UNION ALL SELECT view_name, internal FROM duckdb_views()"""
 
 
 def check_question(access: Access, sql: str) -> None:
@@ -71,7 +71,10 @@ def check_question(access: Access, sql: str) -> None:
         not sql.isprintable() and any(not (each.isprintable() or each.isspace()) for each in sql)
     ):
         raise InputError("control characters are no SQL", where="query")
-    tree = json.loads(access.select("SELECT json_serialize_sql(?) AS tree", [sql])[0]["tree"])
+    try:
+        tree = json.loads(access.select("SELECT json_serialize_sql(?) AS tree", [sql])[0]["tree"])
+    except RecursionError as error:
+        raise InputError("the question is nested too deep", where="query") from error
     if tree["error"]:
         raise InputError(
             "only one SELECT is answered here: " + str(tree.get("error_message", "")).split("\n")[0],
@@ -80,9 +83,11 @@ def check_question(access: Access, sql: str) -> None:
     if len(tree["statements"]) != 1:
         raise InputError(f"one SELECT expected, not {len(tree['statements'])}", where="query")
     nodes = list(_nodes(tree))
-    known = {str(row["name"]) for row in access.select(TABLES)} | {
-        str(each["key"]).lower() for node in nodes for each in node.get("cte_map", {}).get("map", [])
-    }
+    named = {str(each["key"]).lower() for node in nodes for each in node.get("cte_map", {}).get("map", [])}
+    tables = access.select(TABLES)
+    if taken := named & {str(row["name"]).lower() for row in tables if row["internal"]}:
+        raise InputError(f"'{min(taken)}' is a name of the database's own", where="query")
+    known = named | {str(row["name"]) for row in tables if not row["internal"]}
     for node in nodes:
         _check_node(node, known)
 

@@ -128,7 +128,8 @@ def _cell(value: Any) -> str:
 
 
 def _page_number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= LIMITS.rows else 1
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(LIMITS.rows))
+    return int(text) if is_number and 1 <= int(text) <= LIMITS.rows else 1
 
 
 routes = [Route("/sql", sql)]

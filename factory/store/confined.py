@@ -146,7 +146,7 @@ def _confined(cursor: duckdb.DuckDBPyConnection, sql: str, limits: Limits) -> It
     except duckdb.InterruptException as error:
         hint = watch.why or f"the limit is {limits.seconds:g} seconds"
         raise InputError("the query was interrupted", hint=hint) from error
-    except (duckdb.Error, UnicodeError) as error:
+    except (duckdb.Error, UnicodeError, OverflowError) as error:  # the last: an interval too long for Python
         raise refused(error) from error
 
 
