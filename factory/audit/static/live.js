@@ -7,14 +7,17 @@ const WAIT_MS = 2000;
 const state = document.getElementById("live-state");
 let tag = null;
 
+// Whether all was taken over: a part that holds the focus is left as it is, and looked at again.
 function takeOver(html) {
+  let all = true;
   const fresh = new DOMParser().parseFromString(html, "text/html");
   for (const part of document.querySelectorAll("[data-live][id]")) {
     const other = fresh.getElementById(part.id);
-    if (other && other.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) {
-      part.replaceChildren(...other.childNodes);
-    }
+    if (!other || other.innerHTML === part.innerHTML) continue;
+    if (part.contains(document.activeElement)) all = false;
+    else part.replaceChildren(...other.childNodes);
   }
+  return all;
 }
 
 async function look() {
@@ -23,10 +26,9 @@ async function look() {
     const headers = tag ? { "If-None-Match": tag } : {};
     const answer = await fetch(location.href, { headers });
     if (answer.status === 200) {
-      tag = answer.headers.get("ETag");
-      takeOver(await answer.text());
+      tag = takeOver(await answer.text()) ? answer.headers.get("ETag") : null;
     }
-    state.textContent = "";
+    state.textContent = answer.ok || answer.status === 304 ? "" : `The audit server answers ${answer.status}.`;
   } catch {
     state.textContent = "The audit server does not answer.";
   }
