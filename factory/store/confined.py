@@ -189,9 +189,16 @@ class _Watch:
             while not self._ended.wait(self.EVERY_SECONDS):
                 if time.monotonic() > self._deadline:
                     self._cursor.interrupt()
-                elif _first(other.execute(self.IN_USE)) > most:
+                elif self._in_use(other) > most:
                     self.why = "it needs more memory than questions may take"
                     self._cursor.interrupt()
+
+    def _in_use(self, other: duckdb.DuckDBPyConnection) -> float:
+        """Bytes; as much as can be where there is none left for the question about it."""
+        try:
+            return int(_first(other.execute(self.IN_USE)))
+        except duckdb.OutOfMemoryException:
+            return math.inf
 
 
 def _first(cursor: duckdb.DuckDBPyConnection) -> Any:

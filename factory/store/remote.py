@@ -82,6 +82,7 @@ class Server:
         """Writes all rows; what goes wrong after the first of them ends the stream without its end mark."""
         import pyarrow as pa
 
+        has_begun = False
         try:
             sql, params = str(question["sql"]), confined.plain_params(question["params"])
             with (
@@ -90,14 +91,19 @@ class Server:
             ):
                 first = next(batches, None)
                 file.write(b'{"arrow": true}\n')
+                has_begun = True
                 writer = pa.ipc.new_stream(file, schema)
                 for batch in () if first is None else itertools.chain([first], batches):
                     writer.write_batch(batch)
                 writer.close()  # by hand: `with` would write the end mark after an error, too
         except (ValueError, KeyError, TypeError):
-            file.write(_as_line(NO_QUESTION))
+            answer = NO_QUESTION
         except FactoryError as error:
-            file.write(_as_line(_told(error)))
+            answer = _told(error)
+        else:
+            return
+        if not has_begun:
+            file.write(_as_line(answer))
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "sql" in question:
