@@ -34,17 +34,18 @@ class Page:
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, str(workspace)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.log = (
+            workspace.parent / "page.log"
+        )  # a pipe that nobody reads would stop the page once it is full
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", LAUNCH, str(workspace)], stdout=subprocess.PIPE, stderr=log, text=True
+            )
         assert self.process.stdout is not None
         address = ""
         while '"url"' not in address:
             address = self.process.stdout.readline()
-            assert address, self.process.stderr
+            assert address, self.log.read_text()
         self.url = urlsplit(re.search(r'http://[^"]*', address)[0])
         answer = self.get(f"/?{self.url.query}", {})
         self.cookie = {"Cookie": answer.getheader("Set-Cookie").split(";")[0]}
