@@ -401,3 +401,14 @@ def test_reading_while_a_run_closes_never_fails(tmp_path):
     reader.close()
     with Store.open(Path(tmp_path)):
         assert reader.table("SELECT count(*) FROM calls").rows == ((1,),)
+
+
+def test_a_question_that_nothing_can_watch_is_not_run(monkeypatch):
+    class AtItsLimit(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    with duckdb.connect(":memory:") as connection:
+        monkeypatch.setattr(confined.threading, "Thread", AtItsLimit)
+        with pytest.raises(InputError, match="no memory is left"):
+            confined.run(connection.cursor(), "SELECT 1", limits=confined.Limits(seconds=5))

@@ -146,6 +146,8 @@ def _confined(cursor: duckdb.DuckDBPyConnection, sql: str, limits: Limits) -> It
     except duckdb.InterruptException as error:
         hint = watch.why or f"the limit is {limits.seconds:g} seconds"
         raise InputError("the query was interrupted", hint=hint) from error
+    except MemoryError as error:
+        raise InputError("it needs more memory than the process may take") from error
     except (duckdb.Error, UnicodeError, OverflowError) as error:  # the last: an interval too long for Python
         raise refused(error) from error
 
@@ -172,7 +174,11 @@ class _Watch:
     def __enter__(self) -> None:
         if self._seconds < math.inf or self._share < 1:
             self._deadline = time.monotonic() + self._seconds
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the process is at its limit: a question is not run unwatched
+                hint = "ask again when others are answered"
+                raise InputError("no memory is left for a further question", hint=hint) from error
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
