@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from factory.argilla import read_record, record
 from factory.errors import InputError
-from factory.store.text import restore
+from factory.store.text import escape, restore
 from factory.store.verdicts import STANDING, verdict_row
 
 if TYPE_CHECKING:
@@ -140,13 +140,13 @@ def read_verdicts(path: Path, writes: Writes, reviewer: str = "") -> Imported:
 
 
 def _take(batch: Sequence[tuple[int, dict[str, Any]]], writes: Writes, found: Imported) -> None:
-    ids = sorted({row["sample_id"] for _, row in batch})
+    ids = sorted({escape(row["sample_id"]) for _, row in batch})
     if not ids:
         return
     known = {row["id"] for row in writes.select(KNOWN, [ids])}
     rows: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
     for row in writes.select(HISTORY, [ids]):
-        rows.setdefault((row["sample_id"], row["reviewer"]), []).append(
+        rows.setdefault((row["sample_id"], _restored(row["reviewer"])), []).append(
             (row["action"], row["reason"], _restored(row["corrected"]), row["created_at"])
         )
     fresh = []

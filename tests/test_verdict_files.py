@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from factory import cli
@@ -64,8 +64,12 @@ ROW = st.fixed_dictionaries(
 )
 
 
+HALF = {"sample_id": "smp_1", "reviewer": "\ud800", "action": "keep", "reason": "0", "corrected": "0"}
+
+
 @settings(max_examples=25)
 @given(st.lists(ROW, max_size=8))
+@example([{**HALF, "created_at": "2000-01-01T00:00:00+00:00"}])
 def test_our_own_lines_lose_nothing_and_come_in_once(rows: list[dict[str, Any]]) -> None:
     rows = [row if row["action"] == "edit" else {**row, "corrected": None} for row in rows]
     with tempfile.TemporaryDirectory() as name:
@@ -95,15 +99,16 @@ def test_what_cannot_be_taken_is_counted_by_reason(tmp_path: Path) -> None:
         {**good, "reviewer": "Bob"},
         good,
         {**good, "sample_id": "smp_9", "reviewer": "Bob"},
+        {**good, "sample_id": "\ud800", "reviewer": "Bob"},
         {**good, "action": "burn", "reviewer": "Bob"},
         {**good, "created_at": "yesterday", "reviewer": "Bob"},
         7,
     ]
     (tmp_path / "f").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
     found = take(workspace, tmp_path / "f")
-    assert (found.num_read, found.num_added, found.num_already_there) == (6, 1, 0)
-    assert found.refused == {"unclear": 4, "unknown_sample": 1}
-    assert [each["number"] for each in found.examples] == [2, 4, 5, 6, 3]
+    assert (found.num_read, found.num_added, found.num_already_there) == (7, 1, 0)
+    assert found.refused == {"unclear": 4, "unknown_sample": 2}
+    assert [each["number"] for each in found.examples] == [2, 5, 6, 7, 3]
     again = take(workspace, tmp_path / "f", "Cleo")
     assert (again.num_added, again.num_already_there) == (1, 1)
     told = read(workspace, "SELECT reviewer, action FROM verdicts ORDER BY reviewer").rows

@@ -5,7 +5,8 @@ One connection carries one line of JSON, {"sql", "params"}, and one line back, {
 answered, rows and seconds are limited. Where the file system knows no sockets the run goes on
 without answering. It sees what is committed, at most a tenth of a second old. What a holder does besides
 has a name: {"verdicts": [...]} writes what people said, {"release": null} asks one that can wait to let go.
-With {"arrow": true} beside the question, all rows follow the line {"arrow": true} as an Arrow stream.
+With {"arrow": true} beside the question, all rows follow the line {"arrow": true} as an Arrow stream, and
+after its end mark one line, {"done"} or {"error"}: a stream of Arrow that is cut off looks like a whole one.
 """
 
 from __future__ import annotations
@@ -79,31 +80,20 @@ class Server:
             file.write(self.answer(line))
 
     def _stream(self, question: dict[str, Any], file: Any) -> None:
-        """Writes all rows; what goes wrong after the first of them ends the stream without its end mark."""
-        import pyarrow as pa
-
-        has_begun = False
+        """Writes all rows, then a line with what came of it; or, before any row, that line alone."""
+        answer: dict[str, Any] = {"done": True}
         try:
             sql, params = str(question["sql"]), confined.plain_params(question["params"])
             with (
                 self._asking() as cursor,
-                confined.stream(cursor, sql, params, QUERY_SECONDS) as (schema, batches),
+                confined.stream(cursor, sql, params, QUERY_SECONDS) as batches,
             ):
-                first = next(batches, None)
-                file.write(b'{"arrow": true}\n')
-                has_begun = True
-                writer = pa.ipc.new_stream(file, schema)
-                for batch in () if first is None else itertools.chain([first], batches):
-                    writer.write_batch(batch)
-                writer.close()  # by hand: `with` would write the end mark after an error, too
+                _write_arrow(file, batches)
         except (ValueError, KeyError, TypeError):
             answer = NO_QUESTION
         except FactoryError as error:
             answer = _told(error)
-        else:
-            return
-        if not has_begun:
-            file.write(_as_line(answer))
+        file.write(_as_line(answer))
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         if "sql" in question:
@@ -183,7 +173,27 @@ def stream(workspace: Path, sql: str, params: Params = ()) -> Iterator[Batches]:
     with _sent(workspace, question, QUERY_SECONDS + 5) as file:
         _read_line(file)
         reader = pa.ipc.open_stream(file)
-        yield Batches(reader.schema, confined.each_batch(reader, CUT_OFF))
+        yield Batches(reader.schema, _until_told(confined.each_batch(reader, CUT_OFF), file))
+
+
+def _until_told(batches: Iterator[pa.RecordBatch], file: IO[bytes]) -> Iterator[pa.RecordBatch]:
+    """The batches; raises InputError where the line after them is not there or says what went wrong."""
+    yield from batches
+    try:
+        _read_line(file)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(CUT_OFF) from error
+
+
+def _write_arrow(file: Any, batches: Batches) -> None:
+    """The line that announces a stream, and the stream with its end mark, also where rows break off."""
+    import pyarrow as pa
+
+    first = next(batches.batches, None)
+    file.write(b'{"arrow": true}\n')
+    with pa.ipc.new_stream(file, batches.schema) as writer:
+        for batch in () if first is None else itertools.chain([first], batches.batches):
+            writer.write_batch(batch)
 
 
 def tell(workspace: Path, name: str, given: Any, timeout_seconds: float = SOCKET_SECONDS) -> Any:
