@@ -646,6 +646,9 @@ async def test_a_folder_that_a_killed_process_left_of_a_batch_that_is_done_goes_
                 await ask_all(ask, TEXTS)
         left = tmp_path / "batches" / "batch_that_is_out"
         left.mkdir()
+        row = {"run_id": "run_1", "model_id": "m", "status": "submitted", "num_requests": 1}
+        with Store.open(tmp_path) as store:
+            store.append("batches", [{"id": left.name, **row}])
         async with opened(tmp_path, endpoint.base_url):
             assert list((tmp_path / "batches").iterdir()) == [left]
 

@@ -173,6 +173,9 @@ async def test_kill_9_while_files_are_deleted(tmp_path):
         _, told = await first.communicate()
         assert first.returncode == -9, told.decode()
         assert endpoint.files
+        unknown = tmp_path / "w" / "batches" / "bat_killed_before_its_row_was_written"
+        unknown.mkdir()
+        (unknown / "requests.jsonl").write_text("{}\n")
         endpoint.holds_deletions = False
         second = await run(tmp_path / "domain", tmp_path / "w")
         _, told = await second.communicate()

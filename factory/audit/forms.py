@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -41,7 +40,8 @@ def posted(handle: Callable[[Request, Fields], Response]) -> Callable[[Request],
             body += part
             if len(body) > MAX_BYTES:
                 raise InputError(f"a form has {MAX_BYTES:,} bytes at most")
-        return await run_in_threadpool(handle, request, read_fields(bytes(body)))
+        response: Response = await request.app.state.threads.call(handle, request, read_fields(bytes(body)))
+        return response
 
     return endpoint
 

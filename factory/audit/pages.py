@@ -56,6 +56,14 @@ def wrong(request: Request, error: Exception) -> Response:
     return render(request, "wrong.jinja", 400, what=error.what, where=error.where, hint=error.hint)
 
 
+async def overloaded(request: Request, error: Exception) -> Response:
+    """The page where a process at its limit of memory could not make another; it needs little itself."""
+    if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+        raise error
+    what, hint = "no memory is left for this page", "ask again when others are answered"
+    return render(request, "wrong.jinja", 503, what=what, where=request.url.path, hint=hint)
+
+
 def missing(request: Request, _error: Exception) -> Response:
     """The page for an address that is none."""
     return render(request, "wrong.jinja", 404, what="there is no such page", where=request.url.path, hint="")

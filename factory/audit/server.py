@@ -19,7 +19,8 @@ from starlette.staticfiles import StaticFiles
 from factory.audit import compare, overview, review, sample, samples, sql_box
 from factory.audit.access import Access
 from factory.audit.door import Door
-from factory.audit.pages import missing, wrong
+from factory.audit.pages import missing, overloaded, wrong
+from factory.audit.threads import Threads
 from factory.errors import FactoryError, InputError
 
 HOST = "127.0.0.1"
@@ -29,20 +30,22 @@ PATIENCE_SECONDS = 3  # with pages under way when it ends
 
 def application(access: Access, token: str, port: int) -> Starlette:
     """The pages behind their door."""
+    threads = Threads()
+    modules = (overview, samples, sample, sql_box, review, compare)
     app = Starlette(
         routes=[
-            *overview.routes,
-            *samples.routes,
-            *sample.routes,
-            *sql_box.routes,
-            *review.routes,
-            *compare.routes,
+            *(threads.within(route) for module in modules for route in module.routes),
             Mount("/static", StaticFiles(packages=[("factory.audit", "static")])),
         ],
         middleware=[Middleware(Door, token=token, port=port)],
-        exception_handlers={FactoryError: wrong, 404: missing},
+        exception_handlers={
+            FactoryError: threads.handler(wrong),
+            MemoryError: overloaded,
+            RuntimeError: overloaded,
+            404: threads.handler(missing),
+        },
     )
-    app.state.access = access
+    app.state.access, app.state.threads = access, threads
     return app
 
 

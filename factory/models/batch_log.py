@@ -29,6 +29,8 @@ OPEN = """
         bool_or(status = 'collected') AS collected FROM batches
     GROUP BY id, model_id HAVING NOT bool_or(status IN ('lost', 'done')) ORDER BY min(created_at), id"""
 
+KEPT = "SELECT id FROM batches GROUP BY id HAVING NOT bool_or(status = 'done')"
+
 
 @dataclass(slots=True)
 class Batch:
@@ -135,9 +137,11 @@ class BatchLog:
         shutil.rmtree(batch.folder, ignore_errors=True)
 
     def remove_folders(self) -> None:
-        """Of batches that are done: a process that was killed just then may have left its folder."""
-        for row in self._store.select("SELECT id FROM batches WHERE status = 'done'"):
-            shutil.rmtree(self._folder / row["id"], ignore_errors=True)
+        """Of batches that are done or that no row tells of: a process was killed just then."""
+        kept = {row["id"] for row in self._store.select(KEPT)}
+        for folder in self._folder.glob("*/"):
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _left(self) -> Iterator[Batch]:
         for row in self._store.select(OPEN):

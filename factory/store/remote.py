@@ -18,7 +18,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import duckdb
 
@@ -26,6 +26,9 @@ from factory.errors import FactoryError, InputError
 from factory.store import confined
 from factory.store.confined import Batches, Limits, Params, Table
 from factory.store.sockets import SOCKET, SOCKET_SECONDS, Sockets, address_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 QUERY_SECONDS = 30.0
 CUT_OFF = f"the answer ended before its last row: the run ended, or it took over {QUERY_SECONDS:.0f} seconds"
