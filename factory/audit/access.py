@@ -18,7 +18,7 @@ import duckdb
 
 from factory.errors import InputError, WorkspaceError
 from factory.store import database, remote
-from factory.store.confined import Limits, Table
+from factory.store.confined import Limits, NoRoomError, Table
 from factory.store.remote import ClosingError, Server
 from factory.store.verdicts import insert_verdicts
 
@@ -38,13 +38,20 @@ class Access:
         self._away_until = 0.0
 
     def table(self, sql: str, params: Sequence[Any] = (), limits: Limits | None = None) -> Table:
-        """The answer to one SELECT; raises InputError, and WorkspaceError where nobody answers."""
+        """The answer to one SELECT; raises InputError, and WorkspaceError where nobody answers.
+
+        One without limits, which is a page's own, waits for room that questions of people take up.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 if server := self._holding():
                     return server.table(sql, params, limits)
                 return remote.ask(self.workspace, sql, params, limits=limits)
+            except NoRoomError as error:
+                if limits is not None:
+                    raise
+                self._wait(deadline, error)
             except (ClosingError, ConnectionError, database.HeldError) as error:
                 self._wait(deadline, error)
 

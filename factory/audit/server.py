@@ -58,16 +58,17 @@ class AuditServer:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(TOKEN_BYTES))
     _access: Access = field(init=False)
     _socket: socket.socket = field(init=False)
+    _app: Starlette = field(init=False)
     _server: uvicorn.Server = field(init=False)
 
     def __post_init__(self) -> None:
         self._socket = _listen(self.port)
         self.port = int(self._socket.getsockname()[1])
         self._access = Access(self.workspace)
-        app = application(self._access, self.token, self.port)
+        self._app = application(self._access, self.token, self.port)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app, log_level="warning", lifespan="off", timeout_graceful_shutdown=PATIENCE_SECONDS
+                self._app, log_level="warning", lifespan="off", timeout_graceful_shutdown=PATIENCE_SECONDS
             )
         )
 
@@ -82,6 +83,7 @@ class AuditServer:
             self._server.run([self._socket])
         finally:
             self._socket.close()
+            self._app.state.threads.close()
             self._access.close()
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import duckdb
 
@@ -41,6 +41,10 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     truncated: bool = False
+
+
+class NoRoomError(InputError):
+    """The memory that is free now is not enough; once other questions are answered it may be."""
 
 
 class Batches(NamedTuple):
@@ -147,7 +151,9 @@ def _confined(cursor: duckdb.DuckDBPyConnection, sql: str, limits: Limits) -> It
         hint = watch.why or f"the limit is {limits.seconds:g} seconds"
         raise InputError("the query was interrupted", hint=hint) from error
     except MemoryError as error:
-        raise InputError("it needs more memory than the process may take") from error
+        raise NoRoomError("it needs more memory than the process may take") from error
+    except duckdb.OutOfMemoryException as error:
+        raise NoRoomError(refused(error).what) from error
     except (duckdb.Error, UnicodeError, OverflowError) as error:  # the last: an interval too long for Python
         raise refused(error) from error
 
@@ -158,52 +164,64 @@ def refused(error: Exception) -> InputError:
 
 
 class _Watch:
-    """Interrupts a cursor's query when it takes too long, or too much memory; a context manager."""
+    """Interrupts a cursor's query when it takes too long, or too much memory; a context manager.
+
+    One thread looks after all of them: a process at its limit of memory can start none.
+    """
 
     EVERY_SECONDS = 0.05
     # Blocks of tables and indexes are given back when others need the room.
     IN_USE = """SELECT coalesce(sum(memory_usage_bytes), 0)::BIGINT FROM duckdb_memory()
                 WHERE tag NOT IN ('BASE_TABLE', 'ART_INDEX', 'METADATA', 'EXTERNAL_FILE_CACHE')"""
 
+    _under_way: ClassVar[set[_Watch]] = set()
+    _changed: ClassVar[threading.Condition] = threading.Condition()
+    _thread: ClassVar[threading.Thread | None] = None
+
     def __init__(self, cursor: duckdb.DuckDBPyConnection, seconds: float, memory_share: float) -> None:
         self.why = ""
         self._cursor, self._seconds, self._share = cursor, seconds, memory_share
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._most, self._deadline = math.inf, math.inf
 
     def __enter__(self) -> None:
-        if self._seconds < math.inf or self._share < 1:
-            self._deadline = time.monotonic() + self._seconds
-            try:
-                self._thread.start()
-            except RuntimeError as error:  # the process is at its limit: a question is not run unwatched
-                hint = "ask again when others are answered"
-                raise InputError("no memory is left for a further question", hint=hint) from error
+        if self._seconds == math.inf and self._share >= 1:
+            return
+        self._deadline = time.monotonic() + self._seconds
+        if self._share < 1:
+            self._other = self._cursor.cursor()
+            most = _num_bytes(self._other.execute("SELECT current_setting('memory_limit')"))
+            self._most = self._share * most
+        with self._changed:
+            if _Watch._thread is None:
+                _Watch._thread = threading.Thread(target=self._look_at_all, daemon=True)
+                _Watch._thread.start()
+            self._under_way.add(self)
+            self._changed.notify()
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()  # so that it interrupts nothing that comes after
+        with self._changed:  # so that it interrupts nothing that comes after
+            self._under_way.discard(self)
+
+    @classmethod
+    def _look_at_all(cls) -> None:
+        with cls._changed:
+            while True:
+                for watch in cls._under_way:
+                    watch._look()
+                cls._changed.wait(cls.EVERY_SECONDS if cls._under_way else None)
 
     def _look(self) -> None:
-        if self._share >= 1:
-            if not self._ended.wait(self._seconds):
-                self._cursor.interrupt()
-            return
-        with self._cursor.cursor() as other:
-            most = self._share * _num_bytes(other.execute("SELECT current_setting('memory_limit')"))
-            while not self._ended.wait(self.EVERY_SECONDS):
-                if time.monotonic() > self._deadline:
-                    self._cursor.interrupt()
-                elif self._in_use(other) > most:
-                    self.why = "it needs more memory than questions may take"
-                    self._cursor.interrupt()
+        if time.monotonic() > self._deadline:
+            self._cursor.interrupt()
+        elif self._most < math.inf and self._in_use() > self._most:
+            self.why = "it needs more memory than questions may take"
+            self._cursor.interrupt()
 
-    def _in_use(self, other: duckdb.DuckDBPyConnection) -> float:
+    def _in_use(self) -> float:
         """Bytes; as much as can be where there is none left for the question about it."""
         try:
-            return int(_first(other.execute(self.IN_USE)))
-        except duckdb.OutOfMemoryException:
+            return int(_first(self._other.execute(self.IN_USE)))
+        except (duckdb.Error, MemoryError):
             return math.inf
 
 
