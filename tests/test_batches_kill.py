@@ -165,10 +165,11 @@ async def test_kill_9_while_files_are_deleted(tmp_path):
         (tmp_path / "domain" / "profiles" / "far.yaml").write_text(yaml.safe_dump(profile))
         endpoint.holds_deletions = True
         first = await run(tmp_path / "domain", tmp_path / "w")
-        async with asyncio.timeout(60):
-            while not endpoint.num_held:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        await asyncio.sleep(1.0)
+        before = -1
+        async with asyncio.timeout(60):  # until nothing is on its way: no upload without its batch
+            while not endpoint.num_held or len(endpoint.files) + len(endpoint.batches) != before:
+                before = len(endpoint.files) + len(endpoint.batches)
+                await asyncio.sleep(1.0)
         first.kill()
         _, told = await first.communicate()
         assert first.returncode == -9, told.decode()
