@@ -18,6 +18,8 @@ import audit_workspace
 import psutil
 import pytest
 
+from factory.store.questions import questions
+
 SECONDS = 1.0
 LAUNCH = f"""
 import sys
@@ -27,6 +29,7 @@ from factory.cli import app
 app(["audit", sys.argv[1], "--json"])
 """
 MARK = "the-secret-of-the-file"
+HOSTILE = "'); DROP TABLE samples; --<b>&\""
 
 
 class Page:
@@ -284,6 +287,35 @@ def test_questions_are_answered_and_browsed(page: Page) -> None:
         assert status == 200, (sql, text[-300:])
     assert page.ask("SELECT id FROM samples, range(100)")[1].count("first 2,000") == 1
     assert page.ask("SELECT '<b>x</b>' AS \"<i>\"")[1].count("<b>x</b>") == 1  # unescaped by `ask` alone
+
+
+def test_ready_questions_are_offered_and_asked_with_their_parameters(page: Page) -> None:
+    offered = re.findall(r'href="(/sql\?query=--[^"]*)"', page.get("/sql").read().decode())
+    assert len(offered) == len(questions()) >= 12
+    for link, question in zip(offered, questions(), strict=True):
+        answer = page.get(html.unescape(link))
+        text = answer.read().decode()
+        needed = [each.name for each in question.parameters if each.required]
+        assert answer.status == 200, (question.name, text)
+        assert list(re.findall(r'<input id="p.(\w+)"[^>]* required', text)) == sorted(needed)
+        assert ("This question needs" in text) == bool(needed)
+        values = "".join(f"&p.{name}=1" for name in needed)
+        answer = page.get(html.unescape(link) + values)
+        text = answer.read().decode()
+        assert answer.status == 200 and 'id="answer"' in text, (question.name, text)
+
+
+def test_values_of_parameters_are_bound_and_kept_from_page_to_page(page: Page) -> None:
+    sql = quote("SELECT $x AS x, $y AS y, i FROM range(150) t(i)")
+    text = page.get(f"/sql?query={sql}&p.x={quote(HOSTILE)}").read().decode()
+    assert (
+        html.unescape(text).count(HOSTILE) >= 100
+        and HOSTILE not in text
+        and '<td class="text cell">NULL' in text
+    )
+    (more,) = re.findall(r'rel="next" href="([^"]*)"', text)
+    text = page.get(html.unescape(more)).read().decode()
+    assert "Rows 101 to 150" in text and html.unescape(text).count(HOSTILE) >= 50
 
 
 def test_nothing_is_answered_without_the_token_or_from_elsewhere(page: Page) -> None:

@@ -18,7 +18,7 @@ import duckdb
 
 from factory.errors import InputError, WorkspaceError
 from factory.store import database, remote
-from factory.store.confined import Limits, NoRoomError, Table
+from factory.store.confined import Limits, NoRoomError, Params, Table
 from factory.store.remote import ClosingError, Server
 from factory.store.verdicts import insert_verdicts
 
@@ -37,7 +37,7 @@ class Access:
         self._changing = threading.Lock()
         self._away_until = 0.0
 
-    def table(self, sql: str, params: Sequence[Any] = (), limits: Limits | None = None) -> Table:
+    def table(self, sql: str, params: Params = (), limits: Limits | None = None) -> Table:
         """The answer to one SELECT; raises InputError, and WorkspaceError where nobody answers.
 
         One without limits, which is a page's own, waits for room that questions of people take up.

@@ -1,14 +1,16 @@
 """The box for SQL: one question in the address, its answer as a table or, where it names samples, as their
 list.
 
-What is taken is decided in factory.audit.questions. The question runs again for each page of its answer,
-and a few run at once; those that come on top are asked to wait.
+What is taken is decided in factory.audit.questions; each `$name` in a question has a field for its value. The
+question runs again for each page of its answer, and a few run at once; those that come on top are asked to
+wait.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -21,11 +23,13 @@ from factory.audit.pages import access, render
 from factory.audit.questions import LIMITS, MAX_CHARACTERS, check_question
 from factory.audit.samples import rows_of
 from factory.errors import FactoryError, InputError
-from factory.store.confined import Table
+from factory.store.confined import Table, names_of
+from factory.store.questions import questions, read_parameters
 
 PAGE: Final = 100
 CELL: Final = 300  # characters
 AT_ONCE: Final = 2
+PREFIX: Final = "p."  # of parameters in the address
 EXAMPLE: Final = (
     "SELECT refiner, action, reason, count(*) AS num_samples FROM decisions GROUP BY ALL ORDER BY ALL"
 )
@@ -36,6 +40,15 @@ COLUMNS: Final = """SELECT c.table_name AS name, v.view_name IS NOT NULL AS is_v
                     WHERE NOT c.internal GROUP BY ALL ORDER BY is_view, name"""
 
 _turns = threading.BoundedSemaphore(AT_ONCE)
+
+
+class Field(NamedTuple):
+    """A parameter of the question, and what was typed for it; nothing is NULL."""
+
+    name: str
+    meaning: str
+    required: bool
+    value: str
 
 
 class Shown(NamedTuple):
@@ -54,12 +67,15 @@ class Shown(NamedTuple):
 def sql(request: Request) -> Response:
     """The page."""
     given = request.query_params
-    query, what = given.get("query", "").strip(), given.get("as", "table")
-    shown, wrong, samples = None, None, []
+    query, what = given.get("query", "").replace("\r\n", "\n").strip(), given.get("as", "table")
+    shown, wrong, samples, fields = None, None, [], list[Field]()
     if query:
         try:
-            shown = _answer(request, query, _page_number(given.get("page", "")))
-            if what == "samples" and shown.ids:
+            check_question(access(request), query)
+            fields = _fields(query, given)
+            if all(each.value or not each.required for each in fields):
+                shown = _answer(request, query, fields, _page_number(given.get("page", "")))
+            if what == "samples" and shown and shown.ids:
                 samples = rows_of(access(request), shown.ids)
         except FactoryError as error:
             wrong = error
@@ -74,22 +90,38 @@ def sql(request: Request) -> Response:
         wrong=wrong,
         samples=samples,
         filters=Filters(),
+        fields=fields,
+        questions=questions(),
         tables=access(request).select(COLUMNS),
         seconds=LIMITS.seconds,
         num_rows=LIMITS.rows,
         max_characters=MAX_CHARACTERS,
-        address=lambda **changes: "/sql?" + urlencode({"query": query, "as": what} | changes),
+        address=lambda **changes: (
+            "/sql?"
+            + urlencode(
+                {"query": query, "as": what} | {PREFIX + each.name: each.value for each in fields} | changes
+            )
+        ),
         page=PAGE,
     )
 
 
-def _answer(request: Request, query: str, number: int) -> Shown:
+def _fields(query: str, given: Mapping[str, str]) -> list[Field]:
+    """A field for each `$name` in the question; one of which its comments say nothing may be left out."""
+    told = {each.name: each for each in read_parameters(query)}
+    fields = []
+    for name in names_of(query):
+        meaning, required = (told[name].meaning, told[name].required) if name in told else ("", False)
+        fields.append(Field(name, meaning, required, given.get(PREFIX + name, "").strip()))
+    return fields
+
+
+def _answer(request: Request, query: str, fields: Sequence[Field], number: int) -> Shown:
     asks, begun = access(request), time.monotonic()
-    check_question(asks, query)
     if not _turns.acquire(timeout=LIMITS.seconds):
         raise InputError(f"{AT_ONCE} questions are under way", hint="wait until they are answered")
     try:
-        table = asks.table(query, (), LIMITS)
+        table = asks.table(query, {each.name: each.value or None for each in fields}, LIMITS)
     finally:
         _turns.release()
     first = (number - 1) * PAGE

@@ -69,7 +69,11 @@ def find_question(text: str) -> Question | None:
 
 def _read(path: Path) -> Question:
     text = path.read_text("utf-8")
-    title, *head = [line for line in text.splitlines() if line.startswith("-- ")]
-    found = [PARAMETER.fullmatch(line) for line in head]
-    parameters = tuple(Parameter(each[1], each[3], not each[2]) for each in found if each)
-    return Question(path.stem, title.removeprefix("-- "), parameters, text)
+    title = next(line for line in text.splitlines() if line.startswith("-- "))
+    return Question(path.stem, title.removeprefix("-- "), read_parameters(text), text)
+
+
+def read_parameters(text: str) -> tuple[Parameter, ...]:
+    """What the comment lines of a question say about its parameters."""
+    found = [PARAMETER.fullmatch(line) for line in text.splitlines()]
+    return tuple(Parameter(each[1], each[3], not each[2]) for each in found if each)
