@@ -59,7 +59,7 @@ def outcomes_in(store: Selects) -> str:
 
     The table says the same where nothing was selected, and in a file that no newer version opened yet.
     """
-    found = store.select("SELECT 1 FROM information_schema.tables WHERE table_name = 'outcomes'")
+    found = store.select("SELECT 1 FROM duckdb_views() WHERE view_name = 'outcomes'")
     return "outcomes" if found and store.select("SELECT 1 FROM selections LIMIT 1") else "decisions"
 
 
