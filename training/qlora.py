@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from factory.ports import OnProgress
 from factory.recipe import Strict
 from factory.types import Adapter, digest
 from training.adapters import hash_file, is_complete, read_adapter, resolve_base
+from training.resume import open_partial
 
 Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
@@ -103,6 +103,7 @@ class QLoRA:
     """A `factory.ports.Trainer`."""
 
     Options: ClassVar[type[BaseModel]] = QLoRAOptions
+    CHECKPOINT_SECONDS: ClassVar[float] = 120.0  # a shorter training writes none
 
     def __init__(self, options: QLoRAOptions, domain: Domain) -> None:
         self.options = options
@@ -114,7 +115,8 @@ class QLoRA:
         """Blocks until the adapter stands in `directory`.
 
         `base` is a folder relative to the recipe or a hub name. Raises RecipeError for a base without
-        weights, TrainingError for samples that cannot be learned and when training fails.
+        weights, TrainingError for samples that cannot be learned and when training fails. One that was cut
+        off goes on from its last checkpoint.
         """
         return self.train_all([TrainingJob(dataset, base, directory)], on_progress)[0]
 
@@ -157,14 +159,15 @@ class QLoRA:
             "partial": str(directory.with_name(f".{directory.name}.partial")),
             "options": options,
             "seed": seed,
+            "base_digest": base_digest,
             "dataset_digest": dataset_digest,
+            "checkpoint_seconds": self.CHECKPOINT_SECONDS,
             "identity": digest([counted, base_digest, dataset_digest, seed]),
         }
 
     def _run(self, jobs: list[dict[str, Any]], on_progress: OnProgress) -> None:
         for job in jobs:
-            shutil.rmtree(job["partial"], ignore_errors=True)
-            Path(job["partial"]).mkdir(parents=True)
+            open_partial(job)
         plan = {"parent": os.getpid(), "num_threads": self.options.num_threads, "jobs": jobs}
         log = Path(jobs[0]["partial"]) / "train.log"
         with log.open("w") as stderr:

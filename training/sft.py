@@ -24,8 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from factory.errors import TrainingError
+from training.checkpoints import Checkpoints
 from training.preference import Judged, check_answers, is_judged, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
+from training.resume import CHECKPOINTS, newest_checkpoint
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
@@ -101,11 +103,10 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
     check_first_batch(trainer, prepared)
     preferred = {}
     try:
-        result = trainer.train()
-        logs = [log for log in trainer.state.log_history if "loss" in log]
-        loss = float(logs[-1]["loss"]) if logs else float(result.training_loss)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss}", hint="lower learning_rate")
+        left = newest_checkpoint(partial)
+        result = trainer.train(resume_from_checkpoint=str(left) if left else None)
+        curve = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+        loss = float(curve[-1][1]) if curve else float(result.training_loss)
         if prepared.judged:
             steps = Steps(on_step, before=trainer.state.global_step)
             preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
@@ -120,6 +121,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "num_learned_tokens": sum(label != IGNORED for row in prepared.rows for label in row.labels),
         "num_steps": trainer.state.global_step,
         "loss": loss,
+        "curve": curve,
         **preferred,
         "seconds": round(time.monotonic() - started, 3),
         "tokens_per_second": round(trainer._total_train_tokens / result.metrics["train_runtime"], 1),
@@ -185,7 +187,7 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
     options, on_gpu = prepared.job["options"], torch.cuda.is_available()
     schedule = options["lr_scheduler"]
     args = SFTConfig(
-        output_dir=prepared.job["partial"],
+        output_dir=str(Path(prepared.job["partial"]) / CHECKPOINTS),
         max_steps=-1 if options["packing"] and not options["max_steps"] else prepared.num_steps,
         num_train_epochs=options["num_epochs"] or 1,
         per_device_train_batch_size=options["batch_size"],
@@ -204,7 +206,8 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         seed=prepared.job["seed"],
         logging_steps=min(5, prepared.num_steps),
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="no",  # but when `Checkpoints` asks for it
+        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
     )
@@ -222,7 +225,10 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         train_dataset=Dataset.from_list([row._asdict() for row in prepared.rows]),
         processing_class=prepared.tokenizer,
         peft_config=lora,
-        callbacks=[Steps(on_step, after=prepared.num_judged_steps)],
+        callbacks=[
+            Steps(on_step, after=prepared.num_judged_steps),
+            Checkpoints(prepared.job["checkpoint_seconds"], Path(prepared.job["partial"])),
+        ],
     )
     # TRL casts the adapter of a quantised base to bfloat16, where small updates vanish in rounding.
     for parameter in trainer.model.parameters():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.errors import FactoryError
+from training.resume import close_partial
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -41,7 +42,7 @@ def main() -> int:
         for index, each in enumerate(prepared):
             write_log_to(Path(each.job["partial"]) / "train.log")
             sft.train(each, partial(emit, "step", job=index))
-            Path(each.job["partial"]).rename(each.job["directory"])
+            close_partial(each.job)
             emit("done", job=index)
     except FactoryError as error:
         emit("error", what=error.what, where=error.where, hint=error.hint)

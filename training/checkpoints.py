@@ -1,0 +1,57 @@
+"""When a training in the worker writes a checkpoint, and what transformers' trainer leaves out of one.
+
+Its trainer draws the order of an epoch's samples when the epoch begins and does not keep what it drew from:
+a training that goes on within an epoch would go through it in another order. Where checkpoints lie, and whose
+they are, is `training.resume`'s.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import safe_globals
+
+from factory.errors import TrainingError
+from training.resume import CHECKPOINTS, LAST_WRITTEN, newest_checkpoint
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Asks for a checkpoint where the last is so many seconds old, and stops where the loss is no number.
+
+    Both when a loss is logged, so that no checkpoint is written after one that was not finite.
+    """
+
+    def __init__(self, every_seconds: float, partial: Path) -> None:
+        self._every_seconds, self._partial = every_seconds, partial
+        self._last = time.monotonic()
+        self._before_epoch: torch.Tensor | None = None
+        self._left = newest_checkpoint(partial)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._left is not None:
+            is_between = math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
+            file = self._left / ("rng_state.pth" if is_between else LAST_WRITTEN)
+            with safe_globals():  # the trainer's file holds numpy's state too
+                torch.set_rng_state(torch.load(file, weights_only=True)["cpu"])
+            self._left = None
+        self._before_epoch = torch.get_rng_state()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+        values = [logs[name] for name in ("loss", "grad_norm") if name in logs]
+        if not all(math.isfinite(value) for value in values):
+            kept = newest_checkpoint(self._partial)
+            hint = "lower learning_rate" + (f"; what was learned before is in {kept}" if kept else "")
+            raise TrainingError(f"the loss became {logs['loss']} by step {state.global_step}", hint=hint)
+        if values and time.monotonic() - self._last >= self._every_seconds:
+            control.should_save = True
+            self._last = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = self._partial / CHECKPOINTS / f"checkpoint-{state.global_step}"
+        torch.save({"cpu": self._before_epoch}, folder / f".{LAST_WRITTEN}")
+        (folder / f".{LAST_WRITTEN}").rename(folder / LAST_WRITTEN)

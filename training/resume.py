@@ -1,0 +1,68 @@
+"""A training that was cut off goes on from its last checkpoint, but only as the same training.
+
+Beside the adapter's destination a hidden folder holds what is not whole yet: the plan that it belongs to and,
+of a long training, checkpoints by transformers' trainer. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from factory.errors import TrainingError
+
+CHECKPOINTS: Final = "checkpoints"
+PLAN: Final = "plan.json"
+LAST_WRITTEN: Final = "before_epoch.pt"  # of a checkpoint, so that one that holds it is whole
+IDENTIFYING: Final = ("options", "seed", "base", "base_digest", "dataset_digest")
+
+
+def open_partial(job: dict[str, Any]) -> None:
+    """Makes the job's hidden folder, or keeps it where the very same training left a checkpoint in it.
+
+    Raises TrainingError, with the fields that differ, where another training did.
+    """
+    partial = Path(job["partial"])
+    plan = {name: job[name] for name in IDENTIFYING}
+    if newest_checkpoint(partial) is not None:
+        if differing := _differing(_read_plan(partial), plan):
+            raise TrainingError(
+                f"another training was cut off here; it differs in {', '.join(differing)}",
+                where=str(partial),
+                hint="train into another folder, or delete this one to give its checkpoints up",
+            )
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+
+
+def newest_checkpoint(partial: Path) -> Path | None:
+    """The last checkpoint that was written to its end."""
+    found = [path.parent for path in (partial / CHECKPOINTS).glob(f"checkpoint-*/{LAST_WRITTEN}")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def close_partial(job: dict[str, Any]) -> None:
+    """Puts the whole adapter in its place, without checkpoints."""
+    partial = Path(job["partial"])
+    shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+    (partial / PLAN).unlink(missing_ok=True)
+    partial.rename(job["directory"])
+
+
+def _read_plan(partial: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((partial / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _differing(found: dict[str, Any], plan: dict[str, Any]) -> list[str]:
+    """Names of fields, options each by its own."""
+    before, after = ({**values, **values.get("options", {})} for values in (found, plan))
+    counted = (before.keys() | after.keys()) - {"options", "base", "num_threads"}
+    return sorted(name for name in counted if before.get(name) != after.get(name))
