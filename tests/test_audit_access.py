@@ -65,6 +65,20 @@ def test_a_run_that_wants_in_gets_in_and_answers_the_page(workspace: Path) -> No
         assert verdicts(access) == [("Ada", "drop"), ("Bob", "keep"), ("Ada", "withdrawn")]
 
 
+def test_a_verdict_that_is_sent_again_is_written_once(workspace: Path) -> None:
+    """As after a holder wrote it and its answer was lost; what changes, or bears its own time, is written."""
+    again = {**VERDICT, "reviewer": "Bob"}
+    with Access(workspace) as access:
+        access.add_verdicts([VERDICT])
+        access.add_verdicts([VERDICT, again, VERDICT])
+        with Store.open(workspace) as store:
+            access.add_verdicts([VERDICT])
+            access.add_verdicts([{**VERDICT, "action": "keep"}])
+            access.add_verdicts([VERDICT, {**VERDICT, "created_at": "2099-01-01T00:00:00+00:00"}])
+            expected = [("Ada", "drop"), ("Bob", "drop"), ("Ada", "keep"), ("Ada", "drop"), ("Ada", "drop")]
+            assert verdicts(store) == expected
+
+
 def test_a_run_gets_in_while_pages_go_on_asking(workspace: Path) -> None:
     ended, failures, num_answers = threading.Event(), list[Exception](), [0]
 

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory import cli
+from factory.audit.access import Access
 from factory.audit.forms import read_fields, unsigned
 from factory.audit.queues import next_at_random, next_turn, raw_threshold
-from factory.errors import InputError
+from factory.errors import InputError, WorkspaceError
 from factory.init import write_template
 from factory.load import load
 from factory.printable import printable
@@ -152,6 +153,24 @@ def test_what_is_not_clear_is_said_and_what_was_typed_stays(store: Store, tmp_pa
         assert visitor.get("/review?sample=smp_none").status == 400
         assert visitor.post("/review", {**fields, "corrected": "y" * 9_000_000}).status == 400
     assert rows(tmp_path / "w") == []
+
+
+def test_a_workspace_that_cannot_be_written_keeps_what_was_typed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise WorkspaceError("verdicts cannot be written there")
+
+    (sample,) = kept_samples(store, 1)
+    with served(tmp_path / "w") as server:
+        visitor = Visitor(server).enter()
+        visitor.named("Ada")
+        visitor.get("/review")
+        monkeypatch.setattr(Access, "add_verdicts", refuse)
+        fields = {"about": sample.id, "action": "edit", "corrected": "For <21> days.", "reason": "wrong"}
+        answer = visitor.post("/review", fields)
+        assert answer.status == 422 and "verdicts cannot be written there" in answer.text
+        assert "For &lt;21&gt; days.</textarea>" in answer.text
 
 
 def test_undo_restores_what_stood_and_goes_on_to_the_one_before(store: Store, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from factory.store import database
 from factory.store.columns import read_tables
 from factory.store.remote import Server, holder_stays
 from factory.store.text import from_json, restore
-from factory.store.verdicts import verdict_row
+from factory.store.verdicts import fresh_verdicts
 from factory.store.writer import Entry, Rows, Statement, Writer
 from factory.tokens import unpack
 from factory.types import Completion
@@ -47,6 +47,7 @@ class Store:
         self._answered = {row["id"] for row in self._rows(ANSWERED, (), 1000)}
         self._queued_calls: dict[str, Completion] = {}
         self._writer = Writer(connection.cursor(), self.path, self._forget_queued)
+        self._verdicts = threading.Lock()
         self._server = Server(connection, workspace, {"verdicts": self._add_verdicts})
         self._is_open = True
 
@@ -160,8 +161,9 @@ class Store:
 
     def _add_verdicts(self, rows: list[dict[str, Any]]) -> int:
         """What people say while a run is under way; durable when it returns."""
-        self.append("verdicts", [verdict_row(row) for row in rows])
-        self.flush()
+        with self._verdicts:
+            self.append("verdicts", fresh_verdicts(self._connection, rows))
+            self.flush()
         return len(rows)
 
     def _forget_queued(self, group: list[Entry]) -> None:

@@ -15,6 +15,7 @@ import duckdb
 
 from factory.errors import InputError
 from factory.store.columns import read_tables
+from factory.store.text import escape
 
 ACTIONS: Final = ("keep", "edit", "drop", "withdrawn")
 REQUIRED: Final = frozenset({"sample_id", "reviewer", "action", "reason"})
@@ -27,6 +28,10 @@ STANDING: Final = """(
         SELECT * FROM verdicts
         QUALIFY row_number() OVER (PARTITION BY sample_id, reviewer ORDER BY created_at DESC, rowid DESC) = 1
     ) WHERE action <> 'withdrawn')"""
+
+LAST: Final = """
+    SELECT action, reason, corrected FROM verdicts WHERE sample_id = ? AND reviewer = ?
+    ORDER BY created_at DESC, rowid DESC LIMIT 1"""
 
 
 class Said(NamedTuple):
@@ -97,13 +102,36 @@ def _time(given: Any) -> datetime | None:
     raise InputError("a time is written as 2026-11-29T12:00:00+00:00", where="created_at")
 
 
+def fresh_verdicts(
+    connection: duckdb.DuckDBPyConnection, given: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows to write, in order; raises as `verdict_row`.
+
+    One without a time that says what its reviewer said last is there already: it was sent again by somebody
+    who did not hear that it had been written.
+    """
+    last: dict[tuple[str, str], tuple[Any, ...] | None] = {}
+    fresh = []
+    with connection.cursor() as cursor:
+        for row in map(verdict_row, given):
+            key = (escape(row["sample_id"]), escape(row["reviewer"]))
+            said = (row["action"], row["reason"], row["corrected"] and escape(row["corrected"]))
+            if key not in last:
+                last[key] = cursor.execute(LAST, key).fetchone()
+            if row["created_at"] is not None or last[key] != said:
+                fresh.append(row)
+            last[key] = said
+    return fresh
+
+
 def insert_verdicts(connection: duckdb.DuckDBPyConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes verdicts in one transaction, in order, and returns when they are durable."""
+    """Writes verdicts that are fresh in one transaction, in order, and returns when they are durable."""
     table = read_tables(connection)["verdicts"]
     columns = [column.name for column in table.columns]
     sql = f"INSERT INTO verdicts ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+    fresh = fresh_verdicts(connection, rows)
     with connection.cursor() as cursor:
         cursor.begin()
-        for row in rows:
-            cursor.execute(sql, table.row(verdict_row(row)))
+        for row in fresh:
+            cursor.execute(sql, table.row(row))
         cursor.commit()
