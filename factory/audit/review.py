@@ -18,7 +18,7 @@ from factory.audit.pages import access, render
 from factory.audit.queues import QUEUES, Estimate, Turn, next_at_random, next_turn
 from factory.audit.subject import ANSWER, MAX_SHOWN, Subject, read_subject
 from factory.edits import ILL_FORMED, UNGROUNDED
-from factory.errors import InputError, WorkspaceError
+from factory.errors import InputError
 from factory.printable import printable
 from factory.store.verdicts import STANDING, Said, slug, undone
 
@@ -58,7 +58,7 @@ def decide(request: Request, fields: Fields) -> Response:
             raise InputError("who are you? a verdict bears a name")
         said = _said(request, sample_id, fields)
         access(request).add_verdicts([{"sample_id": sample_id, "reviewer": reviewer, **said._asdict()}])
-    except (InputError, WorkspaceError) as error:  # what was typed stays
+    except InputError as error:
         state = {**_state(fields), "sample": sample_id}
         return _page(request, state, problem=error.what, typed=fields, status=REFUSED)
     return _onward(_state(fields, without="sample"))
