@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def base(tmp_path_factory):
 def workspace(base, tmp_path_factory):
     """What a run leaves whose student learned eight facts by QLoRA, with rank-stabilised scaling."""
     folder = tmp_path_factory.mktemp("workspace")
-    made = trainer(folder, max_steps=120, learning_rate=0.002, num_threads=1, use_rslora=True)
+    made = trainer(folder, max_steps=60, learning_rate=0.002, num_threads=1, use_rslora=True)
     directory = folder / "adapters" / "student_1"
     adapter = made.train(facts_dataset(folder), str(base), directory, no_progress)
     with Store.open(folder) as store:
@@ -46,7 +47,7 @@ def workspace(base, tmp_path_factory):
 def fill(store, base, adapter):
     config = {"domain": {"title": HOSTILE}, "training": {"student": {"name": "qlora", "base": base}}}
     run = {"id": RUN, "recipe": "r", "digest": "d", "config": config, "version": "0"}
-    store.append("runs", [{**run, "started_at": "2026-11-23 09:00:00+00"}])
+    store.append("runs", [{**run, "started_at": datetime.now(UTC)}])
     of_run = {"run_id": RUN, "round": 1}
     model = {"id": STUDENT, "role": "student", "name": "student-1", "base": base, **of_run}
     more = {"adapter": f"/gone/{adapter.path.name}", "adapter_digest": adapter.digest, "dataset_id": "dat_1"}
