@@ -1,7 +1,9 @@
 """An adapter merged with its base: the same answers from one model, or no model at all."""
 
 import json
+import math
 import re
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -12,10 +14,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from synthetic_run import HOSTILE
 from test_qlora import FACTS, MARKED_TEMPLATE, chat, facts_dataset, no_progress, set_template, trainer
-from tiny_llama import make_tiny_llama
+from tiny_llama import make_adapter, make_tiny_llama
 
 from factory import cli
+from factory.errors import TrainingError
 from factory.store.store import Store
+from factory.types import Adapter
+from training import room
+from training.adapters import identify, resolve_base
+from training.divergence import Divergence
 
 RUN, STUDENT = "run_merged", "mdl_student"
 CHATS = [{"messages": chat(f"{key}?", "")[:1]} for key in FACTS]
@@ -68,11 +75,32 @@ def fill(store, base, adapter):
     store.flush()
 
 
-def run(*words, capsys):
-    """What the command gave as JSON, or its exit code and the line that says what is wrong."""
-    code = cli.main(["merge", *map(str, words), "--json"])
-    printed = capsys.readouterr()
-    return json.loads(printed.out) if code == 0 else (code, printed.err.splitlines()[-1])
+@pytest.fixture
+def refusal(tmp_path, capsys):
+    """The exit code of the command and the one line that it ends with; nothing may be left behind."""
+
+    def call(workspace, *words, output=None):
+        out = output or tmp_path / "out" / "merged"
+        before = sorted(out.parent.rglob("*")) if out.parent.exists() else []
+        code = cli.main(["merge", str(workspace), "--output", str(out), *map(str, words), "--json"])
+        assert sorted(out.parent.rglob("*")) == before
+        return code, capsys.readouterr().err.splitlines()[-1]
+
+    return call
+
+
+@pytest.fixture
+def stored(tmp_path, base):
+    """A run whose student nobody trained: for what is refused before anything is loaded."""
+    folder = tmp_path / "workspace"
+    path = make_adapter(folder / "adapters" / "student_1")
+    options, of_dataset = {"quantize": True, "rank": 8}, "d1"
+    identity = identify(options, resolve_base(folder, str(base))[1], of_dataset, 1)
+    record = {"identity": identity, "options": options, "dataset_digest": of_dataset, "seed": 1}
+    (path / "training.json").write_text(json.dumps({**record, "base": str(base)}))
+    with Store.open(folder) as store:
+        fill(store, str(base), Adapter(path, "dig", str(base), 1, 0.0, 0.0))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +185,72 @@ async def test_vllm_serves_the_merge_and_it_answers_the_same(merged, tmp_path):
                 model="base", messages=[{"role": "user", "content": f"{key}?"}], temperature=0, max_tokens=12
             )
             assert said.choices[0].message.content == answer
+
+
+@pytest.mark.train
+def test_a_merge_beyond_the_bound_is_refused_and_leaves_nothing(workspace, refusal):
+    code, line = refusal(workspace, "--chats", "2", "--max-divergence", "1e-12")
+    assert code == 1
+    assert "the merge is no longer the adapter" in line and "1e-12 may be" in line
+
+
+def test_a_folder_that_holds_something_is_refused(stored, refusal, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("x")
+    code, line = refusal(stored, output=tmp_path / "full")
+    assert code == 2 and "there is something already" in line
+
+
+def test_models_that_cannot_be_merged_are_named(stored, refusal, tmp_path):
+    assert "no model 'mdl_none'" in refusal(stored, "--model", "mdl_none")[1]
+    assert "mdl_base: has no adapter" in refusal(stored, "--model", "mdl_base")[1]
+    with Store.open(tmp_path / "empty"):
+        pass
+    assert "no student was promoted" in refusal(tmp_path / "empty")[1]
+    (stored / "adapters/student_1/training.json").unlink()
+    assert "no adapter that was trained here" in refusal(stored)[1]
+    shutil.rmtree(stored / "adapters")
+    assert "the adapter's folder is gone" in refusal(stored)[1]
+
+
+def test_another_base_and_one_that_changed_are_refused(stored, refusal, tmp_path):
+    other = make_tiny_llama(tmp_path / "other", seed=1)
+    code, line = refusal(stored, "--base", other)
+    assert code == 2 and "not the base that the adapter was trained on" in line
+    path = stored / "adapters/student_1/training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": str(other)}))
+    assert "the base changed since training" in refusal(stored)[1]
+
+
+@pytest.mark.train
+def test_too_little_memory_is_told_before_anything_is_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "free_memory", lambda: (1000, "memory"))
+    job = {"base": str(base), "quantize": True, "chats": CHATS, "num_tokens": 32}
+    with pytest.raises(TrainingError, match=r"needs about 1\.0 GiB of memory, 0\.0 GiB are free"):
+        room.check_room({**job, "directory": str(tmp_path)})
+    num, num_embedded = room.count_weights(base)
+    assert num_embedded == json.loads((base / "config.json").read_text())["vocab_size"] * 192
+    assert num == sum(weights.size for weights in load_file(base / "model.safetensors").values())
+
+
+@pytest.mark.train
+def test_divergence_is_that_of_the_distributions_and_choices_are_counted():
+    """By the definition of Kullback and Leibler, reckoned here in plain numbers."""
+    found = Divergence()
+    ours, theirs = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.5]])
+    found.observe(0, ours, theirs)
+    found.observe(1, ours[:1], ours[:1])
+    p, q = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(0.5))
+    apart = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    figures = found.figures()
+    assert figures["mean_divergence"] == pytest.approx(apart / 3)
+    assert figures["max_divergence"] == pytest.approx(apart)
+    assert (figures["max_difference"], figures["mean_difference"]) == (2.0, pytest.approx(2.5 / 6))
+    assert (figures["same_tokens"], figures["same_answers"]) == (pytest.approx(2 / 3), 0.5)
+    assert (figures["widest_flip"], figures["differing_chats"]) == (2.0, [0])
+    found.check(apart)
+    with pytest.raises(TrainingError, match="no longer the adapter"):
+        found.check(apart / 4)
+    found.observe(2, ours, ours * math.nan)
+    with pytest.raises(TrainingError):
+        found.check(1e9)
