@@ -44,13 +44,17 @@ ASKED = """
 
 @dataclass(frozen=True)
 class HowToMerge:
-    """Which student, and how; `base` is where its base lies now, `max_divergence` a mean in nats."""
+    """Which student, and how; `base` is where its base lies now, `max_divergence` a mean in nats.
+
+    Its default is three times what computing in bfloat16 in place of float32 does to the tiny base with an
+    unmerged adapter, and less than what a merge onto weights that the adapter did not see does to another.
+    """
 
     model_id: str | None = None
     base: Path | None = None
     dtype: str = "bfloat16"
     num_chats: int = 64
-    max_divergence: float = 0.01
+    max_divergence: float = 0.003
 
 
 def merge(

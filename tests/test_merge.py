@@ -119,7 +119,7 @@ def test_the_merge_answers_as_the_adapter_does_on_its_4_bit_base(base, workspace
     assert record["weights"] == "28 layers dequantised from NF4"
     assert (figures["num_chats"], figures["same_answers"], figures["differing_chats"]) == (8, 1.0, [])
     assert figures["same_tokens"] == 1.0
-    assert 0 < figures["mean_divergence"] < record["bound"] == 0.01
+    assert 0 < figures["mean_divergence"] < record["bound"] == 0.003
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -38,7 +38,7 @@ def merge(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     ] = 64,
     max_divergence: Annotated[
         float, typer.Option("--max-divergence", min=0.0, help="Mean, in nats; beyond it nothing is saved.")
-    ] = 0.01,
+    ] = 0.003,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
