@@ -45,16 +45,11 @@ MODELS = """
 def render_card(store: Selects, dataset: Mapping[str, Any], written: Written) -> str:
     """README.md of a dataset, given its row and files: YAML front matter that names them, then Markdown."""
     import yaml
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import SandboxedEnvironment
 
     run = find_run(store, dataset["run_id"])
     domain = (run["config"] or {}).get("domain", {})
     title = printable(domain.get("title", run["recipe"]))
-    environment = SandboxedEnvironment(
-        finalize=_finalize, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text("utf-8"))
+    template = open_template("card.md.jinja")
     (first,) = store.select(
         "SELECT min(sample_id) AS id FROM dataset_samples WHERE dataset_id = ?", (dataset["id"],)
     )
@@ -68,11 +63,22 @@ def render_card(store: Selects, dataset: Mapping[str, Any], written: Written) ->
         steps=read_steps(store, run["id"]),
         rounds=read_yields(store, run["id"], "strategy", by_round=True),
         models=_models(store, dataset, run["config"] or {}),
-        lineage=_Verbatim(LINEAGE.format(sample_id=first["id"])),
+        lineage=Verbatim(LINEAGE.format(sample_id=first["id"])),
     )
     front_matter = _front_matter(title, dataset["num_samples"], written)
     front = yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n{text.strip()}\n"
+
+
+def open_template(name: str) -> Any:
+    """A template of this package, in a sandbox; every text that it is given is escaped for Markdown."""
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(
+        finalize=_finalize, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    return environment.from_string(Path(__file__).with_name(name).read_text("utf-8"))
 
 
 def _front_matter(title: str, num_samples: int, written: Written) -> dict[str, Any]:
@@ -109,14 +115,14 @@ def _count(store: Selects, dataset_id: str, column: str) -> list[dict[str, Any]]
     )
 
 
-class _Verbatim(str):
+class Verbatim(str):
     """Text of ours that goes into a code block as it is."""
 
     __slots__ = ()
 
 
 def _finalize(value: Any) -> Any:
-    return markdown(value) if isinstance(value, str) and not isinstance(value, _Verbatim) else value
+    return markdown(value) if isinstance(value, str) and not isinstance(value, Verbatim) else value
 
 
 def markdown(text: str) -> str:

@@ -6,7 +6,9 @@ and nothing is uploaded anywhere. What stands in the files is in factory.export_
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -15,17 +17,23 @@ from factory.accuracy import Selects
 from factory.card import render_card
 from factory.errors import GuardTripped, InputError, WorkspaceError
 from factory.export_files import write_files
+from factory.export_forms import dataset_info
 from factory.findings import find_run
 
 
 def export(
-    store: Selects, directory: Path, run_id: str | None = None, dataset_id: str | None = None
+    store: Selects,
+    directory: Path,
+    run_id: str | None = None,
+    dataset_id: str | None = None,
+    forms: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes a dataset to `directory`, which must be absent or empty; returns what was written.
 
-    By default that is the newest dataset of the newest run that is no control. Raises InputError
-    for a folder that holds something or a dataset that does not exist, GuardTripped for one that the
-    guard stopped, WorkspaceError where the disk refuses.
+    By default that is the newest dataset of the newest run that is no control. `forms` are further ones in
+    which its samples are written (factory.export_forms), with LLaMA-Factory's dataset_info.json. Raises
+    InputError for a folder that holds something, a dataset that does not exist or a sample that does not fit
+    a form, GuardTripped for a dataset that the guard stopped, WorkspaceError where the disk refuses.
     """
     dataset = _find_dataset(store, run_id, dataset_id)
     dataset["num_missing"] = count_missing(store, dataset)
@@ -36,7 +44,10 @@ def export(
             raise InputError(
                 "there is something already", where=str(directory), hint="name a new or empty folder"
             )
-        written = write_files(store, dataset, partial)
+        written = write_files(store, dataset, partial, forms)
+        if forms:
+            info = json.dumps(dataset_info(forms, written.has_tools), indent=1)
+            (partial / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render_card(store, dataset, written), encoding="utf-8")
         partial.replace(directory)
     except OSError as error:

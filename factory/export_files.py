@@ -12,10 +12,11 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TextIO
 
 from factory.accuracy import Selects
-from factory.errors import FactoryError
+from factory.errors import FactoryError, InputError
+from factory.export_forms import FORMS
 from factory.preference import pair_of
 from factory.store.text import from_json, restore
 from factory.tool_calls import chat_of
@@ -69,10 +70,11 @@ class Written(NamedTuple):
     has_tools: bool
 
 
-def write_files(store: Selects, dataset: dict[str, Any], folder: Path) -> Written:
+def write_files(store: Selects, dataset: dict[str, Any], folder: Path, forms: Sequence[str] = ()) -> Written:
     """Writes data/train.* and, where there are pairs, preference/train.*, each as JSONL and Parquet.
 
-    Raises FactoryError where samples are missing.
+    In each further form (factory.export_forms) FORM/train.jsonl; raises InputError where a sample does not
+    fit it, FactoryError where samples are missing.
     """
     (extras,) = store.select(EXTRAS, (dataset["id"],))
     written = Written(extras["num_pairs"], extras["num_tools"] > 0)
@@ -82,6 +84,7 @@ def write_files(store: Selects, dataset: dict[str, Any], folder: Path) -> Writte
         samples = stack.enter_context(_Files(folder / "data", _schema(written.has_tools), plain))
         if written.num_pairs:
             pairs = stack.enter_context(_Files(folder / "preference", _pair_schema(), None))
+        lines = {name: stack.enter_context(_open_lines(folder / name)) for name in forms}
         for page in _pages(store, dataset["id"]):
             chats = [_chat(row) for row in page]
             rows = [_sample(row, *chat, written.has_tools) for row, chat in zip(page, chats, strict=True)]
@@ -89,11 +92,28 @@ def write_files(store: Selects, dataset: dict[str, Any], folder: Path) -> Writte
             if written.num_pairs:
                 found = [pair_of(*chat) for chat in chats]
                 pairs.write([{**pair, **_few(row)} for pair, row in zip(found, rows, strict=True) if pair])
+            for name, file in lines.items():
+                file.writelines(
+                    _line_in_form(name, row, *chat) for row, chat in zip(page, chats, strict=True)
+                )
             num_samples += len(rows)
     if num_samples != dataset["num_samples"]:
         what = f"the dataset has {dataset['num_samples']} samples but {num_samples} were found"
         raise FactoryError(what, where=dataset["id"])
     return written
+
+
+def _open_lines(folder: Path) -> TextIO:
+    folder.mkdir(parents=True)
+    return (folder / "train.jsonl").open("w", encoding="utf-8", errors="replace")
+
+
+def _line_in_form(name: str, row: dict[str, Any], messages: list[Message], attributes: dict[str, str]) -> str:
+    try:
+        made = FORMS[name](chat_of(messages, attributes))
+    except InputError as error:
+        raise InputError(error.what, where=row["sample_id"], hint=error.hint) from error
+    return json.dumps({**made, "sample_id": row["sample_id"]}, ensure_ascii=False) + "\n"
 
 
 class _Files:
@@ -102,9 +122,8 @@ class _Files:
     def __init__(self, folder: Path, schema: Any, plain: Any | None) -> None:
         import pyarrow.parquet as pq
 
-        folder.mkdir(parents=True)
+        self._lines = _open_lines(folder)
         self._schema, self._plain = schema, plain or schema
-        self._lines = (folder / "train.jsonl").open("w", encoding="utf-8", errors="replace")
         self._parquet = pq.ParquetWriter(folder / "train.parquet", schema, compression="zstd")
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ registered has an `Options` pydantic model (what may stand in the recipe) and is
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -159,8 +160,29 @@ class OnProgress(Protocol):
     def __call__(self, done: int, total: int, detail: str = "") -> None: ...
 
 
+@dataclass(frozen=True)
+class MergeJob:
+    """An adapter that is to become one model with its base, in `directory`, which is an empty folder.
+
+    `chats` are {"messages": [...]} lines up to an answer, with "tools" where some are offered: adapter and
+    merge are compared on them. `base` is where the base lies now, None: where it lay in training. `dtype` is
+    bfloat16 or float16. A mean divergence (Kullback-Leibler, nats) beyond `max_divergence` is refused.
+    """
+
+    adapter: Path
+    directory: Path
+    chats: Sequence[Json]
+    dtype: str
+    max_divergence: float
+    base: str | None = None
+
+
 class Trainer(Protocol):
-    """Turns a JSONL file of {"messages": [...]} lines into an adapter in `directory`."""
+    """Turns a JSONL file of {"messages": [...]} lines into an adapter in `directory`.
+
+    One whose adapters can be merged offers a static `merge(job: MergeJob, on_progress) -> dict[str, Json]`,
+    which returns what was compared, and raises `TrainingError` or `InputError`.
+    """
 
     Options: ClassVar[type[BaseModel]]
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from factory.errors import RecipeError, TrainingError
 from factory.models.folders import find_model
@@ -39,6 +41,14 @@ def hash_file(path: Path, edge_bytes: int = 1 << 26) -> str:
         file.seek(max(edge_bytes, size - edge_bytes))
         state.update(file.read(edge_bytes))
     return state.hexdigest()
+
+
+def identify(options: Mapping[str, Any], base_digest: str, dataset_digest: str, seed: int) -> str:
+    """What an adapter is by what it was made of: the options of its training.json, base, dataset and seed."""
+    counted = {name: value for name, value in options.items() if name != "num_threads"}
+    if counted.get("preference", {}).get("method") == "dpo":  # named as ever
+        counted["preference"] = {k: v for k, v in counted["preference"].items() if k != "method"}
+    return digest([counted, base_digest, dataset_digest, seed])
 
 
 def is_complete(directory: Path, identity: str) -> bool:

@@ -24,10 +24,10 @@ from pydantic import BaseModel, Field, model_validator
 
 from factory.domain import Domain
 from factory.errors import TrainingError
-from factory.ports import OnProgress
+from factory.ports import MergeJob, OnProgress
 from factory.recipe import Strict
-from factory.types import Adapter, digest
-from training.adapters import hash_file, is_complete, read_adapter, resolve_base
+from factory.types import Adapter, Json
+from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
 from training.resume import open_partial
 
 Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
@@ -128,6 +128,13 @@ class QLoRA:
             self._run(pending, on_progress)
         return [read_adapter(job.directory) for job in jobs]
 
+    @staticmethod
+    def merge(job: MergeJob, on_progress: OnProgress) -> dict[str, Json]:
+        """The adapter and its base as one model, compared with them: see `training.merge`."""
+        from training.merge import merge
+
+        return merge(job, on_progress)
+
     def cancel(self) -> None:
         """Ends the training that another thread waits for, which then raises TrainingError; for good."""
         self._cancelled.set()
@@ -148,9 +155,6 @@ class QLoRA:
         seed = self.domain.recipe.seed
         if options["preference"] is None:  # an adapter without it is named as ever
             del options["preference"]
-        counted = {name: value for name, value in options.items() if name != "num_threads"}
-        if counted.get("preference", {}).get("method") == "dpo":  # and so is one of DPO
-            counted["preference"] = {k: v for k, v in counted["preference"].items() if k != "method"}
         directory = job.directory.resolve()
         return {
             "dataset": str(job.dataset.resolve()),
@@ -162,7 +166,7 @@ class QLoRA:
             "base_digest": base_digest,
             "dataset_digest": dataset_digest,
             "checkpoint_seconds": self.CHECKPOINT_SECONDS,
-            "identity": digest([counted, base_digest, dataset_digest, seed]),
+            "identity": identify(options, base_digest, dataset_digest, seed),
         }
 
     def _run(self, jobs: list[dict[str, Any]], on_progress: OnProgress) -> None:

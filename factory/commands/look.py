@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,14 @@ from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Workspace
 from factory.errors import InputError
 
 QUERY = '"SELECT refiner, action, reason, count(*) FROM decisions GROUP BY ALL"'
+
+
+class Form(StrEnum):
+    """Forms beside that of chats, as factory.export_forms has them."""
+
+    sharegpt = "sharegpt"
+    alpaca = "alpaca"
+    prompt_completion = "prompt_completion"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -116,18 +125,22 @@ def report(
 def export(
     directory: Annotated[Path, typer.Argument(help="A folder that is new or empty.")],
     workspace: Workspace = DEFAULT_WORKSPACE,
+    format: Annotated[
+        list[Form] | None, typer.Option("--format", help="A further form; may be given again.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Write the newest dataset as JSONL and Parquet, with a card.
 
-    `datasets.load_dataset` reads the folder.
+    `datasets.load_dataset` reads the folder. Its own form is that of chats; LLaMA-Factory and Axolotl read
+    sharegpt and alpaca, TRL reads prompt_completion.
     """
     from factory.export import export as write
     from factory.screen import print_json, print_mapping
     from factory.store.queries import Reader
 
     with Reader(workspace) as reader:
-        found = write(reader, directory)
+        found = write(reader, directory, forms=[form.value for form in dict.fromkeys(format or ())])
     if json:
         print_json(found)
     else:
