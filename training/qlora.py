@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,7 +26,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from factory.domain import Domain
 from factory.errors import TrainingError
-from factory.ports import OnProgress
+from factory.models.folders import find_model
+from factory.ports import OnProgress, TrainingPlan
 from factory.recipe import Strict
 from factory.types import Adapter, digest
 from training.adapters import hash_file, is_complete, read_adapter, resolve_base
@@ -125,6 +127,23 @@ class QLoRA:
         if pending:
             self._run(pending, on_progress)
         return [read_adapter(job.directory) for job in jobs]
+
+    def plan(self, dataset: Path | None, base: str, gpu: str | None) -> TrainingPlan:
+        """What `train` would need and take, on a named card or on what is here; loads no weights.
+
+        Raises InputError for a card that is not known, RecipeError for a base without config.json, and
+        TrainingError for samples that cannot be learned at any length.
+        """
+        from training import devices
+        from training.footprint import measure
+        from training.lengths import read_lengths
+        from training.plan import make_plan
+
+        device = devices.at_hand(self.options.num_threads) if gpu is None else devices.named(gpu)
+        options = self.options.model_dump(mode="json")
+        path, _ = find_model(self.domain.folder, base)
+        lengths = None if dataset is None else read_lengths(dataset, path, self.options.max_length)
+        return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
 
     def cancel(self) -> None:
         """Ends the training that another thread waits for, which then raises TrainingError; for good."""

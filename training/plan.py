@@ -1,0 +1,266 @@
+"""What a training needs and takes, before it runs: memory by part, tokens and time, and what makes it fit.
+
+Memory is that of the moment it is highest, at the end of a forward pass and the start of the backward one,
+over the longest batch. Weights, adapter and optimiser are counted exactly (`training.footprint`), activations
+by what autograd keeps; what kernels take for a moment is estimated from the largest tensors. Speed is a
+model of operations a token and an assumed use of the device: no measurement, and the plan says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from factory.ports import PlannedPart, SampleLengths, TrainingPlan
+from factory.types import Json
+from training.devices import CUDA_CONTEXT_BYTES, GIB, Device
+from training.footprint import Footprint
+
+FLOAT32 = 4
+TILE_TOKENS, TILE_VOCAB = 4096, 32768  # of logits at once (trl.kernels.chunked_logprob, TRL 1.16)
+FRAGMENTED = 0.04  # of what is allocated; torch's allocator keeps more than it hands out
+SHORTEST = 128  # tokens to which max_length is lowered in search of something that fits
+
+# Share of a device's peak that training reaches. Llama 3 405B ran at 38 to 43 % of H100's bfloat16 peak
+# (arXiv 2407.21783, table 4); matrices dequantised on the fly and small LoRA products are slower.
+UTILISATION = 0.3
+# A layer's forward and backward pass of eager PyTorch with LoRA on seven matrices launches some 200 kernels,
+# each of which takes the processor about 10 microseconds: small bases are no faster than that.
+LAYER_SECONDS = 2e-3
+Options = dict[str, Any]
+Measure = Callable[[Options], Footprint]
+
+
+class Load(NamedTuple):
+    """The largest batch: its rows and their length in tokens, padding included."""
+
+    num_rows: int
+    length: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_rows * self.length
+
+
+def make_plan(
+    base: str, options: Options, device: Device, lengths: SampleLengths | None, measure: Measure
+) -> TrainingPlan:
+    """The plan of these options, and the first change of them that fits where they do not.
+
+    `measure` is asked once for every value of `quantize` that is looked at.
+    """
+    found = measure(options)
+    parts = parts_of(found, options, device, lengths)
+    num_bytes = sum(part.num_bytes for part in parts)
+    changes: Mapping[str, Json] = {}
+    changed_bytes = None
+    if num_bytes > device.memory_bytes:
+        changes, changed_bytes = _first_that_fits(options, device, lengths, measure)
+    num_steps, num_tokens = work_of(options, lengths)
+    return TrainingPlan(
+        base=base,
+        device=device.name,
+        memory_bytes=device.memory_bytes,
+        parts=parts,
+        fits=num_bytes <= device.memory_bytes,
+        changes=changes,
+        changed_bytes=changed_bytes,
+        lengths=lengths,
+        num_steps=num_steps,
+        num_tokens=num_tokens,
+        tokens_per_second=_speed(found, options, device, lengths),
+        notes=tuple(_notes(found, options, device, lengths)),
+    )
+
+
+def parts_of(
+    found: Footprint, options: Options, device: Device, lengths: SampleLengths | None
+) -> tuple[PlannedPart, ...]:
+    """Bytes of each part when all together are most."""
+    size = found.value_bytes
+    load = _load(options, lengths)
+    if options["quantize"]:
+        weights = [
+            PlannedPart("base in 4 bit", found.nf4_bytes, f"{found.num_linear:,} values, scales included"),
+            PlannedPart(
+                f"base in {8 * size} bit",
+                found.num_plain * size,
+                f"{found.num_plain:,} values: embeddings, LM head, norms",
+            ),
+        ]
+    else:
+        weights = [
+            PlannedPart(f"base in {8 * size} bit", found.num_values * size, f"{found.num_values:,} values")
+        ]
+    parts = [
+        *weights,
+        PlannedPart("adapter", found.num_adapter * FLOAT32, f"{found.num_adapter:,} values in float32"),
+        PlannedPart("gradients", found.num_adapter * FLOAT32, "of the adapter, in float32"),
+        PlannedPart("optimiser", 2 * found.num_adapter * FLOAT32, "AdamW: two float32 moments of each"),
+        _activations(found, options, load),
+        _working(found, options, load),
+    ]
+    if device.is_gpu:
+        allocated = sum(part.num_bytes for part in parts)
+        parts += [
+            PlannedPart(
+                "fragmentation", int(FRAGMENTED * allocated), f"assumed: {FRAGMENTED:.0%} of all above"
+            ),
+            PlannedPart("CUDA context", CUDA_CONTEXT_BYTES, "assumed; torch does not count it as allocated"),
+        ]
+    return tuple(parts)
+
+
+def work_of(options: Options, lengths: SampleLengths | None) -> tuple[int | None, int | None]:
+    """Steps of the optimiser and tokens in them, padding not counted; None where that takes a dataset."""
+    if lengths is None or not lengths.num_samples:
+        return options["max_steps"], None
+    num_rows = lengths.num_samples
+    if options["packing"]:
+        num_rows = math.ceil(lengths.num_tokens / options["max_length"])
+    num_batches = math.ceil(num_rows / (options["batch_size"] * options["gradient_accumulation"]))
+    num_steps = options["max_steps"] or math.ceil((options["num_epochs"] or 3.0) * num_batches)
+    return num_steps, round(num_steps / num_batches * lengths.num_tokens)
+
+
+def operations(found: Footprint, options: Options, length: int, learned_share: float) -> float:
+    """Floating-point operations of a token in one step.
+
+    Two for each value forwards and two backwards, since a frozen matrix has no gradient of its own, which
+    makes LoRA cost two thirds of full training (Schulman et al. 2025, "LoRA Without Regret"); six for the
+    adapter's; the LM head on what is learned, once more in its backward pass; attention as in PaLM
+    (arXiv 2204.02311, appendix B), half of it masked. Checkpointing runs every layer forwards once more.
+    """
+    passes = 6 if options["gradient_checkpointing"] else 4
+    head = 6 * found.vocab * found.hidden * learned_share
+    attention = (passes + 2) * found.num_layers * found.hidden * length / 2
+    return passes * found.num_linear + 6 * found.num_adapter + head + attention
+
+
+def _activations(found: Footprint, options: Options, load: Load) -> PlannedPart:
+    casts = found.num_adapter * found.value_bytes if found.value_bytes < FLOAT32 else 0
+    rows = f"{load.num_rows} × {load.length:,} tokens"
+    if not options["gradient_checkpointing"]:
+        return PlannedPart(
+            "activations", int(load.num_tokens * found.token_bytes) + casts, f"{rows}, every layer's"
+        )
+    kept = load.num_tokens * found.hidden * found.value_bytes * found.num_layers
+    one = load.num_tokens * found.token_bytes / found.num_layers
+    return PlannedPart(
+        "activations", int(kept + one) + casts, f"{rows}, each layer's input and all of one layer"
+    )
+
+
+def _working(found: Footprint, options: Options, load: Load) -> PlannedPart:
+    """The larger of what the loss and what a layer's backward pass take for a moment."""
+    hidden = load.num_tokens * found.hidden
+    rows = min(load.num_tokens, TILE_TOKENS)
+    copies = 1 if found.value_bytes < FLOAT32 else 3  # without Triton the loss is made of whole tensors
+    tile = (
+        rows * TILE_VOCAB * found.value_bytes + (copies - 1) * rows * min(found.vocab, TILE_VOCAB) * FLOAT32
+    )
+    loss = tile + hidden * (FLOAT32 + found.value_bytes)
+    matrix = found.largest * found.value_bytes if options["quantize"] else 0
+    layer = 3 * load.num_tokens * found.widest * found.value_bytes + matrix
+    if loss >= layer:
+        return PlannedPart(
+            "logits", loss, f"a tile of {rows:,} × {TILE_VOCAB:,} at a time, not the whole vocabulary"
+        )
+    return PlannedPart("backward pass", layer, "gradients of a layer's activations and one matrix in 16 bit")
+
+
+def _load(options: Options, lengths: SampleLengths | None) -> Load:
+    longest = options["max_length"]
+    if lengths is not None and lengths.num_samples and not options["packing"]:
+        return Load(min(options["batch_size"], lengths.num_samples), min(longest, lengths.longest))
+    return Load(options["batch_size"], longest)
+
+
+def _candidates(options: Options, lengths: SampleLengths | None) -> Iterator[Options]:
+    """Other options, those first that change least of what is learned.
+
+    A smaller batch with more of them to a step is the same step; checkpointing only takes time; 4 bit changes
+    the base a little; a lower max_length refuses samples.
+    """
+    smallest = 2 if (options.get("preference") or {}).get("method") == "kto" else 1
+    longest = _load(options, lengths).length
+    limits = [options["max_length"]]
+    while limits[-1] // 2 >= SHORTEST:
+        limits.append(limits[-1] // 2)
+    for max_length in (each for each in limits if each == limits[0] or each < longest):
+        for quantize in sorted({options["quantize"], True}):
+            for checkpointing in sorted({options["gradient_checkpointing"], True}):
+                batch, accumulation = options["batch_size"], options["gradient_accumulation"]
+                while True:
+                    yield {
+                        **options,
+                        "batch_size": batch,
+                        "gradient_accumulation": accumulation,
+                        "gradient_checkpointing": checkpointing,
+                        "quantize": quantize,
+                        "max_length": max_length,
+                    }
+                    if batch // 2 < smallest:
+                        break
+                    batch, accumulation = batch // 2, math.ceil(accumulation * batch / (batch // 2))
+
+
+def _first_that_fits(
+    options: Options, device: Device, lengths: SampleLengths | None, measure: Measure
+) -> tuple[Mapping[str, Json], int | None]:
+    footprints: dict[bool, Footprint] = {}
+    for candidate in _candidates(options, lengths):
+        quantize = candidate["quantize"]
+        if quantize not in footprints:
+            footprints[quantize] = measure(candidate)
+        parts = parts_of(footprints[quantize], candidate, device, lengths)
+        num_bytes = sum(part.num_bytes for part in parts)
+        if num_bytes <= device.memory_bytes:
+            return {name: value for name, value in candidate.items() if value != options[name]}, num_bytes
+    return {}, None
+
+
+def _speed(found: Footprint, options: Options, device: Device, lengths: SampleLengths | None) -> float | None:
+    """Tokens a second, padding not counted; None where the device's speed is not known."""
+    if device.flops is None:
+        return None
+    share, length = 1.0, options["max_length"]
+    if lengths is not None and lengths.num_tokens:
+        share, length = lengths.num_learned_tokens / lengths.num_tokens, round(lengths.mean)
+    num_tokens = options["batch_size"] * (options["max_length"] if options["packing"] else length)
+    seconds = num_tokens * operations(found, options, length, share) / (UTILISATION * device.flops)
+    passes = 4 / 3 if options["gradient_checkpointing"] else 1
+    launches = passes * LAYER_SECONDS * found.num_layers if device.is_gpu else 0.0
+    return num_tokens / max(seconds, launches)
+
+
+def _notes(
+    found: Footprint, options: Options, device: Device, lengths: SampleLengths | None
+) -> Iterator[str]:
+    """What a reader of the plan must know beside its numbers."""
+    yield (
+        "all of it is an estimate: activations are counted over shapes, and the speed assumes "
+        f"{UTILISATION:.0%} of what the device does at most"
+    )
+    if not device.is_gpu:
+        yield (
+            f"no GPU is at hand and none is named: planned for the {device.memory_bytes / GIB:.1f} GiB of "
+            "memory that are free on this machine now, in float32; --gpu plans for a card"
+        )
+    if device.flops is None:
+        yield "the card is not in the table, so nothing is said of its speed"
+    if lengths is None:
+        yield f"no dataset is given: every batch is taken to be {options['max_length']:,} tokens long"
+    elif lengths.num_refused:
+        yield (
+            f"{lengths.num_refused} samples are longer than max_length={options['max_length']} (the longest "
+            f"has {lengths.longest_refused} tokens); training refuses them, nothing is cut"
+        )
+    if found.num_other and options["quantize"]:
+        yield (
+            f"{found.num_other:,} values in layers are no linear matrices and would stay in 16 bit: training "
+            "refuses that, so set quantize: false"
+        )
+    if options.get("preference"):
+        yield "the preference pass is not in it: it holds two answers of every pair and a second adapter"
