@@ -169,15 +169,24 @@ class PlannedPart(NamedTuple):
 
 
 class SampleLengths(NamedTuple):
-    """The samples of a dataset in the base's tokens, template included; the refused are not in the rest."""
+    """The samples of a dataset in the base's tokens, template included; the refused are not in the rest.
+
+    `longest_learned` is the most tokens of one sample that the loss falls on.
+    """
 
     num_samples: int
     num_tokens: int
     num_learned_tokens: int
     mean: float
     longest: int
+    longest_learned: int
     num_refused: int
     longest_refused: int
+
+    @property
+    def learned_share(self) -> float:
+        """Of the tokens, those that the loss falls on."""
+        return self.num_learned_tokens / self.num_tokens if self.num_tokens else 1.0
 
 
 @dataclass(frozen=True, slots=True)

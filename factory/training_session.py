@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from factory.errors import InputError, RecipeError
 from factory.models.folders import find_model
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from factory.recipe import TrainingSpec
 
 DATASET_ID = re.compile(r"dat_[0-9a-f]+")
-GIB = 2**30
 Role = Literal["student", "refiner"]
 
 
@@ -73,13 +72,12 @@ def plan(trained: Trained, dataset: Path | None, gpu: str | None) -> dict[str, A
     """`factory train --plan`: memory by part, tokens, time, and what makes it fit; nothing is loaded."""
     domain = open_domain(trained.recipe, trained.profile)
     spec, trainer = _trainer(domain, trained.role)
-    make = getattr(trainer, "plan", None)
-    if make is None:
+    if not hasattr(trainer, "plan"):
         hint = "its package must offer `plan` (factory.ports.PlanningTrainer)"
         raise RecipeError(
             f"the trainer '{spec.name}' makes no plans", where=f"training.{trained.role}", hint=hint
         )
-    planning: PlanningTrainer = trainer
+    planning = cast("PlanningTrainer", trainer)
     return as_data(planning.plan(dataset, spec.base, gpu))
 
 

@@ -82,7 +82,8 @@ def measure_flops(torch: Any) -> float:
     torch.set_num_threads(1)  # a thread that waits for another on a busy core tells nothing
     try:
         matrix = torch.ones(MATMUL_SIZE, MATMUL_SIZE)
-        seconds, started = [], time.perf_counter()
+        seconds: list[float] = []
+        started = time.perf_counter()
         while time.perf_counter() - started < MATMUL_SECONDS or len(seconds) < 3:
             began = time.perf_counter()
             torch.mm(matrix, matrix)

@@ -16,7 +16,7 @@ from training.tokens import IGNORED, Row
 
 
 def read_lengths(dataset: Path, base: str, max_length: int) -> SampleLengths:
-    """The lengths of a JSONL file's chats; raises TrainingError for one that could not be learned if short."""
+    """The lengths of a JSONL file's chats; raises TrainingError for one that no max_length would save."""
     from transformers import AutoTokenizer
 
     from training.sft import read_chats
@@ -39,12 +39,14 @@ def count_lengths(rows: Sequence[Row], max_length: int) -> SampleLengths:
     kept = [row for row in rows if len(row.input_ids) <= max_length]
     refused = [len(row.input_ids) for row in rows if len(row.input_ids) > max_length]
     lengths = [len(row.input_ids) for row in kept]
+    learned = [sum(label != IGNORED for label in row.labels) for row in kept]
     return SampleLengths(
         num_samples=len(kept),
         num_tokens=sum(lengths),
-        num_learned_tokens=sum(label != IGNORED for row in kept for label in row.labels),
+        num_learned_tokens=sum(learned),
         mean=sum(lengths) / len(kept) if kept else 0.0,
         longest=max(lengths, default=0),
+        longest_learned=max(learned, default=0),
         num_refused=len(refused),
         longest_refused=max(refused, default=0),
     )

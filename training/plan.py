@@ -19,6 +19,7 @@ from training.footprint import Footprint
 
 FLOAT32 = 4
 TILE_TOKENS, TILE_VOCAB = 4096, 32768  # of logits at once (trl.kernels.chunked_logprob, TRL 1.16)
+LOSS_COPIES = 7  # of a tile in float32, where the loss is made without Triton: on a processor
 FRAGMENTED = 0.04  # of what is allocated; torch's allocator keeps more than it hands out
 SHORTEST = 128  # tokens to which max_length is lowered in search of something that fits
 
@@ -33,10 +34,14 @@ Measure = Callable[[Options], Footprint]
 
 
 class Load(NamedTuple):
-    """The largest batch: its rows and their length in tokens, padding included."""
+    """The largest batch: its rows, their length in tokens with padding, and the tokens learned in it at most.
+
+    Packed samples are one long row (TRL's padding-free batches).
+    """
 
     num_rows: int
     length: int
+    num_learned: int
 
     @property
     def num_tokens(self) -> int:
@@ -98,7 +103,7 @@ def parts_of(
         PlannedPart("adapter", found.num_adapter * FLOAT32, f"{found.num_adapter:,} values in float32"),
         PlannedPart("gradients", found.num_adapter * FLOAT32, "of the adapter, in float32"),
         PlannedPart("optimiser", 2 * found.num_adapter * FLOAT32, "AdamW: two float32 moments of each"),
-        _activations(found, options, load),
+        *_activations(found, options, load),
         _working(found, options, load),
     ]
     if device.is_gpu:
@@ -138,43 +143,58 @@ def operations(found: Footprint, options: Options, length: int, learned_share: f
     return passes * found.num_linear + 6 * found.num_adapter + head + attention
 
 
-def _activations(found: Footprint, options: Options, load: Load) -> PlannedPart:
-    casts = found.num_adapter * found.value_bytes if found.value_bytes < FLOAT32 else 0
+def _activations(found: Footprint, options: Options, load: Load) -> list[PlannedPart]:
+    """What the backward pass needs of every layer, or its input alone, and the masks that attention keeps."""
     rows = f"{load.num_rows} × {load.length:,} tokens"
-    if not options["gradient_checkpointing"]:
-        return PlannedPart(
+    casts = found.num_adapter * found.value_bytes if found.value_bytes < FLOAT32 else 0
+    if options["gradient_checkpointing"]:
+        kept = load.num_tokens * found.hidden * found.value_bytes * found.num_layers
+        return [PlannedPart("activations", kept, f"{rows}, the input of every layer")]
+    return [
+        PlannedPart(
             "activations", int(load.num_tokens * found.token_bytes) + casts, f"{rows}, every layer's"
-        )
-    kept = load.num_tokens * found.hidden * found.value_bytes * found.num_layers
-    one = load.num_tokens * found.token_bytes / found.num_layers
-    return PlannedPart(
-        "activations", int(kept + one) + casts, f"{rows}, each layer's input and all of one layer"
-    )
+        ),
+        PlannedPart(
+            "attention masks",
+            found.num_layers * _mask_bytes(found, load),
+            f"{load.num_rows} × {load.length:,}² in every layer, where rows are padded or packed",
+        ),
+    ]
+
+
+def _mask_bytes(found: Footprint, load: Load) -> int:
+    """Of one layer; scaled_dot_product_attention makes numbers of a mask and keeps them."""
+    return load.num_rows * load.length**2 * found.value_bytes
 
 
 def _working(found: Footprint, options: Options, load: Load) -> PlannedPart:
-    """The larger of what the loss and what a layer's backward pass take for a moment."""
-    hidden = load.num_tokens * found.hidden
-    rows = min(load.num_tokens, TILE_TOKENS)
-    copies = 1 if found.value_bytes < FLOAT32 else 3  # without Triton the loss is made of whole tensors
-    tile = (
-        rows * TILE_VOCAB * found.value_bytes + (copies - 1) * rows * min(found.vocab, TILE_VOCAB) * FLOAT32
-    )
-    loss = tile + hidden * (FLOAT32 + found.value_bytes)
-    matrix = found.largest * found.value_bytes if options["quantize"] else 0
-    layer = 3 * load.num_tokens * found.widest * found.value_bytes + matrix
+    """The larger of what the loss and what the last layer's backward pass take for a moment."""
+    rows = min(load.num_learned, TILE_TOKENS)
+    width = min(found.vocab, TILE_VOCAB)
+    copies = 0 if found.value_bytes < FLOAT32 else LOSS_COPIES
+    tile = rows * (TILE_VOCAB * found.value_bytes + copies * width * FLOAT32)
+    loss = tile + found.hidden * (load.num_learned + load.num_tokens) * (FLOAT32 + found.value_bytes)
+    layer = 3 * load.num_tokens * found.widest * found.value_bytes
+    if options["quantize"]:
+        layer += found.largest * found.value_bytes
+    if options["gradient_checkpointing"]:
+        layer += int(load.num_tokens * found.token_bytes / found.num_layers) + _mask_bytes(found, load)
     if loss >= layer:
-        return PlannedPart(
-            "logits", loss, f"a tile of {rows:,} × {TILE_VOCAB:,} at a time, not the whole vocabulary"
-        )
-    return PlannedPart("backward pass", layer, "gradients of a layer's activations and one matrix in 16 bit")
+        detail = f"a tile of {rows:,} learned tokens × {TILE_VOCAB:,} at a time, never the whole vocabulary"
+        return PlannedPart("logits", loss, detail)
+    again = "the activations of one layer, " if options["gradient_checkpointing"] else ""
+    return PlannedPart("backward pass", layer, f"{again}their gradients and one matrix in 16 bit")
 
 
 def _load(options: Options, lengths: SampleLengths | None) -> Load:
-    longest = options["max_length"]
-    if lengths is not None and lengths.num_samples and not options["packing"]:
-        return Load(min(options["batch_size"], lengths.num_samples), min(longest, lengths.longest))
-    return Load(options["batch_size"], longest)
+    num_rows, length = options["batch_size"], options["max_length"]
+    if options["packing"]:
+        share = 1.0 if lengths is None else lengths.learned_share
+        return Load(1, num_rows * length, math.ceil(num_rows * length * share))
+    if lengths is not None and lengths.num_samples:
+        num_rows, length = min(num_rows, lengths.num_samples), min(length, lengths.longest)
+        return Load(num_rows, length, num_rows * min(length, lengths.longest_learned))
+    return Load(num_rows, length, num_rows * length)
 
 
 def _candidates(options: Options, lengths: SampleLengths | None) -> Iterator[Options]:
@@ -184,7 +204,7 @@ def _candidates(options: Options, lengths: SampleLengths | None) -> Iterator[Opt
     the base a little; a lower max_length refuses samples.
     """
     smallest = 2 if (options.get("preference") or {}).get("method") == "kto" else 1
-    longest = _load(options, lengths).length
+    longest = lengths.longest if lengths is not None and lengths.num_samples else options["max_length"] + 1
     limits = [options["max_length"]]
     while limits[-1] // 2 >= SHORTEST:
         limits.append(limits[-1] // 2)
@@ -227,12 +247,12 @@ def _speed(found: Footprint, options: Options, device: Device, lengths: SampleLe
         return None
     share, length = 1.0, options["max_length"]
     if lengths is not None and lengths.num_tokens:
-        share, length = lengths.num_learned_tokens / lengths.num_tokens, round(lengths.mean)
+        share, length = lengths.learned_share, round(lengths.mean)
     num_tokens = options["batch_size"] * (options["max_length"] if options["packing"] else length)
     seconds = num_tokens * operations(found, options, length, share) / (UTILISATION * device.flops)
     passes = 4 / 3 if options["gradient_checkpointing"] else 1
     launches = passes * LAYER_SECONDS * found.num_layers if device.is_gpu else 0.0
-    return num_tokens / max(seconds, launches)
+    return float(num_tokens / max(seconds, launches))
 
 
 def _notes(

@@ -123,7 +123,7 @@ class QLoRA:
     def train_all(self, jobs: Sequence[TrainingJob], on_progress: OnProgress) -> list[Adapter]:
         """Several adapters one after another in one process, which spares its start (6 s) for each."""
         described = [self._describe(job) for job in jobs]
-        pending = [each for each in described if not is_complete(Path(each["directory"]), each["identity"])]
+        pending = [each for each in described if not is_complete(Path(each["directory"]), each)]
         if pending:
             self._run(pending, on_progress)
         return [read_adapter(job.directory) for job in jobs]
@@ -177,6 +177,7 @@ class QLoRA:
             "options": options,
             "seed": seed,
             "dataset_digest": dataset_digest,
+            "base_digest": base_digest,
             "identity": digest([counted, base_digest, dataset_digest, seed]),
         }
 

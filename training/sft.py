@@ -29,6 +29,7 @@ from training.preference import num_steps as num_judged_steps
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
+RECORDED = ("identity", "options", "seed", "base", "base_digest", "dataset_digest")  # of a job
 OnStep = Callable[..., None]  # called with step, of (their number) and loss
 
 # On a CPU, TRL projects every position through the LM head, the ignored ones too, so that shapes stay
@@ -59,6 +60,13 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         loss = next((log["loss"] for log in reversed(state.log_history) if "loss" in log), math.nan)
         of = self.before + state.max_steps + self.after
         self.on_step(step=self.before + state.global_step, of=of, loss=float(loss))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Raises TrainingError as soon as the loss is no number: nothing good comes of it any more."""
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            what = f"the loss became {loss} at step {self.before + state.global_step}, so training stopped"
+            raise TrainingError(what, hint="lower learning_rate; nothing is saved of it")
 
 
 def prepare(job: dict[str, Any]) -> Prepared:
@@ -104,17 +112,17 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         result = trainer.train()
         logs = [log for log in trainer.state.log_history if "loss" in log]
         loss = float(logs[-1]["loss"]) if logs else float(result.training_loss)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss}", hint="lower learning_rate")
         if prepared.judged:
             steps = Steps(on_step, before=trainer.state.global_step)
             preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
-    except torch.OutOfMemoryError as error:
-        hint = "lower batch_size and raise gradient_accumulation, or turn gradient_checkpointing on"
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        hint = what_to_lower(prepared)
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
     num_trainable = save_adapter(trainer.model, partial)
     record = {
-        **{name: prepared.job[name] for name in ("identity", "options", "seed", "base", "dataset_digest")},
+        **{name: prepared.job[name] for name in RECORDED},
         "num_samples": len(prepared.rows),
         "num_tokens": sum(len(row.input_ids) for row in prepared.rows),
         "num_learned_tokens": sum(label != IGNORED for row in prepared.rows for label in row.labels),
@@ -130,6 +138,29 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "versions": {name: version(name) for name in PACKAGES},
     }
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that memory ran out; torch has no class for it on a processor."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+
+
+def what_to_lower(prepared: Prepared) -> str:
+    """The options that hold memory, with their values and better ones, the mildest first."""
+    options = prepared.job["options"]
+    batch, accumulation = options["batch_size"], options["gradient_accumulation"]
+    longest = max(len(row.input_ids) for row in prepared.rows)
+    advice = []
+    if batch > 1:
+        advice.append(f"batch_size to {batch // 2} with gradient_accumulation {accumulation * 2}")
+    if not options["gradient_checkpointing"]:
+        advice.append("gradient_checkpointing to true")
+    if not options["quantize"]:
+        advice.append("quantize to true")
+    advice.append(f"max_length below {longest}, the longest sample")
+    return f"set {', or '.join(advice)}; `factory train --plan` says what fits"
 
 
 def load_base(job: dict[str, Any]) -> tuple[Any, int]:
