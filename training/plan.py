@@ -8,6 +8,7 @@ model of operations a token and an assumed use of the device: no measurement, an
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ FLOAT32 = 4
 TILE_TOKENS, TILE_VOCAB = 4096, 32768  # of logits at once (trl.kernels.chunked_logprob, TRL 1.16)
 LOSS_COPIES = 7  # of a tile in float32, where the loss is made without Triton: on a processor
 FRAGMENTED = 0.04  # of what is allocated; torch's allocator keeps more than it hands out
+RANKS = (512, 320, 256, 128, 64, 32, 16, 8)  # what vLLM serves
 SHORTEST = 128  # tokens to which max_length is lowered in search of something that fits
 
 # Share of a device's peak that training reaches. Llama 3 405B ran at 38 to 43 % of H100's bfloat16 peak
@@ -53,7 +55,7 @@ def make_plan(
 ) -> TrainingPlan:
     """The plan of these options, and the first change of them that fits where they do not.
 
-    `measure` is asked once for every value of `quantize` that is looked at.
+    `measure` is asked once for every pair of `quantize` and `rank` that is looked at.
     """
     found = measure(options)
     parts = parts_of(found, options, device, lengths)
@@ -149,7 +151,7 @@ def _activations(found: Footprint, options: Options, load: Load) -> list[Planned
     casts = found.num_adapter * found.value_bytes if found.value_bytes < FLOAT32 else 0
     if options["gradient_checkpointing"]:
         kept = load.num_tokens * found.hidden * found.value_bytes * found.num_layers
-        return [PlannedPart("activations", kept, f"{rows}, the input of every layer")]
+        return [PlannedPart("activations", kept + casts, f"{rows}, the input of every layer")]
     return [
         PlannedPart(
             "activations", int(load.num_tokens * found.token_bytes) + casts, f"{rows}, every layer's"
@@ -201,40 +203,47 @@ def _candidates(options: Options, lengths: SampleLengths | None) -> Iterator[Opt
     """Other options, those first that change least of what is learned.
 
     A smaller batch with more of them to a step is the same step; checkpointing only takes time; 4 bit changes
-    the base a little; a lower max_length refuses samples.
+    the base a little; a lower rank makes the adapter smaller, with `alpha` as it was ("LoRA Without Regret":
+    the best rate hardly depends on the rank then); a lower max_length refuses samples.
     """
-    smallest = 2 if (options.get("preference") or {}).get("method") == "kto" else 1
     longest = lengths.longest if lengths is not None and lengths.num_samples else options["max_length"] + 1
     limits = [options["max_length"]]
     while limits[-1] // 2 >= SHORTEST:
         limits.append(limits[-1] // 2)
-    for max_length in (each for each in limits if each == limits[0] or each < longest):
-        for quantize in sorted({options["quantize"], True}):
-            for checkpointing in sorted({options["gradient_checkpointing"], True}):
-                batch, accumulation = options["batch_size"], options["gradient_accumulation"]
-                while True:
-                    yield {
-                        **options,
-                        "batch_size": batch,
-                        "gradient_accumulation": accumulation,
-                        "gradient_checkpointing": checkpointing,
-                        "quantize": quantize,
-                        "max_length": max_length,
-                    }
-                    if batch // 2 < smallest:
-                        break
-                    batch, accumulation = batch // 2, math.ceil(accumulation * batch / (batch // 2))
+    orders = itertools.product(
+        (each for each in limits if each == limits[0] or each < longest),
+        (rank for rank in RANKS if rank <= options["rank"])
+        if options["rank"] > RANKS[-1]
+        else (options["rank"],),
+        sorted({options["quantize"], True}),
+        sorted({options["gradient_checkpointing"], True}),
+        _batches(options),
+    )
+    names = ("max_length", "rank", "quantize", "gradient_checkpointing")
+    for *values, (batch, accumulation) in orders:
+        smaller = {"batch_size": batch, "gradient_accumulation": accumulation}
+        yield {**options, **dict(zip(names, values, strict=True)), **smaller}
+
+
+def _batches(options: Options) -> Iterator[tuple[int, int]]:
+    """The batch size halved again and again, with as many batches to a step as make up for it."""
+    smallest = 2 if (options.get("preference") or {}).get("method") == "kto" else 1
+    batch, accumulation = options["batch_size"], options["gradient_accumulation"]
+    whole = batch * accumulation
+    while batch >= smallest:
+        yield batch, math.ceil(whole / batch)
+        batch //= 2
 
 
 def _first_that_fits(
     options: Options, device: Device, lengths: SampleLengths | None, measure: Measure
 ) -> tuple[Mapping[str, Json], int | None]:
-    footprints: dict[bool, Footprint] = {}
+    footprints: dict[tuple[bool, int], Footprint] = {}
     for candidate in _candidates(options, lengths):
-        quantize = candidate["quantize"]
-        if quantize not in footprints:
-            footprints[quantize] = measure(candidate)
-        parts = parts_of(footprints[quantize], candidate, device, lengths)
+        key = (candidate["quantize"], candidate["rank"])
+        if key not in footprints:
+            footprints[key] = measure(candidate)
+        parts = parts_of(footprints[key], candidate, device, lengths)
         num_bytes = sum(part.num_bytes for part in parts)
         if num_bytes <= device.memory_bytes:
             return {name: value for name, value in candidate.items() if value != options[name]}, num_bytes

@@ -66,7 +66,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             what = f"the loss became {loss} at step {self.before + state.global_step}, so training stopped"
-            raise TrainingError(what, hint="lower learning_rate; nothing is saved of it")
+            rate = "preference.learning_rate" if self.before else "learning_rate"
+            raise TrainingError(what, hint=f"lower {rate}; nothing is saved of it")
 
 
 def prepare(job: dict[str, Any]) -> Prepared:
@@ -104,11 +105,11 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
     """Writes adapter, tokenizer-free, and training.json into the job's partial folder."""
     partial = Path(prepared.job["partial"])
     started = time.monotonic()
-    model, num_linear4bit = load_base(prepared.job)
-    trainer = make_trainer(prepared, model, on_step)
-    check_first_batch(trainer, prepared)
     preferred = {}
     try:
+        model, num_linear4bit = load_base(prepared.job)
+        trainer = make_trainer(prepared, model, on_step)
+        check_first_batch(trainer, prepared)
         result = trainer.train()
         logs = [log for log in trainer.state.log_history if "loss" in log]
         loss = float(logs[-1]["loss"]) if logs else float(result.training_loss)

@@ -142,7 +142,9 @@ def _print_plan(found: dict[str, Any]) -> None:
         words = ", ".join(f"{name}: {_yaml(value)}" for name, value in found["change"].items())
         print_text(f"it fits with {words} ({found['changed_bytes'] / GIB:.2f} GiB)")
     elif not found["fits"]:
-        print_text("no smaller batch, checkpointing, max_length or 4 bit makes it fit: take a smaller base")
+        print_text(
+            "no smaller batch, checkpointing, 4 bit, rank or max_length makes it fit: take a smaller base"
+        )
     rows = [(part["name"], round(part["num_bytes"] / GIB, 3), part["detail"]) for part in found["parts"]]
     print_table(("part", "GiB", "what"), rows)
     if lengths := found["lengths"]:
