@@ -177,11 +177,76 @@ class MergeJob:
     base: str | None = None
 
 
+class PlannedPart(NamedTuple):
+    """What one part of a training holds in the device's memory when it holds most."""
+
+    name: str
+    num_bytes: int
+    detail: str
+
+
+class SampleLengths(NamedTuple):
+    """The samples of a dataset in the base's tokens, template included; the refused are not in the rest.
+
+    `longest_learned` is the most tokens of one sample that the loss falls on.
+    """
+
+    num_samples: int
+    num_tokens: int
+    num_learned_tokens: int
+    mean: float
+    longest: int
+    longest_learned: int
+    num_refused: int
+    longest_refused: int
+
+    @property
+    def learned_share(self) -> float:
+        """Of the tokens, those that the loss falls on."""
+        return self.num_learned_tokens / self.num_tokens if self.num_tokens else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a training would need and take on a device, before anything is loaded; all of it is an estimate.
+
+    `changes` are the options that make it fit, empty where it fits as it is or nothing helps. Times are None
+    where the device's speed is not known, tokens and steps where no dataset is given.
+    """
+
+    base: str
+    device: str
+    memory_bytes: int
+    parts: tuple[PlannedPart, ...]
+    fits: bool
+    changes: Mapping[str, Json]
+    changed_bytes: int | None
+    lengths: SampleLengths | None
+    num_steps: int | None
+    num_tokens: int | None
+    tokens_per_second: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """The sum of all parts."""
+        return sum(part.num_bytes for part in self.parts)
+
+    @property
+    def seconds(self) -> float | None:
+        """The time for all tokens."""
+        return (
+            self.num_tokens / self.tokens_per_second if self.num_tokens and self.tokens_per_second else None
+        )
+
+
 class Trainer(Protocol):
     """Turns a JSONL file of {"messages": [...]} lines into an adapter in `directory`.
 
     One whose adapters can be merged offers a static `merge(job: MergeJob, on_progress) -> dict[str, Json]`,
     which returns what was compared, and raises `TrainingError` or `InputError`.
+
+    One that can say beforehand what that needs has a method `plan` besides, as `PlanningTrainer` has it.
     """
 
     Options: ClassVar[type[BaseModel]]
@@ -195,6 +260,18 @@ class Trainer(Protocol):
 
     def cancel(self) -> None:
         """Ends a `train` that another thread waits for, which then raises `TrainingError`."""
+        ...
+
+
+class PlanningTrainer(Trainer, Protocol):
+    """A trainer that can say what a training needs."""
+
+    def plan(self, dataset: Path | None, base: str, gpu: str | None) -> TrainingPlan:
+        """Loads no weights: of a base whose folder holds a config.json alone too.
+
+        `gpu` is a card's name; None: this machine's. Raises InputError for a card that is not known,
+        RecipeError for a base without config.json and TrainingError for samples that cannot be learned.
+        """
         ...
 
 

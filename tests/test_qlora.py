@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_llama import make_tiny_llama
 
 from factory.errors import RecipeError, TrainingError
-from training.adapters import is_complete, resolve_base
+from training.adapters import differences, is_complete, resolve_base
 from training.qlora import QLoRA, QLoRAOptions, TrainingJob
 
 MARKED_TEMPLATE = (
@@ -111,15 +111,34 @@ def test_a_base_is_a_folder_with_weights_or_a_hub_name(tmp_path):
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
-    assert not is_complete(tmp_path / "absent", "a")
+    job = {"identity": "a", "base": "b", "base_digest": "c", "dataset_digest": "d", "seed": 1, "options": {}}
+    assert not is_complete(tmp_path / "absent", job)
     folder = tmp_path / "adapter"
     folder.mkdir()
-    with pytest.raises(TrainingError, match="something else"):
-        is_complete(folder, "a")
-    (folder / "training.json").write_text('{"identity": "a"}')
-    assert is_complete(folder, "a")
-    with pytest.raises(TrainingError, match="something else"):
-        is_complete(folder, "b")
+    for text in (None, "no JSON", "[]"):
+        if text is not None:
+            (folder / "training.json").write_text(text)
+        with pytest.raises(TrainingError, match="something else"):
+            is_complete(folder, job)
+    (folder / "training.json").write_text(json.dumps(job))
+    assert is_complete(folder, job)
+    with pytest.raises(TrainingError, match="another configuration"):
+        is_complete(folder, job | {"identity": "b"})
+
+
+def test_what_differs_from_a_stored_training_is_named():
+    job = {"base": "b", "base_digest": "c", "dataset_digest": "d", "seed": 1, "options": {"rank": 8}}
+    other = {"base": "x", "base_digest": "y", "dataset_digest": "z", "seed": 2}
+    options = {"rank": 16, "alpha": 4.0, "num_threads": 1}
+    assert differences(job, job | other | {"options": options}) == [
+        'base ("b", here "x")',
+        "dataset",
+        "seed (1, here 2)",
+        "alpha (null, here 4.0)",
+        "rank (8, here 16)",
+    ]
+    assert differences(job, job | {"base_digest": "y"}) == ["base (its files changed)"]
+    assert differences({"options": {"rank": 8}}, job) == ["dataset", "seed (null, here 1)"]
 
 
 def test_a_missing_dataset_is_named(tmp_path, base):
@@ -157,7 +176,7 @@ def test_a_4bit_base_learns_eight_facts_and_keeps_its_weights(tmp_path, base):
 
     again = trainer(tmp_path, max_steps=150)  # same base, dataset, options: nothing starts
     assert again.train(dataset, str(base), out, no_progress) == adapter and again._process is None
-    with pytest.raises(TrainingError, match="something else"):
+    with pytest.raises(TrainingError, match=r"another learning_rate \(0.005, here 0.02\)"):
         trainer(tmp_path, learning_rate=0.02).train(dataset, str(base), out, no_progress)
 
 

@@ -51,19 +51,45 @@ def identify(options: Mapping[str, Any], base_digest: str, dataset_digest: str, 
     return digest([counted, base_digest, dataset_digest, seed])
 
 
-def is_complete(directory: Path, identity: str) -> bool:
-    """Whether this very adapter stands in `directory`; raises TrainingError if another one does."""
+def is_complete(directory: Path, job: Mapping[str, Any]) -> bool:
+    """Whether the very adapter of this job stands in `directory`.
+
+    Raises TrainingError if another one does, which names what differs: base, dataset, seed or options.
+    """
     if not directory.exists():
         return False
     try:
-        found = json.loads((directory / "training.json").read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError):
-        found = None
-    if found != identity:
-        raise TrainingError(
-            "the folder holds something else already", where=str(directory), hint="choose another"
-        )
+        found = json.loads((directory / "training.json").read_text(encoding="utf-8"))
+        identity = found["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        what = "the folder holds something else already"
+        raise TrainingError(what, where=str(directory), hint="choose another") from None
+    if identity != job["identity"]:
+        what = f"the folder holds an adapter of another {' and '.join(differences(found, job))}"
+        hint = "choose another folder, or train as that one was trained"
+        raise TrainingError(what, where=str(directory), hint=hint)
     return True
+
+
+def differences(record: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
+    """What tells a stored training from a job, in words: "base (/a, here /b)", "rank (8, here 16)"."""
+    found = []
+    if record.get("base_digest", job["base_digest"]) != job["base_digest"]:
+        same = record.get("base") == job["base"]
+        found.append(f"base ({'its files changed' if same else _pair(record.get('base'), job['base'])})")
+    if record.get("dataset_digest") != job["dataset_digest"]:
+        found.append("dataset")
+    if record.get("seed") != job["seed"]:
+        found.append(f"seed ({_pair(record.get('seed'), job['seed'])})")
+    before, now = record.get("options") or {}, job["options"]
+    for name in sorted({*before, *now} - {"num_threads"}):
+        if before.get(name) != now.get(name):
+            found.append(f"{name} ({_pair(before.get(name), now.get(name))})")
+    return found or ["configuration"]
+
+
+def _pair(before: Any, now: Any) -> str:
+    return f"{json.dumps(before)}, here {json.dumps(now)}"
 
 
 def read_adapter(directory: Path) -> Adapter:

@@ -16,15 +16,11 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
-from factory.errors import TrainingError
 from training.resume import CHECKPOINTS, LAST_WRITTEN, newest_checkpoint
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint where the last is so many seconds old, and stops where the loss is no number.
-
-    Both when a loss is logged, so that no checkpoint is written after one that was not finite.
-    """
+    """Asks for a checkpoint where the last is so many seconds old, when a loss is logged that is a number."""
 
     def __init__(self, every_seconds: float, partial: Path) -> None:
         self._every_seconds, self._partial = every_seconds, partial
@@ -43,11 +39,8 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         values = [logs[name] for name in ("loss", "grad_norm") if name in logs]
-        if not all(math.isfinite(value) for value in values):
-            kept = newest_checkpoint(self._partial)
-            hint = "lower learning_rate" + (f"; what was learned before is in {kept}" if kept else "")
-            raise TrainingError(f"the loss became {logs['loss']} by step {state.global_step}", hint=hint)
-        if values and time.monotonic() - self._last >= self._every_seconds:
+        is_good = bool(values) and all(math.isfinite(value) for value in values)
+        if is_good and time.monotonic() - self._last >= self._every_seconds:
             control.should_save = True
             self._last = time.monotonic()
 

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -24,7 +25,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from factory.domain import Domain
 from factory.errors import TrainingError
-from factory.ports import MergeJob, OnProgress
+from factory.models.folders import find_model
+from factory.ports import MergeJob, OnProgress, TrainingPlan
 from factory.recipe import Strict
 from factory.types import Adapter, Json
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
@@ -123,7 +125,7 @@ class QLoRA:
     def train_all(self, jobs: Sequence[TrainingJob], on_progress: OnProgress) -> list[Adapter]:
         """Several adapters one after another in one process, which spares its start (6 s) for each."""
         described = [self._describe(job) for job in jobs]
-        pending = [each for each in described if not is_complete(Path(each["directory"]), each["identity"])]
+        pending = [each for each in described if not is_complete(Path(each["directory"]), each)]
         if pending:
             self._run(pending, on_progress)
         return [read_adapter(job.directory) for job in jobs]
@@ -134,6 +136,23 @@ class QLoRA:
         from training.merge import merge
 
         return merge(job, on_progress)
+
+    def plan(self, dataset: Path | None, base: str, gpu: str | None) -> TrainingPlan:
+        """What `train` would need and take, on a named card or on what is here; loads no weights.
+
+        Raises InputError for a card that is not known, RecipeError for a base without config.json, and
+        TrainingError for samples that cannot be learned at any length.
+        """
+        from training import devices
+        from training.footprint import measure
+        from training.lengths import read_lengths
+        from training.plan import make_plan
+
+        device = devices.at_hand(self.options.num_threads) if gpu is None else devices.named(gpu)
+        options = self.options.model_dump(mode="json")
+        path, _ = find_model(self.domain.folder, base)
+        lengths = None if dataset is None else read_lengths(dataset, path, self.options.max_length)
+        return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
 
     def cancel(self) -> None:
         """Ends the training that another thread waits for, which then raises TrainingError; for good."""

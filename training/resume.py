@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from factory.errors import TrainingError
+from training.adapters import differences
 
 CHECKPOINTS: Final = "checkpoints"
 PLAN: Final = "plan.json"
@@ -26,10 +27,12 @@ def open_partial(job: dict[str, Any]) -> None:
     """
     partial = Path(job["partial"])
     plan = {name: job[name] for name in IDENTIFYING}
+    plan["options"] = {name: value for name, value in job["options"].items() if name != "num_threads"}
     if newest_checkpoint(partial) is not None:
-        if differing := _differing(_read_plan(partial), plan):
+        found = _read_plan(partial)
+        if {**found, "base": plan["base"]} != plan:  # it may lie elsewhere now
             raise TrainingError(
-                f"another training was cut off here; it differs in {', '.join(differing)}",
+                f"another training was cut off here, of another {' and '.join(differences(found, job))}",
                 where=str(partial),
                 hint="train into another folder, or delete this one to give its checkpoints up",
             )
@@ -59,10 +62,3 @@ def _read_plan(partial: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _differing(found: dict[str, Any], plan: dict[str, Any]) -> list[str]:
-    """Names of fields, options each by its own."""
-    before, after = ({**values, **values.get("options", {})} for values in (found, plan))
-    counted = (before.keys() | after.keys()) - {"options", "base", "num_threads"}
-    return sorted(name for name in counted if before.get(name) != after.get(name))

@@ -31,6 +31,7 @@ from training.resume import CHECKPOINTS, newest_checkpoint
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
+RECORDED = ("identity", "options", "seed", "base", "base_digest", "dataset_digest")  # of a job
 OnStep = Callable[..., None]  # called with step, of (their number) and loss
 
 # On a CPU, TRL projects every position through the LM head, the ignored ones too, so that shapes stay
@@ -54,13 +55,23 @@ class Prepared:
 class Steps(TrainerCallback):  # type: ignore[misc]
     """Reports each step with the last known loss; so many steps came before these, and so many come after."""
 
-    def __init__(self, on_step: OnStep, before: int = 0, after: int = 0) -> None:
-        self.on_step, self.before, self.after = on_step, before, after
+    def __init__(self, on_step: OnStep, partial: Path, before: int = 0, after: int = 0) -> None:
+        self.on_step, self.partial, self.before, self.after = on_step, partial, before, after
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         loss = next((log["loss"] for log in reversed(state.log_history) if "loss" in log), math.nan)
         of = self.before + state.max_steps + self.after
         self.on_step(step=self.before + state.global_step, of=of, loss=float(loss))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Raises TrainingError as soon as the loss is no number: nothing good comes of it any more."""
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            what = f"the loss became {loss} at step {self.before + state.global_step}, so training stopped"
+            rate = "preference.learning_rate" if self.before else "learning_rate"
+            kept = newest_checkpoint(self.partial)
+            saved = f"what was learned before is in {kept}" if kept else "nothing is saved of it"
+            raise TrainingError(what, hint=f"lower {rate}; {saved}")
 
 
 def prepare(job: dict[str, Any]) -> Prepared:
@@ -98,24 +109,26 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
     """Writes adapter, tokenizer-free, and training.json into the job's partial folder."""
     partial = Path(prepared.job["partial"])
     started = time.monotonic()
-    model, num_linear4bit = load_base(prepared.job)
-    trainer = make_trainer(prepared, model, on_step)
-    check_first_batch(trainer, prepared)
     preferred = {}
     try:
+        model, num_linear4bit = load_base(prepared.job)
+        trainer = make_trainer(prepared, model, on_step)
+        check_first_batch(trainer, prepared)
         left = newest_checkpoint(partial)
         result = trainer.train(resume_from_checkpoint=str(left) if left else None)
         curve = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
         loss = float(curve[-1][1]) if curve else float(result.training_loss)
         if prepared.judged:
-            steps = Steps(on_step, before=trainer.state.global_step)
+            steps = Steps(on_step, partial, before=trainer.state.global_step)
             preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
-    except torch.OutOfMemoryError as error:
-        hint = "lower batch_size and raise gradient_accumulation, or turn gradient_checkpointing on"
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        hint = what_to_lower(prepared)
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
     num_trainable = save_adapter(trainer.model, partial)
     record = {
-        **{name: prepared.job[name] for name in ("identity", "options", "seed", "base", "dataset_digest")},
+        **{name: prepared.job[name] for name in RECORDED},
         "num_samples": len(prepared.rows),
         "num_tokens": sum(len(row.input_ids) for row in prepared.rows),
         "num_learned_tokens": sum(label != IGNORED for row in prepared.rows for label in row.labels),
@@ -132,6 +145,29 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "versions": {name: version(name) for name in PACKAGES},
     }
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an error says that memory ran out; torch has no class for it on a processor."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+
+
+def what_to_lower(prepared: Prepared) -> str:
+    """The options that hold memory, with their values and better ones, the mildest first."""
+    options = prepared.job["options"]
+    batch, accumulation = options["batch_size"], options["gradient_accumulation"]
+    longest = max(len(row.input_ids) for row in prepared.rows)
+    advice = []
+    if batch > 1:
+        advice.append(f"batch_size to {batch // 2} with gradient_accumulation {accumulation * 2}")
+    if not options["gradient_checkpointing"]:
+        advice.append("gradient_checkpointing to true")
+    if not options["quantize"]:
+        advice.append("quantize to true")
+    advice.append(f"max_length below {longest}, the longest sample")
+    return f"set {', or '.join(advice)}; `factory train --plan` says what fits"
 
 
 def load_base(job: dict[str, Any]) -> tuple[Any, int]:
@@ -185,9 +221,10 @@ def check_quantized(model: Any, base: str) -> int:
 def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
     """TRL's trainer over tokens and labels, with a LoRA adapter on all linear layers."""
     options, on_gpu = prepared.job["options"], torch.cuda.is_available()
+    partial = Path(prepared.job["partial"])
     schedule = options["lr_scheduler"]
     args = SFTConfig(
-        output_dir=str(Path(prepared.job["partial"]) / CHECKPOINTS),
+        output_dir=str(partial / CHECKPOINTS),
         max_steps=-1 if options["packing"] and not options["max_steps"] else prepared.num_steps,
         num_train_epochs=options["num_epochs"] or 1,
         per_device_train_batch_size=options["batch_size"],
@@ -226,8 +263,8 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         processing_class=prepared.tokenizer,
         peft_config=lora,
         callbacks=[
-            Steps(on_step, after=prepared.num_judged_steps),
-            Checkpoints(prepared.job["checkpoint_seconds"], Path(prepared.job["partial"])),
+            Steps(on_step, partial, after=prepared.num_judged_steps),
+            Checkpoints(prepared.job["checkpoint_seconds"], partial),
         ],
     )
     # TRL casts the adapter of a quantised base to bfloat16, where small updates vanish in rounding.

@@ -1,4 +1,4 @@
-"""Commands that work: preview, run and its single stages, serve. Each calls factory.session and prints."""
+"""Commands that work: preview, run and its stages, serve. Each calls factory.session and prints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from factory.commands import train
 from factory.commands.arguments import (
     DEFAULT_WORKSPACE,
     AsJson,
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
 TINY = "recipes/georgia_workers_comp --profile tiny"
 
 
-class Trained(StrEnum):
-    """Roles that can be trained."""
-
-    student = "student"
-    refiner = "refiner"
-
-
 class SplitName(StrEnum):
     """Splits that can be evaluated."""
 
@@ -46,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=f"Example: factory run {TINY} --workspace workspace")(run)
     app.command(epilog=f"Example: factory generate {TINY}")(generate)
     app.command(epilog=f"Example: factory refine {TINY}")(refine)
-    app.command(epilog=f"Example: factory train {TINY} --role refiner --output adapters/refiner")(train)
+    train.add_to(app)
     app.command(epilog=f"Example: factory evaluate {TINY} --model promoted --split test")(evaluate)
     app.command(epilog=f"Example: factory serve {TINY} --port 8000")(serve)
 
@@ -169,33 +163,6 @@ def refine(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     with _progress(json, log) as progress:
         found = refine_file(path, parse_steps(steps, option or ()), output, workspace, progress)
-    _print(found, json)
-
-
-def train(
-    recipe: RecipePath,
-    profile: Profile = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
-    role: Annotated[Trained, typer.Option("--role", help="Which model to train.")] = Trained.student,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the refiner's adapter.")
-    ] = None,
-    json: AsJson = False,
-    log: Log = LogFormat.text,
-) -> None:
-    """Train the next student, or the refiner.
-
-    The student is that of the first round without one; the refiner learns from `gold.refiner`.
-    """
-    if role is Trained.student:
-        if output is not None:
-            raise typer.BadParameter("--output goes with --role refiner; students are kept in the workspace")
-        _run_until("train", recipe, profile, workspace, json, log)
-        return
-    from factory import session
-
-    with _progress(json, log) as progress:
-        found = session.train_refiner(recipe, profile, output or workspace / "adapters" / "refiner", progress)
     _print(found, json)
 
 
