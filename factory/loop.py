@@ -14,8 +14,9 @@ from pathlib import Path
 
 from factory import freeze as freezing
 from factory.bench import Bench
+from factory.comparison import describe_comparison
 from factory.errors import FactoryError, InputError, TargetMissed
-from factory.evaluations import load_evaluation, record_evaluation
+from factory.evaluations import load_comparison, load_evaluation, record_evaluation
 from factory.making import generate, generate_and_refine, run_beside
 from factory.ports import OnProgress, Trainer
 from factory.reach import reach
@@ -181,20 +182,20 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
 
 
 def promote(bench: Bench, number: int) -> None:
-    """Follows the gate's comparison on dev; the test split never decides."""
+    """Follows the gate's comparison on dev, as it was stored; the test split never decides."""
     if bench.done(number, "promote") is not None:
         return
     before = load_evaluation(bench, promoted_round(bench), "dev")
     after = load_evaluation(bench, number, "dev")
     if before is None or after is None:
         raise FactoryError(f"round {number} cannot be compared: an evaluation on dev is missing")
-    comparison = bench.evaluator.compare(before, after)
+    stored = load_comparison(bench, number, "dev", before.model_id)
+    comparison = stored or bench.evaluator.compare(before, after)
     with bench.stage(number, "promote") as detail:
         detail.update(asdict(comparison))
     verdict = "promoted" if comparison.promote else "not promoted"
     bench.progress.note(
-        f"{bench.label(number)} {verdict}: {comparison.reason}, gain {comparison.gain:+.1%} on dev, "
-        f"lower bound {comparison.gain_low:+.1%}, p = {comparison.p_value:.2g}"
+        f"{bench.label(number)} {verdict}: {comparison.reason}, {describe_comparison(comparison)}"
     )
 
 

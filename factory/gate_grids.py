@@ -1,0 +1,53 @@
+"""The report's tables about the gate: what it decided on each student, why, and how each slice fared.
+
+How a table looks is in factory.grids, what was found out in factory.comparison.
+"""
+
+from __future__ import annotations
+
+from factory.comparison import Comparison, describe_comparison, points, read_comparison
+from factory.findings import Gate, Report
+from factory.grids import Grid, number, p_value
+
+
+def grid_gates(report: Report) -> Grid:
+    """What the gate said about each round's student, with what it rests on."""
+    rows = []
+    for gate in report.gates:
+        found = _read(gate)
+        decision = "promoted" if gate.promote else "not promoted"
+        rows.append((gate.label, decision, gate.reason, *_numbers(found)))
+    columns = ("Student", "Decision", "Reason", "Better", "Worse", "Items", "Sources", "Test", "In words")
+    return Grid("Gate decisions, on the dev split", columns, tuple(rows), frozenset({0, 1, 2, 7, 8}))
+
+
+def grid_gate_slices(report: Report) -> Grid:
+    """How each slice fared at the gate: whether it fell, and whether a fall by its margin is ruled out."""
+    rows = [
+        (
+            gate.label,
+            each.name,
+            f"{each.num_items:,}",
+            f"{100 * each.gain:+.1f}",
+            points(each.margin),
+            "fell" if each.fell else "did not fall" if each.safe else "neither shown",
+            p_value(each.p_fell),
+            p_value(each.p_safe),
+            "–" if each.safe else f"{each.items_needed:,}",
+        )
+        for gate in report.gates
+        for each in _read(gate).slices
+    ]
+    columns = ("Student", "Slice", "Items", "Points", "Margin", "Shown", "p (fell)", "p (safe)", "Needed")
+    title = "Slices at the gate: fallen (by Holm), or not by the margin, and how many items would show that"
+    return Grid(title, columns, tuple(rows), frozenset({0, 1, 5}))
+
+
+def _read(gate: Gate) -> Comparison:
+    return read_comparison({**gate.evidence, "promote": gate.promote, "reason": gate.reason})
+
+
+def _numbers(found: Comparison) -> tuple[str, ...]:
+    counts = (found.num_better, found.num_worse, found.num_items, found.num_clusters)
+    test = (found.test or "percentile_bootstrap").replace("_", " ")
+    return (*("–" if each is None else number(each) for each in counts), test, describe_comparison(found))
