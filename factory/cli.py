@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from factory import __version__
-from factory.commands import ask, audit, look, recipes, refiner, runs, verdicts
+from factory.commands import ask, audit, look, promotion, recipes, refiner, runs, verdicts
 from factory.errors import FactoryError
 from factory.printable import printable
 
@@ -58,6 +58,7 @@ recipes.add_to(app)
 runs.add_to(app)
 look.add_to(app)
 ask.add_to(app)
+promotion.add_to(app)
 audit.add_to(app)
 refiner.add_to(app)
 verdicts.add_to(app)

@@ -14,11 +14,15 @@ def grid_gates(report: Report) -> Grid:
     """What the gate said about each round's student, with what it rests on."""
     rows = []
     for gate in report.gates:
-        found = _read(gate)
         decision = "promoted" if gate.promote else "not promoted"
-        rows.append((gate.label, decision, gate.reason, *_numbers(found)))
+        rows.append((gate.label, decision, gate.reason, *_numbers(gate)))
     columns = ("Student", "Decision", "Reason", "Better", "Worse", "Items", "Sources", "Test", "In words")
-    return Grid("Gate decisions, on the dev split", columns, tuple(rows), frozenset({0, 1, 2, 7, 8}))
+    return Grid(
+        "Decisions of the gate, on the dev split, and of people",
+        columns,
+        tuple(rows),
+        frozenset({0, 1, 2, 7, 8}),
+    )
 
 
 def grid_gate_slices(report: Report) -> Grid:
@@ -36,6 +40,7 @@ def grid_gate_slices(report: Report) -> Grid:
             "–" if each.safe else f"{each.items_needed:,}",
         )
         for gate in report.gates
+        if not is_by_hand(gate)
         for each in _read(gate).slices
     ]
     columns = ("Student", "Slice", "Items", "Points", "Margin", "Shown", "p (fell)", "p (safe)", "Needed")
@@ -47,7 +52,15 @@ def _read(gate: Gate) -> Comparison:
     return read_comparison({**gate.evidence, "promote": gate.promote, "reason": gate.reason})
 
 
-def _numbers(found: Comparison) -> tuple[str, ...]:
+def is_by_hand(gate: Gate) -> bool:
+    """Whether a person decided, after or against the gate."""
+    return "who" in gate.evidence
+
+
+def _numbers(gate: Gate) -> tuple[str, ...]:
+    if is_by_hand(gate):
+        return (*("–",) * 5, f"{gate.evidence['who']}: {gate.evidence['why']}")
+    found = _read(gate)
     counts = (found.num_better, found.num_worse, found.num_items, found.num_clusters)
     test = (found.test or "percentile_bootstrap").replace("_", " ")
     return (*("–" if each is None else number(each) for each in counts), test, describe_comparison(found))

@@ -19,6 +19,7 @@ from factory.errors import FactoryError, InputError, TargetMissed
 from factory.evaluations import load_comparison, load_evaluation, record_evaluation
 from factory.making import generate, generate_and_refine, run_beside
 from factory.ports import OnProgress, Trainer
+from factory.promotion import promoted_round
 from factory.reach import reach
 from factory.recipe import Recipe
 from factory.servers import VllmServer
@@ -176,7 +177,8 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
             items = getattr(bench.domain, split)
             with bench.progress.stage(f"{bench.label(number)} {split}", len(items), "items") as bar:
                 evaluation = await evaluator.evaluate(model_id, split, items, ask, bar.update)
-            before = load_evaluation(bench, promoted_round(bench), split) if number else None
+            in_charge = promoted_round(bench.store, bench.run_id)
+            before = load_evaluation(bench, in_charge, split) if number else None
             comparison = evaluator.compare(before, evaluation) if before else None
             record_evaluation(bench, number, evaluation, before, comparison)
 
@@ -185,7 +187,7 @@ def promote(bench: Bench, number: int) -> None:
     """Follows the gate's comparison on dev, as it was stored; the test split never decides."""
     if bench.done(number, "promote") is not None:
         return
-    before = load_evaluation(bench, promoted_round(bench), "dev")
+    before = load_evaluation(bench, promoted_round(bench.store, bench.run_id), "dev")
     after = load_evaluation(bench, number, "dev")
     if before is None or after is None:
         raise FactoryError(f"round {number} cannot be compared: an evaluation on dev is missing")
@@ -199,16 +201,9 @@ def promote(bench: Bench, number: int) -> None:
     )
 
 
-def promoted_round(bench: Bench) -> int:
-    """The round whose student is in charge: the newest promotion, 0 for the base."""
-    sql = """SELECT max(round) AS round FROM stages
-             WHERE run_id = ? AND stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN"""
-    return int(bench.store.select(sql, (bench.run_id,))[0]["round"] or 0)
-
-
 def promoted_adapter(bench: Bench) -> Path:
     """The folder of this run's promoted student; raises InputError where no round was promoted."""
-    number = promoted_round(bench)
+    number = promoted_round(bench.store, bench.run_id)
     if number == 0:
         raise InputError(
             "no student of this recipe was promoted in this workspace",
