@@ -72,7 +72,7 @@ def draw(rng: np.random.Generator, repetitions: int, cell: Cell, gain: float) ->
     return np.where(up, num, -num)
 
 
-class Tests:
+class PValues:
     """The p-values of many draws; those of the same sums are computed once."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ def bootstrap(rng: np.random.Generator, sums: Sums) -> float:
     return per_cent(np.concatenate(lows) > 0)
 
 
-def fallen(slices: list[Sums], size: int, tests: Tests) -> NDArray[np.bool_]:
+def fallen(slices: list[Sums], size: int, tests: PValues) -> NDArray[np.bool_]:
     """Repetitions × slices: which the gate holds for fallen."""
     p_values = np.array([tests.gain(-sums) for sums in slices]).T
     adjusted = np.array([holm(row) for row in p_values.tolist()])
@@ -126,7 +126,7 @@ def proven(sums: Sums, size: int) -> list[bool]:
     return [non_inferiority(*pair, num, MARGIN) <= ALPHA for pair in zip(won, lost, strict=True)]
 
 
-def simulate(cell: Cell, repetitions: int, tests: Tests) -> Found:
+def simulate(cell: Cell, repetitions: int, tests: PValues) -> Found:
     """All shares of one cell."""
     rng = np.random.default_rng([cell.size, cell.number, int(100 * cell.changed)])
     null = draw(rng, repetitions, cell, 0.0)
@@ -153,7 +153,7 @@ def simulate(cell: Cell, repetitions: int, tests: Tests) -> Found:
     )
 
 
-def check_needed(repetitions: int, tests: Tests) -> list[tuple[str, ...]]:
+def check_needed(repetitions: int, tests: PValues) -> list[tuple[str, ...]]:
     """Gains, with the items that `items_needed` asks for and how often those show them."""
     rows = []
     for size, (gain, changed) in product(
@@ -168,7 +168,7 @@ def check_needed(repetitions: int, tests: Tests) -> list[tuple[str, ...]]:
     return rows
 
 
-def lopsided(number: int, repetitions: int, tests: Tests) -> float:
+def lopsided(number: int, repetitions: int, tests: PValues) -> float:
     """A student that gains nothing on the whole: clusters gain 1, and one in ten, by lot, loses 9.
 
     No test of the sums alone can hold its level here with few clusters: the loss may not be among them.
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=2_000)
     repetitions = parser.parse_args().repetitions
-    tests, began = Tests(), time.perf_counter()
+    tests, began = PValues(), time.perf_counter()
     found = [simulate(Cell(*each), repetitions, tests) for each in product(SIZES, NUMBERS, CHANGED)]
     key = ("items a cluster", "clusters", "changed")
     columns = (*key, "no gain: promoted", "by bootstrap", "gain: promoted", "computed")

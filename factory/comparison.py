@@ -90,7 +90,7 @@ def describe_comparison(found: Comparison) -> str:
             for each in found.slices
             if not each.safe
         )
-    return _gain(found)
+    return _gain(found) + _down(found)
 
 
 def points(share: float) -> str:
@@ -112,6 +112,15 @@ def _gain(found: Comparison) -> str:
     return (
         f"gain {100 * found.gain:+.1f} points on dev{items}, lower bound {100 * found.gain_low:+.1f}, "
         f"p = {p_value:.2g}"
+    )
+
+
+def _down(found: Comparison) -> str:
+    """Slices that lost more than their margin, though chance may have done it."""
+    return "".join(
+        f"; {each.name} is down {points(-each.gain)} over {each.num_items:,} items, which may be chance"
+        for each in found.slices
+        if each.gain < -each.margin and not each.fell
     )
 
 

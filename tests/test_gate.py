@@ -164,7 +164,11 @@ def test_a_slice_that_falls_beyond_chance_stops_the_promotion():
 
 def test_a_fall_within_chance_or_margin_does_not():
     old, new, slices = two_slices(5)  # 1 / 32 alone, 1 / 16 by Holm
-    assert gate(old, new, slices=slices).promote
+    verdict = gate(old, new, slices=slices)
+    assert verdict.promote
+    assert describe_comparison(verdict).endswith(
+        "; death is down 25 points over 20 items, which may be chance"
+    )
     old, new, slices = two_slices(9, num=100)  # certain, but less than ten points
     verdict = gate(old, new, slices=slices)
     assert verdict.promote and verdict.slices[0].p_fell < 0.01
