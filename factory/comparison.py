@@ -70,7 +70,7 @@ def read_comparison(stored: Mapping[str, Any]) -> Comparison:
 
 
 def describe_comparison(found: Comparison) -> str:
-    """Why the verdict is what it is, in a line: '36 of 38 items; a gain of 5 points would need 410'."""
+    """Why the verdict is what it is, in a line: '36 of 38 items; a gain of 5 points would need 420'."""
     if found.reason == "too_few_items":
         return _few(found)
     if found.reason == "no_gain":

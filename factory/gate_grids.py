@@ -16,12 +16,12 @@ def grid_gates(report: Report) -> Grid:
     for gate in report.gates:
         decision = "promoted" if gate.promote else "not promoted"
         rows.append((gate.label, decision, gate.reason, *_numbers(gate)))
-    columns = ("Student", "Decision", "Reason", "Better", "Worse", "Items", "Sources", "Test", "In words")
+    columns = ("Student", "Decision", "Reason", "Better", "Worse", "Items", "Sources", "In words")
     return Grid(
         "Decisions of the gate, on the dev split, and of people",
         columns,
         tuple(rows),
-        frozenset({0, 1, 2, 7, 8}),
+        frozenset({0, 1, 2, 7}),
     )
 
 
@@ -34,7 +34,7 @@ def grid_gate_slices(report: Report) -> Grid:
             f"{each.num_items:,}",
             f"{100 * each.gain:+.1f}",
             points(each.margin),
-            "fell" if each.fell else "did not fall" if each.safe else "neither shown",
+            "fell" if each.fell else "kept it" if each.safe else "neither shown",
             p_value(each.p_fell),
             p_value(each.p_safe),
             "–" if each.safe else f"{each.items_needed:,}",
@@ -44,7 +44,7 @@ def grid_gate_slices(report: Report) -> Grid:
         for each in _read(gate).slices
     ]
     columns = ("Student", "Slice", "Items", "Points", "Margin", "Shown", "p (fell)", "p (safe)", "Needed")
-    title = "Slices at the gate: fallen (by Holm), or not by the margin, and how many items would show that"
+    title = "Slices at the gate: fallen, or shown to have kept the margin, and the items needed to show that"
     return Grid(title, columns, tuple(rows), frozenset({0, 1, 5}))
 
 
@@ -59,8 +59,7 @@ def is_by_hand(gate: Gate) -> bool:
 
 def _numbers(gate: Gate) -> tuple[str, ...]:
     if is_by_hand(gate):
-        return (*("–",) * 5, f"{gate.evidence['who']}: {gate.evidence['why']}")
+        return (*("–",) * 4, f"{gate.evidence['who']}: {gate.evidence['why']}")
     found = _read(gate)
     counts = (found.num_better, found.num_worse, found.num_items, found.num_clusters)
-    test = (found.test or "percentile_bootstrap").replace("_", " ")
-    return (*("–" if each is None else number(each) for each in counts), test, describe_comparison(found))
+    return (*("–" if each is None else number(each) for each in counts), describe_comparison(found))

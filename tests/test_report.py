@@ -226,7 +226,7 @@ def test_the_gate_is_told_in_words_with_its_slices(report):
     assert words in grid_gates(told).rows[0][-1]
     assert words in " ".join(print_plain(render_terminal(told), 400).split()) and words in render_html(told)
     assert [row[1:6] for row in grid_gate_slices(told).rows] == [
-        ("fees", "31", "+3.2", "10 points", "did not fall"),
+        ("fees", "31", "+3.2", "10 points", "kept it"),
         ("notice", "10", "+0.0", "10 points", "neither shown"),
     ]
 
