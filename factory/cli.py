@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 
 from factory import __version__
-from factory.commands import ask, audit, look, merge, recipes, refiner, runs, verdicts
+from factory.commands import ask, audit, look, merge, promotion, recipes, refiner, runs, verdicts
 from factory.errors import FactoryError
 from factory.printable import printable
 
@@ -59,6 +59,7 @@ runs.add_to(app)
 look.add_to(app)
 merge.add_to(app)
 ask.add_to(app)
+promotion.add_to(app)
 audit.add_to(app)
 refiner.add_to(app)
 verdicts.add_to(app)

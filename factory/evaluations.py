@@ -9,8 +9,9 @@ from dataclasses import asdict
 
 from factory.allocate import SliceState
 from factory.bench import Bench
+from factory.comparison import Comparison, read_comparison
 from factory.store.text import from_json
-from factory.types import Comparison, Evaluation, ItemResult, Message, Split, digest
+from factory.types import Evaluation, ItemResult, Message, Split, digest
 
 TOKENS = """
     WITH asked AS (
@@ -105,6 +106,18 @@ def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | Non
     )
     row = rows[0]
     return Evaluation(row["model_id"], split, row["metric"], row["mean"], row["low"], row["high"], items)
+
+
+def load_comparison(bench: Bench, number: int, split: Split, with_model: str) -> Comparison | None:
+    """What was found when the round's student was compared with this model; None where it was not.
+
+    What was found stays: a later version of the gate decides about later rounds.
+    """
+    rows = bench.store.select(
+        "SELECT comparison FROM evaluations WHERE id = ? AND compared_with = ? AND comparison IS NOT NULL",
+        (evaluation_id(bench.run_id, number, split), with_model),
+    )
+    return read_comparison(from_json(rows[0]["comparison"])) if rows else None
 
 
 def slice_states(bench: Bench, number: int) -> dict[str, SliceState]:

@@ -26,6 +26,7 @@ from factory.funnel import (
     read_steps,
     read_yields,
 )
+from factory.promotion import BY_HAND
 from factory.refiner_findings import RefinerMeasure, read_refiner
 from factory.spend import Spend, read_spend
 from factory.store.queries import state_of
@@ -57,7 +58,7 @@ class StageTime:
 
 @dataclass(frozen=True)
 class Gate:
-    """A decision about promotion, with the numbers it rests on."""
+    """A decision about promotion: the gate's with the numbers it rests on, or a person's with who and why."""
 
     label: str
     promote: bool
@@ -173,15 +174,17 @@ def _run(store: Selects, row: Mapping[str, Any]) -> Run:
 
 def _gates(store: Selects, run_id: str) -> tuple[Gate, ...]:
     rows = store.select(
-        "SELECT round, detail FROM stages WHERE run_id = ? AND stage = 'promote' AND status = 'done' "
-        "ORDER BY round, created_at",
-        (run_id,),
+        "SELECT round, detail FROM stages WHERE run_id = ? AND status = 'done' "
+        "AND (stage = 'promote' OR stage = ?) ORDER BY created_at, rowid",
+        (run_id, BY_HAND),
     )
     gates = []
     for row in rows:
         evidence = dict(read_json(row["detail"]) or {})
+        if "who" in evidence:
+            evidence |= {"promote": True, "reason": "by_hand"}
         promote, reason = bool(evidence.pop("promote", False)), str(evidence.pop("reason", ""))
-        gates.append(Gate(f"round {row['round']}", promote, reason, evidence))
+        gates.append(Gate(f"round {row['round']}" if row["round"] else "base", promote, reason, evidence))
     return tuple(gates)
 
 

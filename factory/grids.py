@@ -227,22 +227,6 @@ def grid_spend(report: Report) -> Grid:
     return Grid("Spend; seconds add up calls that overlap", columns, tuple(rows), frozenset({0, 1}))
 
 
-def grid_gates(report: Report) -> Grid:
-    """What the gate said about each round's student, with its evidence."""
-    names = _keys(gate.evidence for gate in report.gates)
-    rows = [
-        (
-            gate.label,
-            "promoted" if gate.promote else "not promoted",
-            gate.reason,
-            *(number(gate.evidence.get(name, "–")) for name in names),
-        )
-        for gate in report.gates
-    ]
-    columns = ("Student", "Decision", "Reason", *(name.replace("_", " ") for name in names))
-    return Grid("Gate decisions, on the dev split", columns, tuple(rows), frozenset({0, 1, 2}))
-
-
 def grid_datasets(report: Report) -> Grid:
     """The frozen datasets with what their guards measured."""
     guards = [dict(_flatten(dataset.guards)) for dataset in report.datasets]

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from factory import freeze as freezing
 from factory.bench import Bench
+from factory.comparison import describe_comparison
 from factory.errors import FactoryError, InputError, TargetMissed
-from factory.evaluations import load_evaluation, record_evaluation
+from factory.evaluations import load_comparison, load_evaluation, record_evaluation
 from factory.making import generate, generate_and_refine, run_beside
 from factory.ports import OnProgress, Trainer
+from factory.promotion import promoted_round
 from factory.reach import reach
 from factory.recipe import Recipe
 from factory.servers import VllmServer
@@ -175,39 +177,33 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
             items = getattr(bench.domain, split)
             with bench.progress.stage(f"{bench.label(number)} {split}", len(items), "items") as bar:
                 evaluation = await evaluator.evaluate(model_id, split, items, ask, bar.update)
-            before = load_evaluation(bench, promoted_round(bench), split) if number else None
+            in_charge = promoted_round(bench.store, bench.run_id)
+            before = load_evaluation(bench, in_charge, split) if number else None
             comparison = evaluator.compare(before, evaluation) if before else None
             record_evaluation(bench, number, evaluation, before, comparison)
 
 
 def promote(bench: Bench, number: int) -> None:
-    """Follows the gate's comparison on dev; the test split never decides."""
+    """Follows the gate's comparison on dev, as it was stored; the test split never decides."""
     if bench.done(number, "promote") is not None:
         return
-    before = load_evaluation(bench, promoted_round(bench), "dev")
+    before = load_evaluation(bench, promoted_round(bench.store, bench.run_id), "dev")
     after = load_evaluation(bench, number, "dev")
     if before is None or after is None:
         raise FactoryError(f"round {number} cannot be compared: an evaluation on dev is missing")
-    comparison = bench.evaluator.compare(before, after)
+    stored = load_comparison(bench, number, "dev", before.model_id)
+    comparison = stored or bench.evaluator.compare(before, after)
     with bench.stage(number, "promote") as detail:
         detail.update(asdict(comparison))
     verdict = "promoted" if comparison.promote else "not promoted"
     bench.progress.note(
-        f"{bench.label(number)} {verdict}: {comparison.reason}, gain {comparison.gain:+.1%} on dev, "
-        f"lower bound {comparison.gain_low:+.1%}, p = {comparison.p_value:.2g}"
+        f"{bench.label(number)} {verdict}: {comparison.reason}, {describe_comparison(comparison)}"
     )
-
-
-def promoted_round(bench: Bench) -> int:
-    """The round whose student is in charge: the newest promotion, 0 for the base."""
-    sql = """SELECT max(round) AS round FROM stages
-             WHERE run_id = ? AND stage = 'promote' AND status = 'done' AND (detail->>'promote')::BOOLEAN"""
-    return int(bench.store.select(sql, (bench.run_id,))[0]["round"] or 0)
 
 
 def promoted_adapter(bench: Bench) -> Path:
     """The folder of this run's promoted student; raises InputError where no round was promoted."""
-    number = promoted_round(bench)
+    number = promoted_round(bench.store, bench.run_id)
     if number == 0:
         raise InputError(
             "no student of this recipe was promoted in this workspace",

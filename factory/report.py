@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory import audit_grids, grids, plots, refiner_grid
+from factory import audit_grids, gate_grids, grids, plots, refiner_grid
 from factory.accuracy import ModelResult
 from factory.findings import Report, collect
 from factory.printable import printable, printable_line
@@ -39,7 +39,8 @@ def all_grids(report: Report) -> dict[str, grids.Grid]:
         "agreement": audit_grids.grid_agreement(report),
         "strategies": grids.grid_yields("Samples by strategy", "Strategy", report.strategies),
         "slices": grids.grid_yields("Samples by slice and round", "Slice", report.slice_rounds),
-        "gates": grids.grid_gates(report),
+        "gates": gate_grids.grid_gates(report),
+        "gate_slices": gate_grids.grid_gate_slices(report),
         "datasets": grids.grid_datasets(report),
         "refiner": refiner_grid.grid_refiner(report.refiner),
         "spend": grids.grid_spend(report),

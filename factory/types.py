@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from factory.comparison import Comparison as Comparison  # noqa: PLC0414
 from factory.digests import canonical, canonical_pairs, hash_text
 from factory.digests import digest as digest  # noqa: PLC0414 (the name that everybody asks for here)
 from factory.tokens import Token
@@ -282,19 +283,3 @@ class Evaluation:
     low: float
     high: float
     items: tuple[ItemResult, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two evaluations of the same items, paired: `gain` is the difference of means, `gain_low` its one-sided
-    95 % lower bound, `p_value` of the exact McNemar test, `worst_slice` the slice that fell most."""
-
-    gain: float
-    gain_low: float
-    p_value: float
-    num_better: int
-    num_worse: int
-    worst_slice: str
-    worst_slice_gain: float
-    promote: bool
-    reason: str

@@ -54,10 +54,14 @@ def _add_run(store: Store, control: str | None, at: datetime) -> None:
             store.append("stages", [{**event, "status": "done", "created_at": begin + timedelta(seconds=7)}])
     detail = {
         "promote": True,
-        "reason": "gain_is_significant",
+        "reason": "gain",
         "gain": 0.31,
+        "gain_low": 0.17,
         "p_value": 1e-4,
+        "num_better": 20,
+        "num_worse": 1,
         "worst_slice": "fees",
+        "worst_slice_gain": 0.12,
     }
     if not control:
         event = {"run_id": run_id, "round": 1, "stage": "promote", "status": "done", "detail": detail}

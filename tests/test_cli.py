@@ -19,8 +19,8 @@ from factory.store.store import Store
 
 FACTORY = [sys.executable, "-m", "factory.cli"]
 COMMANDS = (
-    "audit check diff doctor evaluate export generate init merge preview refine refiner report run schema "
-    "serve sql status trace train verdicts"
+    "audit check diff doctor evaluate export generate init merge preview promote refine refiner report "
+    "rollback run schema serve sql status trace train verdicts"
 )
 HEAVY = (
     "torch",

@@ -198,3 +198,26 @@ def test_the_forecast_counts_what_a_question_comes_with(recipe):
     ]
     prompt = row["tokens"] / row["calls"] - longest
     assert 200 + sum(given) / len(given) / 3 == pytest.approx(prompt, abs=1.5) and prompt > 230
+
+
+def test_a_margin_of_a_slice_that_dev_does_not_have_is_refused():
+    domain = SimpleNamespace(recipe=make().domain.recipe, dev=items(4))
+    assert Answers(AnswersOptions(slice_drops={"slice-1": 0.2}), domain).options.slice_drops
+    with pytest.raises(RecipeError, match="no item of dev is of the slice 'fees'"):
+        Answers(AnswersOptions(slice_drops={"fees": 0.2}), domain)
+
+
+async def test_the_options_of_the_gate_are_followed():
+    ask, _ = failing("refused", set())
+    gold = items(30)
+    new = await make().evaluate("m", "dev", gold, ask, lambda *_: None)
+    wrong = [GoldItem(item.key, item.question, "99 days", item.slice) for item in gold[::2]]
+    old = await make().evaluate("m", "dev", [*wrong, *gold[1::2]], ask, lambda *_: None)
+    domain = SimpleNamespace(recipe=make().domain.recipe, dev=gold)
+    reasons = {
+        Answers(AnswersOptions(**options), domain).compare(old, new).reason
+        for options in ({}, {"min_items": 31}, {"prove_slices": True})
+    }
+    assert reasons == {"gain", "too_few_items", "slice_unproven"}
+    sought = Answers(AnswersOptions(gain_sought=0.5), domain).compare(old, new)
+    assert sought.gain_sought == 0.5

@@ -1,7 +1,7 @@
 """The report says what the database holds, however it is drawn."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,9 +9,13 @@ from rich.console import Console
 from synthetic_run import NUM_ITEMS, RIGHT, RUN, fill
 
 from factory.errors import InputError
+from factory.findings import Gate
+from factory.gate_grids import grid_gate_slices, grid_gates
 from factory.grids import describe_spend, grid_results, grid_spend
 from factory.report import collect, final_table, render_html, render_terminal, shorten
 from factory.store.store import Store
+from factory.types import Evaluation, ItemResult
+from training.gate import Rule, compare
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +200,35 @@ def test_stage_seconds_and_gate(report):
     assert {(each.label, each.stage): each.seconds for each in report.stages}["round 2", "train"] == 7
     (gate,) = report.gates
     assert (gate.promote, gate.evidence["gain"]) == (True, 0.31)
+
+
+def test_the_gate_is_told_in_words_with_its_slices(report):
+    items = [("fees", 0, 0)] * 30 + [("fees", 0, 1)] + [("notice", 1, 1)] * 10
+    old, new = (
+        Evaluation(
+            "m",
+            "dev",
+            "facts",
+            0.5,
+            0.0,
+            1.0,
+            tuple(
+                ItemResult(f"i{n}", item[0], f"c{n}", "q", "a", "b", float(item[which]), "call")
+                for n, item in enumerate(items)
+            ),
+        )
+        for which in (1, 2)
+    )
+    found = compare(old, new, Rule(max_slice_drop=0.1, min_items=42, seed=0))
+    evidence = json.loads(json.dumps(asdict(found)))
+    told = replace(report, gates=(Gate("round 1", False, found.reason, evidence),))
+    words = f"41 of 42 items; a gain of 5 points would need {found.items_needed:,}"
+    assert words in grid_gates(told).rows[0][-1]
+    assert words in " ".join(print_plain(render_terminal(told), 400).split()) and words in render_html(told)
+    assert [row[1:6] for row in grid_gate_slices(told).rows] == [
+        ("fees", "31", "+3.2", "10 points", "kept it"),
+        ("notice", "10", "+0.0", "10 points", "neither shown"),
+    ]
 
 
 def test_report_is_json(report):

@@ -11,18 +11,20 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, Field
 
 from factory.domain import Domain
-from factory.errors import EndpointError
+from factory.errors import EndpointError, RecipeError
 from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask, OnProgress
 from factory.recipe import Strict
 from factory.significance import wilson
 from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Split
 from training.tasks import TASKS, MetricName
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class AnswersOptions(Strict):
@@ -34,8 +36,21 @@ class AnswersOptions(Strict):
         "sql: a query that gives what the reference's gives over the item's schema; "
         "calls: the reference's calls of tools, asked with the tools of the strategies.",
     )
-    max_slice_drop: float = Field(0.1, ge=0, le=1, description="A slice may fall by no more than this.")
+    max_slice_drop: float = Field(
+        0.1, ge=0, le=1, description="A slice may fall by no more than this, as far as is beyond chance."
+    )
+    slice_drops: dict[str, Share] = Field(
+        default_factory=dict, description="Slice → another `max_slice_drop` for it."
+    )
+    prove_slices: bool = Field(
+        False,
+        description="Promote only where every slice is shown not to have fallen by so much, which takes "
+        "many items a slice; else it is enough that none is shown to have fallen.",
+    )
     min_items: int = Field(20, ge=1, description="Fewer items on dev never promote a student.")
+    gain_sought: float = Field(
+        0.05, gt=0, le=1, description="The gain for which the gate says how many items would show it."
+    )
 
 
 class Answers:
@@ -47,6 +62,11 @@ class Answers:
         self.options = options
         self.domain = domain
         self._task = TASKS[options.metric](domain)
+        known = {item.slice for item in domain.dev} if options.slice_drops else set()
+        if unknown := sorted(options.slice_drops.keys() - known):
+            raise RecipeError(
+                f"no item of dev is of the slice '{unknown[0]}'", where="evaluation.slice_drops"
+            )
 
     def num_characters(self, item: GoldItem) -> int:
         """Of all that an item asks the student with, its tools among them."""
@@ -93,13 +113,8 @@ class Answers:
         """The gate's verdict on `new` in place of `old`; raises FactoryError where their items differ."""
         from training import gate  # numpy takes a while
 
-        return gate.compare(
-            old,
-            new,
-            max_slice_drop=self.options.max_slice_drop,
-            min_items=self.options.min_items,
-            seed=self.domain.recipe.seed,
-        )
+        rule = gate.Rule(seed=self.domain.recipe.seed, **self.options.model_dump(exclude={"metric"}))
+        return gate.compare(old, new, rule)
 
     async def _result(self, item: GoldItem, answer: Completion) -> ItemResult:
         score, detail = await self._task.score(item, answer.text)

@@ -1,98 +1,177 @@
-"""The statistics of promotion: a bootstrap over clusters, and the rule made of it.
+"""The rule of promotion, on two evaluations of the same items, compared item by item.
 
-Two evaluations of the same items are compared item by item. Items that ask about one source are a
-cluster: they are resampled together, since a model that knows the source gets them all. Pure
-functions; nothing here asks a model or knows the recipe.
+Items that ask about one source are a cluster and count together, since a model that knows the source gets
+them all. A student is promoted if its gain is more than chance (`training.flips`) and no slice is shown to
+have fallen. Pure functions; nothing here asks a model or knows the recipe.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, log2
 
-import numpy as np
-
+from factory.comparison import Comparison, SliceChange
 from factory.errors import FactoryError
-from factory.significance import mcnemar
-from factory.types import Comparison, Evaluation
+from factory.power import items_needed, power
+from factory.significance import holm, mcnemar, non_inferiority
+from factory.types import Evaluation
+from training.flips import ALPHA, gain_low, gain_p
 
-NUM_RESAMPLES = 10_000
-CHUNK = 4_000_000  # counts drawn at once in the bootstrap, to bound memory
-MIN_ITEMS_LOST = 2
-
-
-def bootstrap_low(differences: Sequence[float], clusters: Sequence[str], seed: int) -> float:
-    """One-sided 95 % lower bound of the mean difference, by resampling whole clusters.
-
-    The percentile bootstrap over clusters (Davison and Hinkley 1997, sections 3.8 and 5.3), each
-    resample's mean taken over its own number of items. The same seed gives the same bound.
-    """
-    sums: dict[str, float] = defaultdict(float)
-    sizes: dict[str, int] = defaultdict(int)
-    for difference, cluster in zip(differences, clusters, strict=True):
-        sums[cluster] += difference
-        sizes[cluster] += 1
-    names = sorted(sums)
-    totals = np.array([sums[name] for name in names])
-    counts = np.array([sizes[name] for name in names])
-    rng = np.random.default_rng(seed)
-    step = max(1, CHUNK // len(names))
-    means = []
-    for start in range(0, NUM_RESAMPLES, step):
-        num = min(step, NUM_RESAMPLES - start)
-        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num)
-        means.append((drawn @ totals) / (drawn @ counts))
-    return float(np.quantile(np.concatenate(means), 0.05, method="lower"))
+MIN_CLUSTERS = ceil(-log2(ALPHA))  # with fewer, not even gains alone are beyond chance
 
 
-def slice_changes(differences: Sequence[float], slices: Sequence[str]) -> Mapping[str, tuple[float, float]]:
-    """By slice, sorted by name: the mean difference and the sum of differences."""
-    grouped: dict[str, list[float]] = defaultdict(list)
-    for difference, name in zip(differences, slices, strict=True):
-        grouped[name].append(difference)
-    return {name: (sum(values) / len(values), sum(values)) for name, values in sorted(grouped.items())}
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When a student is promoted; shares lie in [0, 1]. `slice_drops` are the margins of single slices."""
+
+    max_slice_drop: float
+    min_items: int
+    seed: int
+    slice_drops: Mapping[str, float] = field(default_factory=dict)
+    prove_slices: bool = False
+    gain_sought: float = 0.05
 
 
-def compare(
-    old: Evaluation, new: Evaluation, *, max_slice_drop: float, min_items: int, seed: int
-) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """New score less old score of some items, with the cluster of each."""
+
+    values: Sequence[float]
+    clusters: Sequence[str]
+
+    def by_cluster(self) -> tuple[list[float], list[int]]:
+        """Sum and number of items of each cluster, in the order of the clusters' names."""
+        sums: dict[str, float] = defaultdict(float)
+        sizes: dict[str, int] = defaultdict(int)
+        for value, cluster in zip(self.values, self.clusters, strict=True):
+            sums[cluster] += value
+            sizes[cluster] += 1
+        return [sums[name] for name in sorted(sums)], [sizes[name] for name in sorted(sums)]
+
+    def changed(self) -> float:
+        """The share of items that changed, for planning: with one more changed and one not."""
+        return (sum(value**2 for value in self.values) + 1) / (len(self.values) + 2)
+
+    def design_effect(self) -> float:
+        """How much more the items of a cluster vary together than apart, 1 to that of one answer a cluster.
+
+        Kish 1965, Survey Sampling, as the ratio of what the sign flips vary by.
+        """
+        sums, sizes = self.by_cluster()
+        apart = sum(value**2 for value in self.values)
+        together = sum(value**2 for value in sums)
+        return min(max(1.0, together / apart), largest_effect(sizes)) if apart else 1.0
+
+
+def largest_effect(sizes: Sequence[int]) -> float:
+    """The design effect where all items of a cluster change as one."""
+    return sum(size**2 for size in sizes) / sum(sizes)
+
+
+def compare(old: Evaluation, new: Evaluation, rule: Rule) -> Comparison:
     """The paired comparison of two models' scores (each in [0, 1]) on the same items, with its verdict.
 
-    Promoted, with reason `gain`, if the gain's lower bound is above 0 and no slice falls by more than
-    `max_slice_drop`. Else the first reason that applies: `too_few_items`, `no_gain`, `slice_fell`. A
-    slice that lost less than two items net has not fallen: in a slice of eight one item is 12 %.
-    Raises FactoryError where the items differ.
+    Promoted, with reason `gain`, if the gain is above chance and no slice fell. Else the first reason that
+    applies: `too_few_items`, `no_gain`, `slice_fell`, `slice_unproven`. Raises FactoryError where the items
+    differ.
     """
     before = {item.key: item.score for item in old.items}
     if len(old.items) != len(new.items) or any(item.key not in before for item in new.items):
         raise FactoryError(f"two evaluations on {new.split} have different items", hint="evaluate both again")
-    if not new.items:
-        return Comparison(0.0, 0.0, 1.0, 0, 0, "", 0.0, False, "too_few_items")
-    differences = [item.score - before[item.key] for item in new.items]
-    num_better = sum(difference > 0 for difference in differences)
-    num_worse = sum(difference < 0 for difference in differences)
-    gain_low = bootstrap_low(differences, [item.cluster for item in new.items], seed)
-    changes = slice_changes(differences, [item.slice for item in new.items])
-    worst = min(changes, key=lambda name: changes[name][0])
-    fell = any(mean < -max_slice_drop and lost <= -MIN_ITEMS_LOST for mean, lost in changes.values())
-    reason = decide(len(differences) >= min_items, gain_low > 0, fell)
+    all_items = Differences(
+        [item.score - before[item.key] for item in new.items], [item.cluster for item in new.items]
+    )
+    grouped: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(new.items):
+        grouped[item.slice].append(index)
+    slices = compare_slices(
+        {
+            name: Differences([all_items.values[n] for n in where], [all_items.clusters[n] for n in where])
+            for name, where in sorted(grouped.items())
+        },
+        rule,
+    )
+    found = measure(all_items, slices, rule)
+    reason = decide(found, rule)
+    return replace(found, promote=reason == "gain", reason=reason)
+
+
+def measure(items: Differences, slices: Sequence[SliceChange], rule: Rule) -> Comparison:
+    """All that the verdict rests on, without the verdict."""
+    sums, sizes = items.by_cluster()
+    gain = sum(items.values) / len(items.values) if items.values else 0.0
+    num_better = sum(value > 0 for value in items.values)
+    num_worse = sum(value < 0 for value in items.values)
+    p_gain = gain_p(sums, rule.seed)
+    lone = len(sums) == len(items.values) and all(value in (-1, 0, 1) for value in items.values)
+    sought = max(gain, rule.gain_sought)
+    effect, changed = items.design_effect(), items.changed()
+    worst = min(slices, key=lambda each: each.gain, default=None)
     return Comparison(
-        gain=sum(differences) / len(differences),
-        gain_low=gain_low,
+        gain=gain,
+        gain_low=gain_low(sums, sizes, p_gain, rule.seed) if sums else 0.0,
         p_value=mcnemar(num_better, num_worse),
         num_better=num_better,
         num_worse=num_worse,
-        worst_slice=worst,
-        worst_slice_gain=changes[worst][0],
-        promote=reason == "gain",
-        reason=reason,
+        worst_slice=worst.name if worst else "",
+        worst_slice_gain=worst.gain if worst else 0.0,
+        promote=False,
+        reason="",
+        num_items=len(items.values),
+        num_clusters=len(sums),
+        min_items=rule.min_items,
+        min_clusters=MIN_CLUSTERS,
+        test="exact_mcnemar" if lone else "sign_flips",
+        p_gain=p_gain,
+        gain_sought=sought,
+        power=power(len(items.values), sought, changed, design_effect=effect),
+        items_needed=items_needed(sought, changed, design_effect=effect),
+        slices=tuple(slices),
     )
 
 
-def decide(enough_items: bool, gained: bool, slice_fell: bool) -> str:
+def compare_slices(slices: Mapping[str, Differences], rule: Rule) -> list[SliceChange]:
+    """Each slice against its margin, in their order.
+
+    A slice fell if it did so beyond chance, by Holm over all slices, and by more than its margin. That it
+    did not fall by the margin is another claim, which needs no adjustment where it is asked of all (Berger
+    1982, Technometrics 24:295-300); its clusters count as one answer each, at worst.
+    """
+    adjusted = holm(
+        [gain_p([-value for value in each.by_cluster()[0]], rule.seed) for each in slices.values()]
+    )
+    found = []
+    for (name, each), p_fell in zip(slices.items(), adjusted, strict=True):
+        margin = rule.slice_drops.get(name, rule.max_slice_drop)
+        gain = sum(each.values) / len(each.values)
+        effect = largest_effect(each.by_cluster()[1])
+        won = sum(value for value in each.values if value > 0) / effect
+        lost = -sum(value for value in each.values if value < 0) / effect
+        p_safe = non_inferiority(won, lost, len(each.values) / effect, margin)
+        found.append(
+            SliceChange(
+                name=name,
+                num_items=len(each.values),
+                gain=gain,
+                margin=margin,
+                p_fell=p_fell,
+                p_safe=p_safe,
+                fell=p_fell <= ALPHA and gain < -margin,
+                safe=p_safe <= ALPHA,
+                items_needed=items_needed(max(margin, 0.01), each.changed(), design_effect=effect),
+            )
+        )
+    return found
+
+
+def decide(found: Comparison, rule: Rule) -> str:
     """The reason of the verdict; only `gain` promotes."""
-    if not enough_items:
+    if (found.num_items or 0) < rule.min_items or (found.num_clusters or 0) < MIN_CLUSTERS:
         return "too_few_items"
-    if not gained:
+    if found.p_gain is None or found.p_gain > ALPHA:
         return "no_gain"
-    return "slice_fell" if slice_fell else "gain"
+    if any(each.fell for each in found.slices):
+        return "slice_fell"
+    return "slice_unproven" if rule.prove_slices and not all(each.safe for each in found.slices) else "gain"
