@@ -115,14 +115,18 @@ def compare(store: Reader, before: str, after: str) -> Difference:
 
 
 def _find(store: Reader, start: str) -> dict[str, Any]:
+    """The run of that id or beginning; a run before its controls, whose ids begin with its own."""
     rows = store.select(
         "SELECT id, recipe, control, config, version FROM runs WHERE starts_with(id, ?) ORDER BY id <> ?, id",
         (start, start),
     )
-    if not rows or (len(rows) > 1 and rows[0]["id"] != start):
-        what = "several runs begin" if rows else "no run of this workspace begins"
-        raise InputError(f"{what} with '{start}'", hint="`factory status` lists them")
-    return rows[0]
+    if not rows:
+        raise InputError(f"no run of this workspace begins with '{start}'", hint="`factory status` lists them")
+    main = [row for row in rows if row["control"] is None]
+    if rows[0]["id"] != start and len(main or rows) > 1:
+        ids = ", ".join(row["id"] for row in (main or rows)[:5])
+        raise InputError(f"several runs begin with '{start}'", hint=f"name one of them whole: {ids}")
+    return rows[0] if rows[0]["id"] == start else (main or rows)[0]
 
 
 def _settings(old: Json, new: Json, key: str = "") -> Iterator[Setting]:

@@ -25,10 +25,13 @@ from factory.types import Json
 
 # By the evaluation that promoted it: two runs that trained the same student share its row in `models`.
 PROMOTED = """
-    SELECT e.model_id FROM stages s JOIN runs r ON r.id = s.run_id AND r.control IS NULL
-    JOIN evaluations e ON e.run_id = s.run_id AND e.round = s.round AND e.split = 'dev'
-    WHERE s.stage = 'promote' AND s.status = 'done' AND (s.detail->>'promote')::BOOLEAN
-    ORDER BY s.created_at DESC, s.rowid DESC LIMIT 1
+    SELECT e.model_id FROM (
+        SELECT s.run_id, s.round FROM stages s JOIN runs r ON r.id = s.run_id AND r.control IS NULL
+        WHERE s.status = 'done'
+          AND (s.stage = 'promote_by_hand' OR s.stage = 'promote' AND (s.detail->>'promote')::BOOLEAN)
+        ORDER BY s.created_at DESC, s.rowid DESC LIMIT 1
+    ) p JOIN evaluations e ON e.run_id = p.run_id AND e.round = p.round AND e.split = 'dev'
+    WHERE p.round > 0
 """
 
 # As the student was asked them, drawn evenly over an order that no slice has a part in.

@@ -45,8 +45,9 @@ SECTIONS = f"""
     FROM edges e JOIN sources s ON s.id = e.parent
     WHERE e.relation = 'source' AND e.child IN {WANTED} GROUP BY e.child"""  # noqa: S608 (constants)
 DECISIONS = f"""
-    SELECT sample_id, arg_max(refiner, created_at) AS refiner, arg_max(action, created_at) AS action
-    FROM decisions WHERE final AND sample_id IN {WANTED} GROUP BY sample_id"""  # noqa: S608 (constants)
+    SELECT d.sample_id, arg_max(d.refiner, d.created_at) AS refiner, arg_max(d.action, d.created_at) AS action
+    FROM decisions d JOIN samples s ON s.id = d.sample_id AND s.run_id = d.run_id  -- a control has its own
+    WHERE d.final AND d.sample_id IN {WANTED} GROUP BY d.sample_id"""  # noqa: S608 (constants)
 KNOWN = f"SELECT id FROM samples WHERE id IN {WANTED}"  # noqa: S608 (constants)
 HISTORY = f"""
     SELECT sample_id, reviewer, action, reason, corrected, created_at FROM verdicts

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -209,3 +211,20 @@ def test_a_question_that_is_asked_wrongly_is_one_line(folder, words, message, ca
     assert sql(folder, *words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_run_that_was_asked_something_ends_without_a_word(tmp_path):
+    """A connection that anything still holds at the end of the process is told by DuckDB's bindings."""
+    code = f"""
+import sys
+from pathlib import Path
+from factory import cli
+from factory.store.queries import read
+from factory.store.store import Store
+with Store.open(Path({str(tmp_path)!r})):
+    print(read(Path({str(tmp_path)!r}), "SELECT 1").rows)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "((1,),)", "")

@@ -128,6 +128,7 @@ def test_the_keyboard_alone_decides_undoes_and_edits(browser: Browser, own_serve
         page.get_by_label("Your name").fill("Ada")
         page.keyboard.press("Enter")
         page.wait_for_selector("#verdict")
+        page.wait_for_load_state("load")  # with its script
         first = page.locator("#verdict input[name=about]").input_value()
         page.keyboard.press("3")
         reason = page.locator("input[name=reason]:checked").input_value()

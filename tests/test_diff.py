@@ -85,6 +85,15 @@ def test_an_id_that_others_begin_with_names_itself(folder):
         assert compare(reader, "run_a", "run_ab").after == "run_ab"
 
 
+def test_the_beginning_of_a_run_and_its_controls_is_the_run(tmp_path):
+    with Store.open(tmp_path) as store:
+        run = {"recipe": "r", "digest": "d", "config": {}, "version": "1"}
+        store.append("runs", [{**run, "id": "run_1f"}, {**run, "id": "run_1f_raw", "control": "raw"}])
+    with Reader(tmp_path) as reader:
+        found = compare(reader, "run_1", "run_1f_r")
+    assert (found.before, found.after) == ("run_1f", "run_1f_raw")
+
+
 def test_the_command_prints_tables_and_json_while_a_run_is_writing(folder, capsys):
     with Store.open(folder):
         assert cli.main(["diff", "run_a", "run_b", "-w", str(folder)]) == 0

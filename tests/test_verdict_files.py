@@ -183,6 +183,8 @@ def test_records_that_we_wrote_bring_their_reviewers_back(tmp_path: Path) -> Non
             "decisions",
             [{**row, "action": "rewrite", "reason": "r", "evidence": {}, "rewrite_id": "x", "final": True}],
         )
+        control = {**row, "run_id": "run_1_raw", "refiner": "none", "action": "keep", "reason": "unchecked"}
+        store.append("decisions", [{**control, "evidence": {}, "final": True}])  # later, and another run's
     with Reader(first) as reader:
         assert write_records(reader, tmp_path / "r.json") == 1
     (made,) = json.loads((tmp_path / "r.json").read_text())

@@ -85,6 +85,7 @@ def _decisions(store: Store) -> None:
             verdict | {"sample_id": "smp_1", "action": "keep"},
             verdict | {"sample_id": "smp_2", "action": "keep", "reason": "no copy"},
             verdict | {"sample_id": "smp_4", "action": "drop"},
+            verdict | {"sample_id": "smp_5", "reviewer": "Cleo", "action": "withdrawn", "reason": "undo"},
         ],
     )
 

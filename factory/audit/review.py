@@ -30,7 +30,7 @@ RUNS = """
     SELECT id, recipe, control FROM runs ORDER BY control IS NOT NULL, started_at DESC, id LIMIT 200"""
 REASONS = """
     SELECT reason FROM verdicts WHERE action IN ('edit', 'drop')
-    GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 50"""
+    GROUP BY reason ORDER BY min(rowid) LIMIT 50"""
 LAST = f"""
     SELECT sample_id, action, reason FROM {STANDING} WHERE reviewer = ?
     ORDER BY created_at DESC LIMIT 1"""  # noqa: S608 (constants)
@@ -192,10 +192,9 @@ def _refined(subject: Subject | None) -> str | None:
 
 
 def _reasons(asks: Any) -> list[str]:
-    """Those used so far, the most frequent first, and then those that the refiner knows."""
+    """Those that the refiner knows, and then others by their first use: a key keeps its reason."""
     used = [row["reason"] for row in asks.select(REASONS)]
-    known = sorted(UNGROUNDED | ILL_FORMED)
-    return list(dict.fromkeys([*used, *known]))
+    return list(dict.fromkeys([*sorted(UNGROUNDED | ILL_FORMED), *used]))
 
 
 def _state(fields: Fields, without: str = "") -> dict[str, str]:

@@ -109,8 +109,8 @@ def sql(request: Request) -> Response:
 def _fields(query: str, given: Mapping[str, str]) -> list[Field]:
     """A field for each `$name` in the question; one of which its comments say nothing may be left out."""
     told = {each.name: each for each in read_parameters(query)}
-    fields = []
-    for name in names_of(query):
+    fields, names = [], names_of(query)
+    for name in [*(each for each in told if each in names), *(each for each in names if each not in told)]:
         meaning, required = (told[name].meaning, told[name].required) if name in told else ("", False)
         fields.append(Field(name, meaning, required, given.get(PREFIX + name, "").strip()))
     return fields

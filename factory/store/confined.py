@@ -206,9 +206,13 @@ class _Watch:
     def _look_at_all(cls) -> None:
         with cls._changed:
             while True:
-                for watch in cls._under_way:
-                    watch._look()
+                cls._look_once()  # a name here would hold the last one's connection for good
                 cls._changed.wait(cls.EVERY_SECONDS if cls._under_way else None)
+
+    @classmethod
+    def _look_once(cls) -> None:
+        for watch in cls._under_way:
+            watch._look()
 
     def _look(self) -> None:
         if time.monotonic() > self._deadline:

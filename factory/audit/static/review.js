@@ -30,7 +30,7 @@ document.addEventListener("keydown", (event) => {
     document.getElementById("save-edit").click();
     return;
   }
-  if (event.target.id === "corrected" && event.key === "Escape") event.target.blur();
+  if (event.key === "Escape" && isTyping(event.target)) event.target.blur();
   if (!areOn() || event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
   for (const control of document.querySelectorAll("[data-key]")) {
     if (control.dataset.key === event.key.toLowerCase()) {

@@ -2,7 +2,7 @@
 -- $before: number of the one round
 -- $after: number of the other
 -- $run?: the run; else the newest that is no control
-SELECT kind, name, before, after, coalesce(after, 0) - coalesce(before, 0) AS change
+SELECT kind, name, before, after, CASE kind WHEN 'accuracy' THEN after - before ELSE coalesce(after, 0) - coalesce(before, 0) END AS change
 FROM (
     SELECT kind, name, sum(value) FILTER (round = $before::INTEGER) AS before,
            sum(value) FILTER (round = $after::INTEGER) AS after

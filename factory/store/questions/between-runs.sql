@@ -7,7 +7,7 @@ WITH runs_of AS (  -- accuracy is that of the last round, all else adds up
     WHERE run_id IN ($before, $after)
     GROUP BY run_id, kind, name
 )
-SELECT kind, name, before, after, coalesce(after, 0) - coalesce(before, 0) AS change
+SELECT kind, name, before, after, CASE kind WHEN 'accuracy' THEN after - before ELSE coalesce(after, 0) - coalesce(before, 0) END AS change
 FROM (
     SELECT kind, name, sum(value) FILTER (run_id = $before) AS before,
            sum(value) FILTER (run_id = $after) AS after

@@ -8,5 +8,5 @@ FROM (  -- each reviewer's newest verdict about a sample
 JOIN decisions d ON d.sample_id = v.sample_id
 JOIN samples s ON s.id = v.sample_id
 WHERE d.final AND d.reason <> 'surplus' AND d.run_id = coalesce($run, (SELECT arg_max(id, started_at) FROM runs WHERE control IS NULL))
-  AND v.action <> CASE d.action WHEN 'rewrite' THEN 'edit' ELSE d.action END
+  AND v.action <> 'withdrawn' AND v.action <> CASE d.action WHEN 'rewrite' THEN 'edit' ELSE d.action END
 ORDER BY v.sample_id, v.reviewer;
