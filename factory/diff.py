@@ -121,7 +121,9 @@ def _find(store: Reader, start: str) -> dict[str, Any]:
         (start, start),
     )
     if not rows:
-        raise InputError(f"no run of this workspace begins with '{start}'", hint="`factory status` lists them")
+        raise InputError(
+            f"no run of this workspace begins with '{start}'", hint="`factory status` lists them"
+        )
     main = [row for row in rows if row["control"] is None]
     if rows[0]["id"] != start and len(main or rows) > 1:
         ids = ", ".join(row["id"] for row in (main or rows)[:5])
