@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 from factory.errors import InputError
+from factory.store.text import escape, restore
 from factory.store.verdicts import slug
 
 VERDICT: Final = "verdict"  # the questions; `verdict` is one of keep, edit and drop
@@ -19,12 +20,12 @@ REASON: Final = "reason"
 CORRECTED: Final = "corrected"
 REVIEWERS: Final = "reviewers"  # metadata: "user id name" for each
 UNSPECIFIED: Final = "unspecified"
-UNDONE: Final = frozenset({"draft", "discarded"})  # states of answers that say nothing
+UNDONE: Final = ("draft", "discarded")  # states of answers that say nothing
 
 
 def user_id(reviewer: str) -> str:
     """The id under which a reviewer of ours answers, the same in every file."""
-    return str(uuid5(NAMESPACE_URL, f"dataset-factory/reviewer/{reviewer}"))
+    return str(uuid5(NAMESPACE_URL, f"dataset-factory/reviewer/{escape(reviewer)}"))
 
 
 def record(
@@ -41,10 +42,10 @@ def record(
         for name, value in answers.items():
             if value is not None:
                 responses.setdefault(name, []).append(
-                    {"value": value, "user_id": user_id(verdict["reviewer"])}
+                    {"value": value, "user_id": user_id(restore(verdict["reviewer"]))}
                 )
     suggested = decided and {"rewrite": "edit"}.get(decided["action"], decided["action"])
-    named = [f"{user_id(verdict['reviewer'])} {verdict['reviewer']}" for verdict in said]
+    named = [f"{user_id(restore(verdict['reviewer']))} {verdict['reviewer']}" for verdict in said]
     about = {name: sample[name] for name in ("slice", "strategy", "operation", "run_id", "round")}
     return {
         "id": sample["id"],
@@ -85,7 +86,7 @@ def _answers(given: Any) -> Iterator[tuple[str, Any]]:
     """User id and value of each answer that was given for good."""
     for each in given if isinstance(given, list) else ():
         if isinstance(each, Mapping) and each.get("status") not in UNDONE:
-            yield str(each.get("user_id")), each.get("value")
+            yield str(each.get("user_id") or ""), each.get("value")
 
 
 def _names(metadata: Any) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,6 @@ sample with what stands, and what the run said as a suggestion. Either is read, 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -69,12 +68,12 @@ class Imported:
     num_read: int = 0
     num_added: int = 0
     num_already_there: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, int] = field(default_factory=dict)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def refuse(self, number: int, reason: str, what: str) -> None:
         """Counts a verdict that cannot be taken; `number` is that of its line or record."""
-        self.refused[reason] += 1
+        self.refused[reason] = self.refused.get(reason, 0) + 1
         if len(self.examples) < MAX_EXAMPLES:
             self.examples.append({"number": number, "reason": reason, "what": what[:200]})
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def test_a_verdict_that_is_sent_again_is_written_once(workspace: Path) -> None:
         with Store.open(workspace) as store:
             access.add_verdicts([VERDICT])
             access.add_verdicts([{**VERDICT, "action": "keep"}])
-            access.add_verdicts([VERDICT, {**VERDICT, "created_at": "2099-01-01T00:00:00+00:00"}])
+            soon = datetime.now(UTC) + timedelta(hours=1)
+            access.add_verdicts([VERDICT, {**VERDICT, "created_at": soon.isoformat()}])
             expected = [("Ada", "drop"), ("Bob", "drop"), ("Ada", "keep"), ("Ada", "drop"), ("Ada", "drop")]
             assert verdicts(store) == expected
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +13,11 @@ import pytest
 from audit_http import Visitor
 
 from factory import cli, loop
+from factory.audit.beside import serve_beside
 from factory.init import write_template
 from factory.progress import Progress
 from factory.store.queries import read
+from factory.store.store import Store
 
 
 def test_the_page_is_there_while_the_run_goes_on(
@@ -50,3 +54,19 @@ def test_the_page_is_there_while_the_run_goes_on(
     assert ("Ada", "keep") in read(tmp_path / "w", "SELECT reviewer, action FROM verdicts").rows
     with contextlib.suppress(ConnectionRefusedError):
         pytest.fail(f"it still answers: {visitors[0].get('/').status}")
+
+
+def test_an_address_that_cannot_be_told_leaves_no_server(tmp_path: Path) -> None:
+    told = list[str]()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len(told) == 1:
+            raise BrokenPipeError
+
+    with Store.open(tmp_path) as store, pytest.raises(BrokenPipeError), serve_beside(store.workspace, tell):
+        pytest.fail("nobody knows the address")
+    assert "audit" not in {thread.name for thread in threading.enumerate()}
+    found = re.search(r"127\.0\.0\.1:(\d+)", told[0])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(found[1]) if found else 0), timeout=5)

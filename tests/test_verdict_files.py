@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ ROW = st.fixed_dictionaries(
         "action": st.sampled_from(["keep", "drop", "edit", "withdrawn"]),
         "reason": st.from_regex(r"[a-z0-9_]{1,40}", fullmatch=True),
         "corrected": TEXT,
-        "created_at": st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat()),
+        "created_at": st.datetimes(max_value=datetime(2025, 1, 1), timezones=st.timezones()).map(
+            lambda time: time.isoformat()
+        ),
     }
 )
 
@@ -247,6 +250,57 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFi
         assert cli.main(["verdicts", command, "--help"]) == 0
         text = capsys.readouterr().out
         assert f"Example: factory verdicts {command}" in text and "--json" in text
+
+
+def test_the_command_counts_what_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace, path = new_workspace(tmp_path / "w", "smp_1"), tmp_path / "some.jsonl"
+    said = {"sample_id": "smp_1", "reviewer": "Ada", "action": "keep", "reason": "ok"}
+    path.write_text(json.dumps(said) + "\n" + json.dumps({**said, "sample_id": "smp_\ud800"}) + "\n")
+    words = ["verdicts", "import", str(path), "--workspace", str(workspace)]
+    assert cli.main(words) == 0
+    assert "unknown_sample" in capsys.readouterr().out
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["refused"] == {"unknown_sample": 1} and found["num_already_there"] == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"created_at": "9999-12-31T23:59:59.999999+00:00"},
+        {"created_at": "2125-01-01T00:00:00+00:00"},
+        {"corrected": 0, "action": "edit"},
+        {"corrected": 5},
+        {"corrected": ["a"]},
+        {"id": "smp_1", "responses": {"verdict": [{"value": "keep"}]}},
+        {"id": "smp_1", "responses": {"verdict": [{"value": "keep", "user_id": "u", "status": []}]}, "x": 1},
+        {
+            "id": "smp_1",
+            "metadata": {"reviewers": ["u \ud800"]},
+            "responses": {"verdict": [{"value": "stay", "user_id": "u"}]},
+        },
+    ],
+)
+def test_odd_verdicts_are_refused_or_taken_and_others_still_come_in(
+    tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    workspace, path = new_workspace(tmp_path / "w", "smp_1"), tmp_path / "odd.jsonl"
+    said = {"sample_id": "smp_1", "reviewer": "Ada", "action": "keep", "reason": "ok"}
+    path.write_text(json.dumps({**said, **odd}) + "\n" + json.dumps({**said, "reviewer": "Bob"}) + "\n")
+    found = take(workspace, path)
+    assert (found.num_added, found.refused) == ((2, {}) if "x" in odd else (1, {"unclear": 1}))
+    say(workspace, {"action": "drop", "reviewer": "Ada"})
+    standing = "SELECT action FROM standing_verdicts WHERE reviewer = 'Ada'"
+    assert read(workspace, standing).rows == (("drop",),)
+
+
+def test_a_name_that_cannot_be_stored_as_it_is_comes_back_from_records(tmp_path: Path) -> None:
+    workspace, path = new_workspace(tmp_path / "w", "smp_1"), tmp_path / "records.json"
+    say(workspace, {"action": "keep", "reviewer": "A\ud800\x00"})
+    with Reader(workspace) as reader:
+        assert write_records(reader, path) == 1
+    found = take(workspace, path)
+    assert (found.num_already_there, found.num_added, found.refused) == (1, 0, {})
 
 
 def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:

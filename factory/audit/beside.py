@@ -23,8 +23,8 @@ def serve_beside(workspace: Path, tell: Callable[[str], None]) -> Iterator[None]
     server = AuditServer(workspace)
     thread = threading.Thread(target=server.run, name="audit", daemon=True)
     thread.start()
-    tell(f"audit page, until the run ends: {server.url}")
     try:
+        tell(f"audit page, until the run ends: {server.url}")
         yield
     finally:
         server.stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import duckdb
@@ -19,6 +19,7 @@ from factory.store.text import escape
 
 ACTIONS: Final = ("keep", "edit", "drop", "withdrawn")
 REQUIRED: Final = frozenset({"sample_id", "reviewer", "action", "reason"})
+AHEAD: Final = timedelta(days=1)  # what clocks differ by; later than now, a verdict would stand until then
 MAX_CHARACTERS: Final = 2**20  # of a corrected answer
 SLUG: Final = re.compile(r"[a-z0-9_]{1,40}")
 # What stands, as a table: the same as the view `standing_verdicts`, which a file has only once it was opened
@@ -82,7 +83,8 @@ def verdict_row(given: Mapping[str, Any]) -> dict[str, Any]:
     if len(row["reviewer"]) > 100:
         raise InputError("a reviewer's name has 100 characters at most", where="reviewer")
     corrected = given.get("corrected")
-    if (row["action"] == "edit") != (isinstance(corrected, str) and bool(corrected.strip())):
+    is_text = isinstance(corrected, str) and bool(corrected.strip())
+    if (row["action"] == "edit") != is_text or not (corrected is None or isinstance(corrected, str)):
         raise InputError(
             "an edit comes with the corrected answer, and no other verdict does", where="corrected"
         )
@@ -92,11 +94,15 @@ def verdict_row(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _time(given: Any) -> datetime | None:
-    """A time with its zone, as it is or in ISO 8601; None is the present."""
+    """A time with its zone that has been, as it is or in ISO 8601; None is the present."""
     try:
         found = datetime.fromisoformat(given) if isinstance(given, str) else given
-        if found is None or (isinstance(found, datetime) and found.astimezone(UTC) and found.tzinfo):
-            return found
+        if found is None:
+            return None
+        if isinstance(found, datetime) and found.tzinfo:
+            if found.astimezone(UTC) <= datetime.now(UTC) + AHEAD:
+                return found
+            raise InputError("the time is yet to come", where="created_at")
     except (ValueError, OverflowError):
         pass
     raise InputError("a time is written as 2026-11-29T12:00:00+00:00", where="created_at")
