@@ -101,7 +101,9 @@ def _tell(error: Exception, as_json: bool) -> int:
     if isinstance(error, FactoryError):
         code, text = error.exit_code, f"error: {error}"
     elif isinstance(error, typer.TyperException):
-        code, text = error.exit_code, f"error: {error.format_message()} — see `factory COMMAND --help`"
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "factory"
+        code, text = error.exit_code, f"error: {error.format_message()} — see `{command} --help`"
     elif isinstance(error, OSError) and error.errno in DISK_TROUBLE:
         code, text = 2, f"error: {error.filename or 'disk'}: {error.strerror}"
     text = printable(" ".join(text.split()))

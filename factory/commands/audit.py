@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -37,4 +38,5 @@ def audit(
     else:
         print_text(f"Audit page of {workspace}, on this machine only; Ctrl-C ends it:\n  {server.url}")
     limit_memory()
-    server.run()
+    with suppress(KeyboardInterrupt):
+        server.run()
