@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from factory.audit.access import Access
-from factory.errors import InputError
+from factory.errors import InputError, WorkspaceError
 from factory.store.queries import read
 from factory.store.store import Store
 
@@ -79,6 +79,30 @@ def test_a_verdict_that_is_sent_again_is_written_once(workspace: Path) -> None:
             access.add_verdicts([VERDICT, {**VERDICT, "created_at": soon.isoformat()}])
             expected = [("Ada", "drop"), ("Bob", "drop"), ("Ada", "keep"), ("Ada", "drop"), ("Ada", "drop")]
             assert verdicts(store) == expected
+
+
+def test_a_question_under_way_does_not_open_the_file_again_after_the_end(workspace: Path) -> None:
+    access, failures = Access(workspace), list[Exception]()
+
+    def ask() -> None:
+        try:
+            access.select(
+                "SELECT count(*) FROM range(100000000) a, range(1000) b WHERE a.range * b.range % 7 = 3"
+            )
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while access._server is None or not access._server._running:
+        time.sleep(0.01)
+    access.close()
+    thread.join()
+    assert [str(error) for error in failures] == [f"{workspace}: the page has ended"]
+    with Store.open(workspace), pytest.raises(InputError, match="no verdict"):
+        access.add_verdicts([{**VERDICT, "action": "burn"}])  # whoever has the file may still be asked
+    with pytest.raises(WorkspaceError, match="the page has ended"):
+        access.select("SELECT 1")
 
 
 def test_a_run_gets_in_while_pages_go_on_asking(workspace: Path) -> None:

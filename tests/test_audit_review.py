@@ -199,6 +199,19 @@ def test_undo_restores_what_stood_and_goes_on_to_the_one_before(store: Store, tm
     assert store.select("SELECT * FROM standing_verdicts") == []
 
 
+def test_undo_in_a_tab_that_is_behind_takes_back_nothing_else(store: Store, tmp_path: Path) -> None:
+    (first,) = kept_samples(store, 1)
+    with served(tmp_path / "w") as server:
+        visitor = Visitor(server).enter().named("Ada")
+        visitor.post("/review", {"about": first.id, "action": "keep"})
+        visitor.post("/review", {"about": first.id, "action": "drop", "reason": "useless"})
+        page = visitor.get("/review").text
+        form = re.findall(r'action="/review/undo".*?</form>', page, re.DOTALL)[0]
+        fields = dict(re.findall(r'name="(about|said)" value="([^"]+)"', form))
+        assert [visitor.post("/review/undo", fields).status for _ in range(2)] == [303, 400]
+    assert store.select("SELECT action FROM standing_verdicts") == [{"action": "keep"}]
+
+
 SAID = st.sampled_from([Said("keep", "ok"), Said("drop", "a"), Said("drop", "b"), Said("edit", "a", "x")])
 
 

@@ -35,6 +35,7 @@ class Access:
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._server: Server | None = None
         self._changing = threading.Lock()
+        self._is_over = False
         self._away_until = 0.0
 
     def table(self, sql: str, params: Params = (), limits: Limits | None = None) -> Table:
@@ -76,8 +77,12 @@ class Access:
                 self._wait(deadline, error)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Lets go of the file for good: a question that is still under way does not open it again."""
+        self._let_go(for_good=True)
+
+    def _let_go(self, *, for_good: bool) -> None:
         with self._changing:
+            self._is_over |= for_good
             server, connection = self._server, self._connection
             self._server = self._connection = None
             if server is not None:
@@ -103,6 +108,8 @@ class Access:
         if remote.is_answered(self.workspace):
             return None
         with self._changing:
+            if self._is_over:
+                raise WorkspaceError("the page has ended", where=str(self.workspace))
             if self._server is None:
                 if time.monotonic() < self._away_until:
                     raise database.HeldError("a run is about to open the workspace")
@@ -135,7 +142,7 @@ class Access:
 
     def _release(self, _given: object) -> bool:
         self._away_until = time.monotonic() + AWAY_SECONDS
-        self.close()
+        self._let_go(for_good=False)
         return True
 
     @staticmethod

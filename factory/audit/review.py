@@ -70,6 +70,8 @@ def undo(request: Request, fields: Fields) -> Response:
     rows = access(request).select(HISTORY, [reviewer, sample_id])
     if not rows:
         raise InputError("there is nothing to undo", where=sample_id[:80])
+    if fields.get("said", rows[-1]["action"]) != rows[-1]["action"]:  # on a page that is behind another
+        raise InputError("something else was said of it since, or it is undone", where=sample_id[:80])
     said = undone([Said(**row) for row in rows])
     access(request).add_verdicts([{"sample_id": sample_id, "reviewer": reviewer, **said._asdict()}])
     return _onward({**_state(fields), "sample": sample_id})
