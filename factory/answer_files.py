@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from factory.errors import InputError
+from factory.partial_files import partial_of
 from factory.screen import cell_text, distinct_names, finite
 from factory.store.confined import Batches, plain_value
 
@@ -32,7 +33,7 @@ def write_answer(found: Batches, path: Path) -> int:
     """Writes all rows and returns how many; raises InputError for what cannot be written."""
     import pyarrow as pa
 
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         num_rows = {".parquet": _parquet, ".csv": _csv, ".json": _json}[path.suffix](found, partial)
         partial.replace(path)

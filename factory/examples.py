@@ -14,6 +14,7 @@ from pathlib import Path
 from factory.domain import Domain
 from factory.edits import target
 from factory.errors import RecipeError
+from factory.partial_files import partial_of
 from factory.prompts import render
 from factory.tool_calls import chat_of
 from factory.types import CheckedDraft, Json, Message, Sample
@@ -60,7 +61,7 @@ def refiner_answer(draft: CheckedDraft, *, restate: bool = False) -> str:
 def write_jsonl(examples: Iterable[Example], path: Path) -> int:
     """Writes one line an example and returns their number; an interrupted write leaves nothing at `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     num_written = 0
     with partial.open("w", encoding="utf-8", errors="replace") as file:
         for example in examples:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from factory.argilla import read_record, record
 from factory.errors import InputError
+from factory.partial_files import partial_of
 from factory.store.text import escape, restore
 from factory.store.verdicts import STANDING, verdict_row
 
@@ -213,7 +214,7 @@ def _values(path: Path) -> Iterator[tuple[int, Any]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
     """A file that takes the place of `path` once it is whole; what stood there stays where that fails."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         with partial.open("w", encoding="utf-8") as file:
             yield file

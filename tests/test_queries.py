@@ -409,6 +409,7 @@ def test_a_question_that_nothing_can_watch_is_not_run(monkeypatch):
             raise RuntimeError("can't start new thread")
 
     with duckdb.connect(":memory:") as connection:
+        monkeypatch.setattr(confined._Watch, "_thread", None)
         monkeypatch.setattr(confined.threading, "Thread", AtItsLimit)
         with pytest.raises(InputError, match="no memory is left"):
             confined.run(connection.cursor(), "SELECT 1", limits=confined.Limits(seconds=5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from datetime import datetime
 from pathlib import Path
@@ -309,3 +310,13 @@ def test_an_export_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> 
     assert cli.main(["verdicts", "export", str(file), "--workspace", str(tmp_path / "nowhere")]) != 0
     assert file.read_text() == "an earlier export\n"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path / "w", "smp_1")
+    say(workspace, {"action": "keep"})
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with Reader(workspace) as reader, pytest.raises(InputError, match="is no file"):
+        write_lines(reader, pipe)
+    assert pipe.is_fifo() and [path.name for path in tmp_path.glob(".*")] == []

@@ -193,8 +193,12 @@ class _Watch:
             self._most = self._share * most
         with self._changed:
             if _Watch._thread is None:
-                _Watch._thread = threading.Thread(target=self._look_at_all, daemon=True)
-                _Watch._thread.start()
+                thread = threading.Thread(target=self._look_at_all, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the process is at its limit: a question is not run unwatched
+                    raise NoRoomError("no memory is left for a further question") from error
+                _Watch._thread = thread
             self._under_way.add(self)
             self._changed.notify()
 

@@ -16,6 +16,7 @@ import itertools
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -137,9 +138,11 @@ class Server:
         """Stops answering, queries under way included, and removes the socket."""
         with self._changed:
             self._closing = True
-            for cursor in self._running:
-                cursor.interrupt()
-            self._changed.wait_for(lambda: not self._running, timeout=SOCKET_SECONDS)
+            deadline = time.monotonic() + SOCKET_SECONDS
+            while self._running and time.monotonic() < deadline:
+                for cursor in self._running:
+                    cursor.interrupt()  # again and again: one that has not begun yet does not feel it
+                self._changed.wait(0.05)
         if self._sockets is not None:
             self._sockets.shutdown()
             self._sockets.server_close()
