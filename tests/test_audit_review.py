@@ -328,7 +328,8 @@ def test_without_a_probability_to_keep_the_worse_digit_stands_for_it(store: Stor
         for metric, value in (("grounded", grounded), ("form", form)):
             row = {"run_id": RUN, "sample_id": sample.id, "metric": metric, "scorer": "edit_probability"}
             store.append("scores", [{**row, "value": value}])
-    assert next_turn(store, "uncertain", RUN, "Ada").sample_id == samples[1].id  # type: ignore[union-attr]
+    first = next_turn(store, "uncertain", RUN, "Ada")
+    assert first == (samples[1].id, "the lower of its scores grounded and form is 55.0%")
     assert next_turn(store, "uncertain", RUN, "Ada", skip=1).sample_id == samples[0].id  # type: ignore[union-attr]
     assert next_turn(store, "uncertain", RUN, "Ada", skip=2) is None
 

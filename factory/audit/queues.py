@@ -137,8 +137,8 @@ def next_turn(asks: Selects, queue: str, run_id: str, reviewer: str, skip: int =
             continue
         threshold = 0.5 if scorer == "edit_calibrated" else raw_threshold(asks, run_id)
         found = _select(asks, UNCERTAIN, {**about, **which, "threshold": threshold})
-        return _unsure(found, f"; it turns at {threshold:.0%}")
-    return _unsure(_select(asks, UNCERTAIN_DIGITS, about), "")
+        return _unsure(found, "the refiner's probability to keep is", f"; it turns at {threshold:.0%}")
+    return _unsure(_select(asks, UNCERTAIN_DIGITS, about), "the lower of its scores grounded and form is", "")
 
 
 def raw_threshold(asks: Selects, run_id: str) -> float:
@@ -182,10 +182,10 @@ def next_at_random(
     return turn, Estimate(num_judged, size, *counts, share, *wilson(share, size))
 
 
-def _unsure(found: list[dict[str, Any]], more: str) -> Turn | None:
+def _unsure(found: list[dict[str, Any]], what: str, more: str) -> Turn | None:
     if not found:
         return None
-    return Turn(found[0]["sample_id"], f"the refiner's probability to keep is {found[0]['value']:.1%}{more}")
+    return Turn(found[0]["sample_id"], f"{what} {found[0]['value']:.1%}{more}")
 
 
 def _select(asks: Selects, sql: str, values: dict[str, Any]) -> list[dict[str, Any]]:
