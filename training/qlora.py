@@ -76,7 +76,9 @@ class QLoRAOptions(Strict):
     packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
     num_threads: int | None = Field(None, ge=1, description="On a CPU; as many as cores are free by default.")
     preference: PreferenceOptions | None = Field(
-        None, description="DPO or KTO after it, over what people said of what the refiner had said."
+        None,
+        description="DPO or KTO after it. A student: refined beside raw answers, pairs, and verdicts; a "
+        "refiner: what people said of what it had said.",
     )
 
     @model_validator(mode="after")
