@@ -71,6 +71,9 @@ class QLoRAOptions(Strict):
     max_steps: int | None = Field(None, ge=1)
     num_epochs: float | None = Field(None, gt=0, description="Passes over the dataset; 3 without max_steps.")
     max_length: int = Field(1024, ge=8, description="In tokens; longer samples are refused, not cut.")
+    split_long: bool = Field(
+        False, description="Cut longer conversations between exchanges, each part with the system message."
+    )
     quantize: bool = Field(True, description="NF4 with double quantisation; false is plain LoRA.")
     gradient_checkpointing: bool = Field(False, description="Saves memory, costs about a third more time.")
     packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
@@ -153,7 +156,9 @@ class QLoRA:
         device = devices.at_hand(self.options.num_threads) if gpu is None else devices.named(gpu)
         options = self.options.model_dump(mode="json")
         path, _ = find_model(self.domain.folder, base)
-        lengths = None if dataset is None else read_lengths(dataset, path, self.options.max_length)
+        lengths = None
+        if dataset is not None:
+            lengths = read_lengths(dataset, path, self.options.max_length, self.options.split_long)
         return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
 
     def cancel(self) -> None:
@@ -174,8 +179,9 @@ class QLoRA:
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
-        if options["preference"] is None:  # an adapter without it is named as ever
-            del options["preference"]
+        for name in ("preference", "split_long"):  # an adapter without them is named as ever
+            if not options[name]:
+                del options[name]
         directory = job.directory.resolve()
         return {
             "dataset": str(job.dataset.resolve()),
