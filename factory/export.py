@@ -7,18 +7,17 @@ and nothing is uploaded anywhere. What stands in the files is in factory.export_
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 from factory.accuracy import Selects
 from factory.card import render_card
-from factory.errors import GuardTripped, InputError, WorkspaceError
+from factory.errors import GuardTripped, InputError
 from factory.export_files import write_files
 from factory.export_forms import dataset_info
 from factory.findings import find_run
+from factory.partial_files import new_folder
 
 
 def export(
@@ -38,23 +37,12 @@ def export(
     dataset = _find_dataset(store, run_id, dataset_id)
     dataset["num_missing"] = count_missing(store, dataset)
     directory = directory.resolve()
-    partial = directory.with_name(f".{directory.name}.{token_hex(4)}.partial")
-    try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(
-                "there is something already", where=str(directory), hint="name a new or empty folder"
-            )
+    with new_folder(directory, "the export") as partial:
         written = write_files(store, dataset, partial, forms)
         if forms:
             info = json.dumps(dataset_info(forms, written.has_tools), indent=1)
             (partial / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render_card(store, dataset, written), encoding="utf-8")
-        partial.replace(directory)
-    except OSError as error:
-        what = f"the export cannot be written: {error.strerror or error}"
-        raise WorkspaceError(what, where=str(directory)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     return {
         "directory": str(directory),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Workspace
+from factory.commands.output import print_found
 from factory.errors import InputError
 
 QUERY = '"SELECT refiner, action, reason, count(*) FROM decisions GROUP BY ALL"'
@@ -136,15 +137,11 @@ def export(
     sharegpt and alpaca, TRL reads prompt_completion.
     """
     from factory.export import export as write
-    from factory.screen import print_json, print_mapping
     from factory.store.queries import Reader
 
     with Reader(workspace) as reader:
         found = write(reader, directory, forms=[form.value for form in dict.fromkeys(format or ())])
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    print_found(found, json)
 
 
 def print_report(workspace: Path, json: bool, short: bool = False, run_id: str | None = None) -> None:
