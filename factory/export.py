@@ -1,4 +1,4 @@
-"""A frozen dataset as a folder that `datasets.load_dataset` reads: JSONL, Parquet and a card.
+"""A frozen dataset as a folder that `datasets.load_dataset` reads: JSONL, Parquet, a card, Croissant.
 
 The folder appears under its name only when it is whole. The dev and test splits are not exported,
 and nothing is uploaded anywhere. What stands in the files is in factory.export_files.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from factory import croissant
 from factory.accuracy import Selects
 from factory.card import render_card
 from factory.errors import GuardTripped, InputError
@@ -43,6 +44,9 @@ def export(
             info = json.dumps(dataset_info(forms, written.has_tools), indent=1)
             (partial / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render_card(store, dataset, written), encoding="utf-8")
+        about = croissant.describe(find_run(store, dataset["run_id"]), dataset, partial)
+        text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        (partial / croissant.NAME).write_text(text, encoding="utf-8", errors="replace")
     files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     return {
         "directory": str(directory),
@@ -84,7 +88,8 @@ def _find_dataset(store: Selects, run_id: str | None, dataset_id: str | None) ->
     if dataset_id is None:
         run_id = find_run(store, run_id)["id"]
     rows = store.select(
-        "SELECT id, run_id, round, num_samples FROM datasets "
+        "SELECT id, run_id, round, num_samples, "
+        "strftime(created_at AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%SZ') AS created_at FROM datasets "
         "WHERE (?::VARCHAR IS NULL OR id = ?) AND (?::VARCHAR IS NULL OR run_id = ?) "
         "ORDER BY round DESC, created_at DESC LIMIT 1",
         (dataset_id, dataset_id, run_id, run_id),

@@ -131,7 +131,7 @@ def export(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Write the newest dataset as JSONL and Parquet, with a card.
+    """Write the newest dataset as JSONL and Parquet, with a card and Croissant metadata.
 
     `datasets.load_dataset` reads the folder. Its own form is that of chats; LLaMA-Factory and Axolotl read
     sharegpt and alpaca, TRL reads prompt_completion.
