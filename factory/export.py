@@ -41,7 +41,7 @@ def export(
     with new_folder(directory, "the export") as partial:
         written = write_files(store, dataset, partial, forms)
         if forms:
-            info = json.dumps(dataset_info(forms, written.has_tools), indent=1)
+            info = json.dumps(dataset_info(forms, written.has_tools, written.num_pairs > 0), indent=1)
             (partial / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render_card(store, dataset, written), encoding="utf-8")
         about = croissant.describe(find_run(store, dataset["run_id"]), dataset, partial)

@@ -33,7 +33,7 @@ def lines(path):
 
 def test_it_names_every_file_of_samples_with_its_hash(exported):
     found = json.loads((exported / "croissant.json").read_text("utf-8"))
-    files = {path.relative_to(exported).as_posix(): path for path in exported.glob("*/train.*")}
+    files = {path.relative_to(exported).as_posix(): path for path in exported.glob("*/*.*")}
     assert files.keys() == {each["contentUrl"] for each in found["distribution"]} >= {"sharegpt/train.jsonl"}
     for each in found["distribution"]:
         content = files[each["contentUrl"]].read_bytes()
