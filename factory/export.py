@@ -1,4 +1,4 @@
-"""A frozen dataset as a folder that `datasets.load_dataset` reads: JSONL, Parquet and a card.
+"""A frozen dataset as a folder that `datasets.load_dataset` reads: JSONL, Parquet, a card, Croissant.
 
 The folder appears under its name only when it is whole. The dev and test splits are not exported,
 and nothing is uploaded anywhere. What stands in the files is in factory.export_files.
@@ -7,18 +7,18 @@ and nothing is uploaded anywhere. What stands in the files is in factory.export_
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
+from factory import croissant
 from factory.accuracy import Selects
 from factory.card import render_card
-from factory.errors import GuardTripped, InputError, WorkspaceError
+from factory.errors import GuardTripped, InputError
 from factory.export_files import write_files
 from factory.export_forms import dataset_info
 from factory.findings import find_run
+from factory.partial_files import new_folder
 
 
 def export(
@@ -38,23 +38,15 @@ def export(
     dataset = _find_dataset(store, run_id, dataset_id)
     dataset["num_missing"] = count_missing(store, dataset)
     directory = directory.resolve()
-    partial = directory.with_name(f".{directory.name}.{token_hex(4)}.partial")
-    try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(
-                "there is something already", where=str(directory), hint="name a new or empty folder"
-            )
+    with new_folder(directory, "the export") as partial:
         written = write_files(store, dataset, partial, forms)
         if forms:
-            info = json.dumps(dataset_info(forms, written.has_tools), indent=1)
+            info = json.dumps(dataset_info(forms, written.has_tools, written.num_pairs > 0), indent=1)
             (partial / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render_card(store, dataset, written), encoding="utf-8")
-        partial.replace(directory)
-    except OSError as error:
-        what = f"the export cannot be written: {error.strerror or error}"
-        raise WorkspaceError(what, where=str(directory)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        about = croissant.describe(find_run(store, dataset["run_id"]), dataset, partial)
+        text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        (partial / croissant.NAME).write_text(text, encoding="utf-8", errors="replace")
     files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     return {
         "directory": str(directory),
@@ -96,7 +88,8 @@ def _find_dataset(store: Selects, run_id: str | None, dataset_id: str | None) ->
     if dataset_id is None:
         run_id = find_run(store, run_id)["id"]
     rows = store.select(
-        "SELECT id, run_id, round, num_samples FROM datasets "
+        "SELECT id, run_id, round, num_samples, "
+        "strftime(created_at AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%SZ') AS created_at FROM datasets "
         "WHERE (?::VARCHAR IS NULL OR id = ?) AND (?::VARCHAR IS NULL OR run_id = ?) "
         "ORDER BY round DESC, created_at DESC LIMIT 1",
         (dataset_id, dataset_id, run_id, run_id),

@@ -9,14 +9,14 @@ form. Where the files go is not known here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TextIO
 
 from factory.accuracy import Selects
 from factory.errors import FactoryError, InputError
-from factory.export_forms import FORMS
+from factory.export_forms import FORMS, RANKING, Chat, ranking
 from factory.preference import pair_of
 from factory.store.text import from_json, restore
 from factory.tool_calls import chat_of
@@ -73,8 +73,8 @@ class Written(NamedTuple):
 def write_files(store: Selects, dataset: dict[str, Any], folder: Path, forms: Sequence[str] = ()) -> Written:
     """Writes data/train.* and, where there are pairs, preference/train.*, each as JSONL and Parquet.
 
-    In each further form (factory.export_forms) FORM/train.jsonl; raises InputError where a sample does not
-    fit it, FactoryError where samples are missing.
+    In each further form (factory.export_forms) FORM/train.jsonl, and pairs in the form sharegpt beside it.
+    Raises InputError where a sample does not fit a form, FactoryError where samples are missing.
     """
     (extras,) = store.select(EXTRAS, (dataset["id"],))
     written = Written(extras["num_pairs"], extras["num_tools"] > 0)
@@ -85,16 +85,23 @@ def write_files(store: Selects, dataset: dict[str, Any], folder: Path, forms: Se
         if written.num_pairs:
             pairs = stack.enter_context(_Files(folder / "preference", _pair_schema(), None))
         lines = {name: stack.enter_context(_open_lines(folder / name)) for name in forms}
+        is_ranked = written.num_pairs and "sharegpt" in forms
+        ranked = stack.enter_context(_open_lines(folder / "sharegpt", RANKING)) if is_ranked else None
         for page in _pages(store, dataset["id"]):
             chats = [_chat(row) for row in page]
             rows = [_sample(row, *chat, written.has_tools) for row, chat in zip(page, chats, strict=True)]
             samples.write(rows, [_with_texts(row) for row in rows] if written.has_tools else rows)
             if written.num_pairs:
-                found = [pair_of(*chat) for chat in chats]
-                pairs.write([{**pair, **_few(row)} for pair, row in zip(found, rows, strict=True) if pair])
+                made = [pair_of(*chat) for chat in chats]
+                found = [{**pair, **_few(row)} for pair, row in zip(made, rows, strict=True) if pair]
+                pairs.write(found)
+                if ranked is not None:
+                    ranked.writelines(_line_in_form(ranking, pair, pair["sample_id"]) for pair in found)
             for name, file in lines.items():
+                offered = [_offered(*chat, written.has_tools) for chat in chats]
                 file.writelines(
-                    _line_in_form(name, row, *chat) for row, chat in zip(page, chats, strict=True)
+                    _line_in_form(FORMS[name], chat, row["sample_id"])
+                    for row, chat in zip(page, offered, strict=True)
                 )
             num_samples += len(rows)
     if num_samples != dataset["num_samples"]:
@@ -103,17 +110,22 @@ def write_files(store: Selects, dataset: dict[str, Any], folder: Path, forms: Se
     return written
 
 
-def _open_lines(folder: Path) -> TextIO:
-    folder.mkdir(parents=True)
-    return (folder / "train.jsonl").open("w", encoding="utf-8", errors="replace")
+def _open_lines(folder: Path, name: str = "train.jsonl") -> TextIO:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / name).open("w", encoding="utf-8", errors="replace")
 
 
-def _line_in_form(name: str, row: dict[str, Any], messages: list[Message], attributes: dict[str, str]) -> str:
+def _offered(messages: list[Message], attributes: dict[str, str], has_tools: bool) -> dict[str, Json]:
+    """A chat as forms take it: with the key `tools` where any sample of the dataset has some."""
+    return ({"tools": None} if has_tools else {}) | chat_of(messages, attributes)
+
+
+def _line_in_form(form: Callable[[Chat], Row], chat: Chat, sample_id: str) -> str:
     try:
-        made = FORMS[name](chat_of(messages, attributes))
+        made = form(chat)
     except InputError as error:
-        raise InputError(error.what, where=row["sample_id"], hint=error.hint) from error
-    return json.dumps({**made, "sample_id": row["sample_id"]}, ensure_ascii=False) + "\n"
+        raise InputError(error.what, where=sample_id, hint=error.hint) from error
+    return json.dumps({**made, "sample_id": sample_id}, ensure_ascii=False) + "\n"
 
 
 class _Files:

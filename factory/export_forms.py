@@ -1,8 +1,9 @@
 """Forms in which other trainers read samples, one function a form, from a chat as templates take it.
 
-`sharegpt` and `alpaca` are as LLaMA-Factory's data/README.md has them, which Axolotl reads too;
-`prompt_completion` is TRL's. LLaMA-Factory passes over a chat whose turns do not alternate without an
-error, so such a chat is refused here. Where the lines go is not known here.
+`sharegpt` and `alpaca` are as LLaMA-Factory's data/README.md has them; Axolotl reads the first too, and of
+the second what has one question and no system message. `prompt_completion` is TRL's. LLaMA-Factory passes
+over a chat whose turns do not alternate without an error, so such a chat is refused here. What their own
+loaders make of the files, benchmarks/loaders.py shows. Where the lines go is not known here.
 """
 
 from __future__ import annotations
@@ -14,21 +15,28 @@ from typing import Any, Final
 from factory.errors import InputError
 from factory.types import Json
 
-Chat = Mapping[str, Any]  # {"messages": […]}, and {"tools": […]} where there are some
+Chat = Mapping[str, Any]  # {"messages": […]}, and {"tools": […] or None} in a dataset that has some
+RANKING: Final = "preference.jsonl"  # beside train.jsonl of the form sharegpt
 CALLERS: Final = {"user": "human", "assistant": "gpt", "tool": "observation"}
 
 
 def sharegpt(chat: Chat) -> dict[str, Json]:
-    """{"conversations": [{"from", "value"}], "system", "tools"}; the last two are texts, empty where none.
+    """{"conversations": [{"from", "value"}]}, and in a dataset with tools "tools", these as JSON text.
 
-    An answer that calls tools is `function_call`, a list of calls as JSON; `tools` are functions as JSON.
+    A system message is the first turn: of an empty `system` beside them Axolotl makes an empty turn. An
+    answer that calls tools is `function_call`, a list of calls as JSON text.
     """
     system, turns = _split(chat)
-    return {
-        "conversations": [_said(turn) for turn in turns],
-        "system": system,
-        "tools": _as_text([tool["function"] for tool in chat.get("tools") or ()]),
-    }
+    first: list[dict[str, Json]] = [{"from": "system", "value": system}] if system else []
+    made: dict[str, Json] = {"conversations": [*first, *map(_said, turns)]}
+    return made | ({"tools": _as_text(chat["tools"] or [])} if "tools" in chat else {})
+
+
+def ranking(pair: Chat) -> dict[str, Json]:
+    """A pair as factory.preference has it in the form `sharegpt`: {"conversations", "chosen", "rejected"}."""
+    *before, chosen = sharegpt({"messages": [*pair["prompt"], *pair["chosen"]]})["conversations"]
+    rejected = {**chosen, "value": pair["rejected"][0]["content"]}
+    return {"conversations": before, "chosen": chosen, "rejected": rejected}
 
 
 def alpaca(chat: Chat) -> dict[str, Json]:
@@ -73,10 +81,7 @@ COLUMNS: Final[Mapping[str, dict[str, Json]]] = {
             "system_tag": "system",
         },
     },
-    "sharegpt": {
-        "formatting": "sharegpt",
-        "columns": {"messages": "conversations", "system": "system", "tools": "tools"},
-    },
+    "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations"}},
     "alpaca": {
         "columns": {
             "prompt": "instruction",
@@ -89,10 +94,18 @@ COLUMNS: Final[Mapping[str, dict[str, Json]]] = {
 }
 
 
-def dataset_info(forms: Iterable[str], has_tools: bool) -> dict[str, Json]:
+def dataset_info(forms: Iterable[str], has_tools: bool, has_pairs: bool) -> dict[str, Json]:
     """LLaMA-Factory's dataset_info.json of an export with these forms; chats with tools only as sharegpt."""
     of_chat = {} if has_tools else {"chat": {"file_name": "data/train.jsonl", **COLUMNS["chat"]}}
     there = {name: {"file_name": f"{name}/train.jsonl", **COLUMNS[name]} for name in forms if name in COLUMNS}
+    if "sharegpt" not in there:
+        return of_chat | there
+    columns = {"messages": "conversations"} | ({"tools": "tools"} if has_tools else {})
+    there["sharegpt"] = {**there["sharegpt"], "columns": columns}
+    if has_pairs:
+        columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+        of_pairs = {"formatting": "sharegpt", "ranking": True, "columns": columns}
+        there["preference"] = {"file_name": f"sharegpt/{RANKING}", **of_pairs}
     return of_chat | there
 
 
@@ -115,4 +128,4 @@ def _said(turn: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _as_text(values: list[Json]) -> str:
-    return json.dumps(values, ensure_ascii=False) if values else ""
+    return json.dumps(values, ensure_ascii=False)

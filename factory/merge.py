@@ -6,17 +6,16 @@ trainer's. The folder appears under its name only when it is whole. Nothing is u
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 from factory.accuracy import Selects
-from factory.errors import InputError, RecipeError, WorkspaceError
+from factory.errors import InputError, RecipeError
 from factory.findings import find_run
 from factory.model_card import render_model_card
+from factory.partial_files import new_folder
 from factory.ports import MergeJob
 from factory.progress import Progress
 from factory.registry import find
@@ -36,7 +35,7 @@ PROMOTED = """
 
 # As the student was asked them, drawn evenly over an order that no slice has a part in.
 ASKED = """
-    SELECT i.item_key, any_value(c.request) AS request
+    SELECT i.item_key, any_value(c.request) AS request, any_value(i.expected) AS expected
     FROM evaluation_items i JOIN calls c ON c.id = i.call_id AND c.status = 'ok'
     WHERE i.evaluation_id = (
         SELECT id FROM evaluations WHERE model_id = ? AND split = 'dev' ORDER BY created_at DESC, id LIMIT 1
@@ -77,30 +76,17 @@ def merge(
     chats = read_chats(store, model["id"], how.num_chats)
     adapter = find_adapter(workspace, model)
     directory = directory.resolve()
-    partial = directory.with_name(f".{directory.name}.{token_hex(4)}.partial")
-    try:
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(
-                "there is something already", where=str(directory), hint="name a new or empty folder"
-            )
-        partial.mkdir(parents=True)
+    with new_folder(directory, "the model") as partial:
         base = str(how.base.resolve()) if how.base else None
         job = MergeJob(adapter, partial, chats, how.dtype, how.max_divergence, base)
         with progress.stage(f"merge {model['name']}", None, "steps") as bar:
             merged = trainer.merge(job, bar.update)
         (partial / "README.md").write_text(render_model_card(store, model, merged), encoding="utf-8")
-        partial.replace(directory)
-    except OSError as error:
-        what = f"the model cannot be written: {error.strerror or error}"
-        raise WorkspaceError(what, where=str(directory)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {
         "directory": str(directory),
         "model": model["id"],
         "adapter": str(adapter),
-        **{name: merged[name] for name in ("base", "weights", "dtype", "bound")},
-        **merged["comparison"],
+        **{name: merged[name] for name in ("base", "weights", "dtype", "bound", "comparison")},
         "files": sorted(path.name for path in directory.iterdir()),
     }
 
@@ -136,12 +122,19 @@ def find_trainer(store: Selects, model: dict[str, Any]) -> Any:
 
 
 def read_chats(store: Selects, model_id: str, num_chats: int) -> Sequence[Json]:
-    """What the student was asked on dev, at most so many; raises InputError where it was asked nothing."""
-    found = [from_json(row["request"]) for row in store.select(ASKED, (model_id, num_chats))]
-    if not found:
+    """What the student was asked on dev and had to say, at most so many chats.
+
+    Raises InputError where it was asked nothing.
+    """
+    rows = store.select(ASKED, (model_id, num_chats))
+    if not rows:
         what = "no evaluation on dev, on whose questions adapter and merge could be compared"
         raise InputError(what, where=model_id, hint="`factory evaluate` makes one")
-    return [{name: asked[name] for name in ("messages", "tools") if name in asked} for asked in found]
+    chats = []
+    for row in rows:
+        asked = from_json(row["request"]) | {"expected": row["expected"]}
+        chats.append({name: asked[name] for name in ("messages", "tools", "expected") if name in asked})
+    return chats
 
 
 def find_adapter(workspace: Path, model: dict[str, Any]) -> Path:

@@ -35,6 +35,18 @@ SLICES = """
     GROUP BY ALL ORDER BY split, slice
 """
 
+FIGURES = (  # of the comparison: label, name, format and factor
+    ("Questions", "num_chats", "%d", 1),
+    ("Positions", "num_positions", "%d", 1),
+    ("Divergence (Kullback-Leibler, nats), mean", "mean_divergence", "%.2g", 1),
+    ("of these at most", "max_divergence", "%.2g", 1),
+    ("Difference of logits, mean", "mean_difference", "%.2g", 1),
+    ("at most", "max_difference", "%.2g", 1),
+    ("Same next token", "same_tokens", "%.1f %%", 100),
+    ("Same choices along the whole answer", "same_answers", "%.1f %%", 100),
+    ("Widest lead of a token that lost it (logits)", "widest_flip", "%.2g", 1),
+)
+
 
 def render_model_card(store: Selects, model: Mapping[str, Any], merged: Mapping[str, Any]) -> str:
     """README.md of a merged model, given its row and what merging found."""
@@ -53,6 +65,7 @@ def render_model_card(store: Selects, model: Mapping[str, Any], merged: Mapping[
         model=model,
         merged=merged,
         figures=merged["comparison"],
+        rows=FIGURES,
         base=base,
         is_folder=is_folder,
         dataset=datasets[0] if datasets else {"id": "–", "num_samples": 0},

@@ -164,9 +164,10 @@ class OnProgress(Protocol):
 class MergeJob:
     """An adapter that is to become one model with its base, in `directory`, which is an empty folder.
 
-    `chats` are {"messages": [...]} lines up to an answer, with "tools" where some are offered: adapter and
-    merge are compared on them. `base` is where the base lies now, None: where it lay in training. `dtype` is
-    bfloat16 or float16. A mean divergence (Kullback-Leibler, nats) beyond `max_divergence` is refused.
+    `chats` are {"messages": [...]} lines up to an answer, with "tools" where some are offered, and the answer
+    that was "expected": along the adapter's own answers and along these, adapter and merge are compared.
+    `base` is where the base lies now, None: where it lay in training. `dtype` is bfloat16 or float16. A mean
+    divergence (Kullback-Leibler, nats) beyond `max_divergence` along either is refused.
     """
 
     adapter: Path

@@ -21,6 +21,7 @@ from factory.domain import Domain
 from factory.errors import FactoryError, InputError
 from factory.file_steps import check_steps, domain_of_file
 from factory.interpreter import run_work
+from factory.partial_files import check_replaceable
 from factory.ports import Ask
 from factory.progress import Progress
 from factory.recipe import StepSpec
@@ -149,6 +150,8 @@ def _outputs(path: Path, output: Path | None) -> tuple[Path, Path]:
         )
     if not kept.parent.is_dir():
         raise InputError("there is no such folder", where=str(kept.parent))
+    for file in (kept, dropped):
+        check_replaceable(file)
     return kept, dropped
 
 

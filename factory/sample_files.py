@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
 from factory.errors import FactoryError, InputError, WorkspaceError
+from factory.partial_files import partial_of
 from factory.types import Json
 
 LINES: Final = (".jsonl", ".jsonl.gz")
@@ -63,10 +64,10 @@ def read_lines(path: Path) -> Iterator[Line]:
 @contextmanager
 def writing(path: Path, like: Path) -> Iterator[Write]:
     """What writes lines to `path`, which appears when the body is through; `like` is where they come from."""
-    partial = path.with_name(f".partial-{path.name}")
+    partial = partial_of(path)
     try:
         if suffix_of(path) in LINES:
-            with _writing_lines(partial) as write:
+            with _writing_lines(partial, is_gzip=path.name.endswith(".gz")) as write:
                 yield write
         elif suffix_of(like) == ".parquet":
             with _writing_parquet(partial, like) as write:
@@ -74,7 +75,7 @@ def writing(path: Path, like: Path) -> Iterator[Write]:
         else:
             lines = partial.with_name(f"{partial.name}.jsonl")
             try:
-                with _writing_lines(lines) as write:
+                with _writing_lines(lines, is_gzip=False) as write:
                     yield write
                 _convert(lines, partial)
             finally:
@@ -207,8 +208,8 @@ def _read_parquet(path: Path) -> Iterator[Line]:
 
 
 @contextmanager
-def _writing_lines(path: Path) -> Iterator[Write]:
-    opener = gzip.open if path.name.endswith(".gz") else open
+def _writing_lines(path: Path, is_gzip: bool) -> Iterator[Write]:
+    opener = gzip.open if is_gzip else open
     with cast("IO[str]", opener(path, "wt", encoding="utf-8", newline="\n")) as file:
         yield lambda line: cast("None", file.write((line.text or as_json(line.row)) + "\n"))
 

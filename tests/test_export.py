@@ -45,7 +45,7 @@ def exported(store, tmp_path_factory):
         result = export(store, directory)
     finally:
         factory.export_files.PAGE_SIZE = original
-    assert result["files"] == ["README.md", "data/train.jsonl", "data/train.parquet"]
+    assert result["files"] == ["README.md", "croissant.json", "data/train.jsonl", "data/train.parquet"]
     assert (result["dataset"], result["num_samples"]) == (f"dat_{RUN}_2", 24)
     return directory
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from frozen_dataset import freeze
+from test_export_pairs import SAMPLES as PAIRS
 from test_export_tools import ALARM, LIGHT, sample
+from test_qlora import MARKED_TEMPLATE, set_template
 from tiny_llama import make_tiny_llama
 
 from factory import cli
@@ -18,7 +21,13 @@ from factory.store.store import Store
 from factory.types import Message, Parent, Sample
 
 CALLS = [{"name": "set_alarm", "arguments": {"at": "7:00"}}]
-ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
+ROLES = {
+    "system": "system",
+    "human": "user",
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+}
 
 
 def talk(*texts: str, system: str = "") -> Sample:
@@ -43,7 +52,10 @@ def lines(path):
 
 
 def llama_factory(line, info):
-    """System, tools and turns, as LLaMA-Factory's converters read a line by its dataset_info.json."""
+    """System, tools and turns, as LLaMA-Factory's converters read a line by its dataset_info.json.
+
+    benchmarks/loaders.py asks these themselves.
+    """
     columns = info["columns"]
     if info.get("formatting", "alpaca") == "alpaca":
         before = [text for pair in line[columns["history"]] for text in pair]
@@ -77,27 +89,51 @@ def test_llama_factory_reads_the_same_from_every_form(tmp_path):
 
 
 def test_axolotl_reads_what_its_documentation_asks_for(tmp_path):
-    """`type: chat_template` with `role: from, content: value`, and `type: alpaca`."""
+    """`type: chat_template` with `role: from, content: value`, and `type: alpaca`.
+
+    Of a `system` or a `tools` beside the turns it would make an empty turn, or fail, where they are empty.
+    """
     out = exported(tmp_path, PLAIN, "sharegpt", "alpaca")
     for line in lines(out / "sharegpt/train.jsonl"):
+        assert line.keys() == {"conversations", "sample_id"}
         assert all(turn.keys() == {"from", "value"} for turn in line["conversations"])
-        assert [ROLES[turn["from"]] for turn in line["conversations"]][:2] == ["user", "assistant"]
+    roles = [
+        [ROLES[turn["from"]] for turn in line["conversations"]]
+        for line in lines(out / "sharegpt/train.jsonl")
+    ]
+    assert roles == [["user", "assistant"], ["system", *["user", "assistant"] * 2]]
     for line in lines(out / "alpaca/train.jsonl"):
         assert all(isinstance(line[key], str) for key in ("instruction", "input", "output"))
 
 
 def test_tools_are_texts_in_sharegpt_and_mappings_in_prompt_and_completion(tmp_path):
-    out = exported(tmp_path, [sample("Wake me", CALLS, ALARM, LIGHT)], "sharegpt", "prompt_completion")
+    samples = [sample("Wake me", CALLS, ALARM, LIGHT), sample("2 + 2?", "4", number=2)]
+    out = exported(tmp_path, samples, "sharegpt", "prompt_completion")
     info = json.loads((out / "dataset_info.json").read_text())
     assert list(info) == ["sharegpt"]
-    (line,) = lines(out / "sharegpt/train.jsonl")
+    line, without = lines(out / "sharegpt/train.jsonl")
+    assert without["tools"] == "[]"
     _, tools, turns = llama_factory(line, info["sharegpt"])
-    assert json.loads(tools) == [ALARM["function"], LIGHT["function"]]
+    assert json.loads(tools) == [ALARM, LIGHT]
     assert turns[0] == "Wake me" and json.loads(turns[1]) == CALLS
     assert [turn["from"] for turn in line["conversations"]] == ["human", "function_call"]
-    (line,) = lines(out / "prompt_completion/train.jsonl")
+    line, without = lines(out / "prompt_completion/train.jsonl")
+    assert "tools" not in without
     assert line["tools"] == [ALARM, LIGHT]
     assert line["completion"][0]["tool_calls"][0]["function"] == CALLS[0]
+
+
+def test_pairs_stand_in_the_form_of_the_others_too(tmp_path):
+    out = exported(tmp_path, PAIRS, "sharegpt")
+    info = json.loads((out / "dataset_info.json").read_text())["preference"]
+    assert info["ranking"] and info["columns"]["chosen"] == "chosen"
+    first, second = lines(out / info["file_name"])
+    assert first["conversations"] == [{"from": "human", "value": "Q1"}]
+    assert first["chosen"] == {"from": "gpt", "value": "A1"}
+    assert first["rejected"] == {"from": "gpt", "value": "bad ? \x00"}
+    assert [turn["from"] for turn in second["conversations"]] == ["system", "human"]
+    assert len(lines(out / "sharegpt/train.jsonl")) == len(PAIRS)
+    assert not (exported(tmp_path / "without", PLAIN, "sharegpt") / "sharegpt/preference.jsonl").exists()
 
 
 def test_trl_makes_the_same_text_of_both_of_its_forms(tmp_path):
@@ -114,6 +150,36 @@ def test_trl_makes_the_same_text_of_both_of_its_forms(tmp_path):
         assert made["prompt"] + made["completion"] == whole
         assert made["completion"] == f"{chat['answer']}<|end|>"
         assert pair["sample_id"] == chat["sample_id"]
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    ("file", "is_chat"), [("data/train.parquet", True), ("prompt_completion/train.jsonl", False)]
+)
+def test_trl_prepares_what_it_trains_on_from_the_files(tmp_path, monkeypatch, file, is_chat):
+    """What its own trainer makes of a file: the template's tokens, and of these the answers to learn."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    base = make_tiny_llama(tmp_path / "model")
+    set_template(base, MARKED_TEMPLATE)
+    out = exported(tmp_path, PLAIN, "prompt_completion")
+    kind = {".parquet": "parquet", ".jsonl": "json"}[Path(file).suffix]
+    rows = load_dataset(kind, data_files=str(out / file), split="train", cache_dir=str(tmp_path / "cache"))
+    args = SFTConfig(
+        output_dir=str(tmp_path / "trained"), use_cpu=True, bf16=False, report_to="none", max_length=None,
+        assistant_only_loss=is_chat,
+    )  # fmt: skip
+    trainer = SFTTrainer(str(base), args=args, train_dataset=rows)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    learned = []
+    for row, line in zip(trainer.train_dataset, lines(out / "data/train.jsonl"), strict=True):
+        whole = tokenizer.apply_chat_template(line["messages"], tokenize=False)
+        assert tokenizer.decode(row["input_ids"]) == whole
+        learned.append(tokenizer.decode([label for label in row["labels"] if label != -100]))
+    assert learned == ["A1<|end|>", "A2<|end|>A3<|end|>" if is_chat else "A3<|end|>"]
 
 
 def test_what_does_not_fit_a_form_is_refused_by_name_and_leaves_nothing(tmp_path):

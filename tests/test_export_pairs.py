@@ -91,6 +91,10 @@ def test_trl_takes_them(exported, tmp_path, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.pad_token = tokenizer.eos_token
     trainer = DPOTrainer(str(base), args=args, train_dataset=pairs, processing_class=tokenizer)
+    for row, pair in zip(trainer.train_dataset, PAIRS, strict=True):
+        for name in ("chosen", "rejected"):
+            whole = tokenizer.apply_chat_template(pair["prompt"] + pair[name], tokenize=False)
+            assert tokenizer.decode(row["prompt_ids"] + row[f"{name}_ids"]) == whole
     loss = trainer.train().training_loss
     assert loss == pytest.approx(0.693, abs=0.01)  # log 2: policy and reference are one model yet
 

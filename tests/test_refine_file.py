@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -352,9 +353,19 @@ def test_text_stays_text_in_parquet_whatever_it_looks_like(tmp_path: Path) -> No
 
 def test_a_disk_that_refuses_is_one_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [CHAT])
-    (tmp_path / ".partial-a.kept.jsonl").mkdir()
+    (tmp_path / ".a.kept.jsonl.partial").mkdir()
     with pytest.raises(WorkspaceError, match="cannot be written"):
         refine(path, "exact")
+
+
+@pytest.mark.parametrize("name", ["kept.jsonl", "kept.jsonl.gz", "kept.parquet", "kept.dropped.jsonl"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
+    path, pipe = write(tmp_path / "a.jsonl", [CHAT]), tmp_path / name
+    os.mkfifo(pipe)
+    output = tmp_path / "kept.jsonl" if "dropped" in name else pipe
+    with pytest.raises(InputError, match=rf"{name}: is there and is no file"):
+        refine(path, "exact", output=output)
+    assert pipe.is_fifo() and sorted(tmp_path.iterdir()) == sorted([path, pipe])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """How far a merged model is from the adapter on its base: distributions and choices, token by token.
 
-Both walk the same answers, the adapter's greedy ones, so that the answers are the same exactly where every
-choice along them is. Numbers come in as logits; models are not known here.
+Both walk the same tokens. Where these are the adapter's greedy answers, the merge gives the same answer
+exactly where every choice along it is the same. Numbers come in as logits; models are not known here.
 """
 
 from __future__ import annotations
@@ -64,11 +64,14 @@ class Divergence:
             "differing_chats": self.differing,
         }
 
-    def check(self, bound: float) -> None:
-        """Raises TrainingError where the next tokens are distributed too differently, in nats on the mean."""
+    def check(self, bound: float, along: str) -> None:
+        """Raises TrainingError where the next tokens are distributed too differently, in nats on the mean.
+
+        `along` says in the message what was walked.
+        """
         mean = self.sum_divergence / self.num_positions
         if not mean <= bound:  # what is not a number is refused too
             same = self.num_same_tokens / self.num_positions
-            what = f"the merge is no longer the adapter: it diverges by {mean:.2g} nats on the mean"
+            what = f"the merge is no longer the adapter: {mean:.2g} nats apart on the mean, {along}"
             hint = f"{bound:g} may be; {same:.1%} of the next tokens are the same; try --dtype float16"
             raise TrainingError(what, hint=hint)

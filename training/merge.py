@@ -21,7 +21,7 @@ from factory.types import Json
 from training.adapters import identify, resolve_base
 from training.qlora import environment, send
 
-NUM_TOKENS = 32  # of each greedy answer, along which adapter and merge are compared
+NUM_TOKENS = 32  # of an answer, and of a question's end, along which adapter and merge are compared
 
 
 def merge(job: MergeJob, on_progress: OnProgress) -> dict[str, Json]:

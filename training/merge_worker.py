@@ -1,9 +1,11 @@
 """The process that merges: `python -m training.merge_worker < JOB.json`, one adapter into one model.
 
 First the base in 4 bit with the adapter on it answers every chat greedily, and the logits along its answer
-are kept on disk. Then each layer is dequantised as it was computed with in training, the adapter's product
-is added in float32, and the sum is rounded once, to the type that is saved. The files are read again, and
-the model that they make walks the same answers. Events go to stdout as JSON lines (step, done, error).
+are kept on disk, and those along the reference: the end of the question and the expected answer. Of its own
+answer an adapter is so sure that a bad merge hardly moves it, of a question's words it is not. Then each
+layer is dequantised as it was computed with in training, the adapter's product is added in float32, and the
+sum is rounded once, to the type that is saved. The files are read again, and the model that they make walks
+the same tokens. Events go to stdout as JSON lines (step, done, error).
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from factory.errors import FactoryError, TrainingError
 from training.divergence import Divergence
@@ -23,7 +25,22 @@ from training.room import check_room, device
 from training.worker import die_with, set_threads
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "dataset-factory")
+WALKED: Final = {"greedy": "along its greedy answers", "reference": "along questions and expected answers"}
 OnStep = Callable[[str], None]
+
+
+class Way(NamedTuple):
+    """Tokens to walk after others."""
+
+    before: list[int]
+    tokens: list[int]
+
+
+class Asked(NamedTuple):
+    """A chat's prompt in tokens, and what is walked of it: `greedy` and `reference`."""
+
+    prompt: list[int]
+    ways: dict[str, Way]
 
 
 def main() -> int:
@@ -65,11 +82,7 @@ def merge(job: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:
     model, num_linear4bit = load_with_adapter(job)
     computed_in = str(model.dtype).removeprefix("torch.")
     on_step("loaded")
-    chats = []
-    for number, (prompt, answer, logits) in enumerate(answer_all(model, tokenizer, job)):
-        torch.save(logits, kept / f"{number}.pt")
-        chats.append((prompt, answer))
-        on_step("adapter")
+    asked = ask_all(model, tokenizer, job, kept, on_step)
     merged = add_adapter(model, getattr(torch, job["dtype"]))
     del model
     save(merged, tokenizer, folder)
@@ -78,16 +91,13 @@ def merge(job: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:
 
     # What is compared is what was written, not what is in memory.
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if [_prompt(tokenizer, chat) for chat in job["chats"]] != [each.prompt for each in asked]:
+        raise TrainingError("the saved tokenizer writes a chat differently from the base's")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=job["dtype"], device_map=device()).eval()
-    found = Divergence()
-    for number, (prompt, answer) in enumerate(chats):
-        if _prompt(tokenizer, job["chats"][number]) != prompt:
-            raise TrainingError("the saved tokenizer writes a chat differently from the base's")
-        found.observe(number, torch.load(kept / f"{number}.pt"), walk(model, prompt, answer))
-        on_step("merge")
+    found = compare(model, asked, kept, on_step)
     shutil.rmtree(kept)
-    figures = found.figures()
-    found.check(job["max_divergence"])
+    for along, divergence in found.items():
+        divergence.check(job["max_divergence"], WALKED[along])
     record = {
         "base": job["base"],
         "weights": f"{num_linear4bit} layers dequantised from NF4"
@@ -97,7 +107,7 @@ def merge(job: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:
         "dtype": job["dtype"],
         "dataset_digest": job["dataset_digest"],
         "bound": job["max_divergence"],
-        "comparison": figures,
+        "comparison": {along: divergence.figures() for along, divergence in found.items()},
         "versions": {name: version(name) for name in PACKAGES},
     }
     (folder / "merge.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -118,33 +128,65 @@ def load_with_adapter(job: Mapping[str, Any]) -> tuple[Any, int]:
     return model.eval(), num_linear4bit
 
 
-def answer_all(
-    model: Any, tokenizer: Any, job: Mapping[str, Any]
-) -> Iterator[tuple[list[int], list[int], Any]]:
-    """Of each chat the prompt and the greedy answer, in tokens, and the logits along it."""
+def ask_all(
+    model: Any, tokenizer: Any, job: Mapping[str, Any], kept: Path, on_step: OnStep = lambda _: None
+) -> list[Asked]:
+    """Each chat with what is walked of it; leaves the model's logits along that in the folder `kept`."""
     import torch
 
-    for chat in job["chats"]:
+    asked, most = [], job["num_tokens"]
+    for number, chat in enumerate(job["chats"]):
         prompt = _prompt(tokenizer, chat)
-        inputs = torch.tensor([prompt], device=model.device)
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=job["num_tokens"],
-                do_sample=False,
-            )
-        answer = output[0, len(prompt) :].tolist()
-        yield prompt, answer, walk(model, prompt, answer)
+        told = tokenizer(chat.get("expected", ""), add_special_tokens=False)["input_ids"]
+        start = max(1, len(prompt) - most)
+        ways = {
+            "greedy": Way(prompt, greedy(model, prompt, most)),
+            "reference": Way(prompt[:start], prompt[start:] + told[:most]),
+        }
+        for along, way in ways.items():
+            torch.save(walk(model, way), kept / f"{number}-{along}.pt")
+        asked.append(Asked(prompt, ways))
+        on_step("adapter")
+    return asked
 
 
-def walk(model: Any, prompt: list[int], answer: list[int]) -> Any:
-    """The logits by which each token of the answer is chosen after the prompt: float32, on the CPU."""
+def compare(
+    model: Any, asked: list[Asked], kept: Path, on_step: OnStep = lambda _: None
+) -> dict[str, Divergence]:
+    """How far a model is from those logits, along `greedy` and `reference`."""
     import torch
 
-    inputs = torch.tensor([prompt + answer[:-1]], device=model.device)
+    found: dict[str, Divergence] = {}
+    for number, each in enumerate(asked):
+        for along, way in each.ways.items():
+            before = torch.load(kept / f"{number}-{along}.pt")
+            found.setdefault(along, Divergence()).observe(number, before, walk(model, way))
+        on_step("merge")
+    return found
+
+
+def greedy(model: Any, prompt: list[int], num_tokens: int) -> list[int]:
+    """The tokens of the most likely answer, one by one, at most so many."""
+    import torch
+
+    inputs = torch.tensor([prompt], device=model.device)
     with torch.inference_mode():
-        logits = model(input_ids=inputs, logits_to_keep=len(answer)).logits
+        output = model.generate(
+            input_ids=inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=num_tokens,
+            do_sample=False,
+        )
+    return list(output[0, len(prompt) :].tolist())
+
+
+def walk(model: Any, way: Way) -> Any:
+    """The logits by which each token of the way is chosen: float32, on the CPU."""
+    import torch
+
+    inputs = torch.tensor([[*way.before, *way.tokens[:-1]]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=inputs, logits_to_keep=len(way.tokens)).logits
     return logits[0].float().cpu()
 
 

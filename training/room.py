@@ -31,7 +31,7 @@ def check_room(job: Mapping[str, Any]) -> None:
         what = f"needs about {_gib(needed)} of {where}, {_gib(free)} are free"
         raise TrainingError(what, where=job["base"], hint="merge on a larger machine, or end what else runs")
     folder = Path(job["directory"])
-    num_logits = len(job["chats"]) * (job["num_tokens"] + 1) * count_vocabulary(job["base"])
+    num_logits = 3 * len(job["chats"]) * job["num_tokens"] * count_vocabulary(job["base"])
     on_disk, free = num_weights * size + 4 * num_logits, shutil.disk_usage(folder).free
     if on_disk > free:
         what = f"needs about {_gib(on_disk)} of disk, {_gib(free)} are free"

@@ -23,6 +23,7 @@ class Peer:
     module: str
     extra: str = ""
     further: tuple[str, ...] = ()  # distributions that it imports and does not name
+    is_alone: bool = False  # installed without what it asks for, `further` before it
     shape: str = "answer"
     arguments: tuple[str, ...] = ()  # before all others
 
@@ -49,6 +50,34 @@ DEDUP_PEERS = (
     Peer("text-dedup", "0.4.0", "text_dedup_minhash"),
 )
 
+# Training tools whose loaders read our exports (benchmarks.loaders). What they ask for brings servers, video
+# and kernels for GPUs along; their loaders import these.
+TRAINERS = (
+    Peer(
+        "llamafactory",
+        "0.9.5",
+        "llama_factory_loader",
+        is_alone=True,
+        further=(
+            *("torch==2.13.0", "transformers>=4.55,<=5.6.0", "datasets<=4.0.0", "accelerate<=1.11.0"),
+            *("peft>=0.18,<=0.18.1", "trl<=0.24.0", "av<=16.0.0", "einops", "fire", "omegaconf", "pillow"),
+            *("protobuf", "pydantic", "pyyaml", "scipy", "sentencepiece", "tiktoken", "tyro<0.9"),
+        ),
+    ),
+    Peer(
+        "axolotl",
+        "0.19.0",
+        "axolotl_loader",
+        is_alone=True,
+        further=(
+            *("torch==2.13.0", "transformers==5.16.1", "datasets==4.8.4", "accelerate==1.13.0"),
+            *("peft==0.20.0", "trl==1.9.0", "huggingface_hub==1.17.0", "mistral-common==1.11.5"),
+            *("pydantic==2.12.5", "addict", "colorama", "einops", "fire", "numba", "pillow", "psutil"),
+            *("posthog==6.7.11", "python-dotenv", "pyyaml", "sentencepiece"),
+        ),
+    ),
+)
+
 
 def environment(peer: Peer) -> Path:
     """The Python of the peer's environment under the user's cache folder; installs it the first time."""
@@ -62,7 +91,9 @@ def environment(peer: Peer) -> Path:
         wanted = f"{peer.name}{peer.extra}=={peer.version}"
         # Without our own path, whose pins are no business of theirs.
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        words = [str(python), "-m", "pip", "install", "--quiet", wanted, *peer.further]
-        subprocess.run(words, check=True, env=environ)
+        installs = [[*peer.further], ["--no-deps", wanted]] if peer.is_alone else [[wanted, *peer.further]]
+        for install in installs:
+            words = [str(python), "-m", "pip", "install", "--quiet", *install]
+            subprocess.run(words, check=True, env=environ)
         done.touch()
     return python

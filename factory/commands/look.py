@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Workspace
+from factory.commands.output import print_found
 from factory.errors import InputError
 
 QUERY = '"SELECT refiner, action, reason, count(*) FROM decisions GROUP BY ALL"'
@@ -130,21 +131,18 @@ def export(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Write the newest dataset as JSONL and Parquet, with a card.
+    """Write the newest dataset as JSONL and Parquet, with a card and Croissant metadata.
 
-    `datasets.load_dataset` reads the folder. Its own form is that of chats; LLaMA-Factory and Axolotl read
-    sharegpt and alpaca, TRL reads prompt_completion.
+    `datasets.load_dataset` reads the folder. Its own form is that of chats, which TRL and Axolotl read as they
+    are, LLaMA-Factory by the dataset_info.json beside a further form. LLaMA-Factory and Axolotl read sharegpt,
+    LLaMA-Factory alpaca, TRL prompt_completion.
     """
     from factory.export import export as write
-    from factory.screen import print_json, print_mapping
     from factory.store.queries import Reader
 
     with Reader(workspace) as reader:
         found = write(reader, directory, forms=[form.value for form in dict.fromkeys(format or ())])
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    print_found(found, json)
 
 
 def print_report(workspace: Path, json: bool, short: bool = False, run_id: str | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from factory.commands.arguments import AsJson, Log, LogFormat
+from factory.commands.output import open_progress, print_found
 
 
 class Dtype(StrEnum):
@@ -37,26 +38,29 @@ def merge(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         int, typer.Option("--chats", min=1, max=1000, help="Questions of dev to compare on.")
     ] = 64,
     max_divergence: Annotated[
-        float, typer.Option("--max-divergence", min=0.0, help="Mean, in nats; beyond it nothing is saved.")
+        float,
+        typer.Option(
+            "--max-divergence", min=0.0, help="Mean along either, in nats; beyond it nothing is saved."
+        ),
     ] = 0.003,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
     """Merge a student's adapter into its base: one model with tokenizer, template and card.
 
-    It is compared with the adapter on the base that it was trained on, question by question of dev.
+    It is compared with the adapter on the base that it was trained on, question by question of dev: along the
+    adapter's own greedy answers, and along the question and the expected answer.
     """
     from factory.merge import HowToMerge
     from factory.merge import merge as write
-    from factory.progress import Progress
-    from factory.screen import print_json, print_mapping
     from factory.store.queries import Reader
 
-    progress = Progress(bars=not json, as_json=log is LogFormat.json)
+    progress = open_progress(json, log)
     how = HowToMerge(model, base, dtype.value, chats, max_divergence)
     with Reader(workspace) as reader:
         found = write(reader, workspace, output, progress, how)
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    if not json:
+        along = found["comparison"]
+        names = next(iter(along.values()))
+        found["comparison"] = [{"figure": n} | {k: along[k][n] for k in along} for n in names]
+    print_found(found, json)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from factory.commands.arguments import AsJson
+from factory.commands.output import print_found
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,14 +59,10 @@ def rollback(
 
 
 def _decide(workspace: Path, decide: Callable[[Store], dict[str, Any]], json: bool) -> None:
-    from factory.screen import print_json, print_mapping
     from factory.store.queries import read
     from factory.store.store import Store
 
     read(workspace, "SELECT 1")  # a workspace that is none is told, and not made
     with Store.open(workspace) as store:
         found = decide(store)
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    print_found(found, json)

@@ -17,6 +17,7 @@ from factory.commands.arguments import (
     RecipePath,
     Workspace,
 )
+from factory.commands.output import open_progress, print_found
 
 TINY = "recipes/georgia_workers_comp --profile tiny"
 Examples = Annotated[
@@ -92,12 +93,7 @@ def train(
     Whether it was promoted or not, the exit code is 0.
     """
     from factory import refiner_session
-    from factory.progress import Progress
-    from factory.screen import print_json, print_mapping
 
-    with Progress(bars=not json, as_json=log is LogFormat.json) as progress:
+    with open_progress(json, log) as progress:
         found = refiner_session.train(recipe, profile, workspace, output, examples, faults, progress)
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    print_found(found, json)

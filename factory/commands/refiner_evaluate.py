@@ -15,6 +15,7 @@ from factory.commands.arguments import (
     RecipePath,
     Workspace,
 )
+from factory.commands.output import open_progress
 
 EXAMPLE = "Example: factory refiner evaluate recipes/georgia_workers_comp --profile tiny"
 
@@ -39,11 +40,10 @@ def evaluate(
     log: Log = LogFormat.text,
 ) -> None:
     """Measure the refiner on held-out drafts: precision, recall, faults fixed, clean answers damaged."""
-    from factory.progress import Progress
     from factory.refiner_records import evaluate_refiner
     from factory.screen import print_json
 
-    with Progress(bars=not json, as_json=log is LogFormat.json) as progress:
+    with open_progress(json, log) as progress:
         found = evaluate_refiner(recipe, profile, workspace, progress, given, calibrate)
     if json:
         print_json(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,10 +19,10 @@ from factory.commands.arguments import (
     RecipePath,
     Workspace,
 )
+from factory.commands.output import open_progress, print_found
 
 if TYPE_CHECKING:
     from factory.needs import Stage
-    from factory.progress import Progress
 
 TINY = "recipes/georgia_workers_comp --profile tiny"
 
@@ -56,7 +56,7 @@ def preview(
     from factory import session
     from factory.screen import print_json, print_text
 
-    with _progress(json, log) as progress:
+    with open_progress(json, log) as progress:
         found = session.preview(recipe, profile, count, progress)
     if json:
         print_json(found)
@@ -93,7 +93,7 @@ def run(
     from factory import session
     from factory.commands.look import print_hints, print_report
 
-    with _progress(json, log) as progress:
+    with open_progress(json, log) as progress:
         found = session.run(recipe, profile, workspace, progress, accepted, metrics, audit)
     print_report(workspace, json, short=True, run_id=found["run"]["id"])
     if not json:
@@ -161,9 +161,9 @@ def refine(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     from factory.file_steps import parse_steps
     from factory.refine_file import refine_file
 
-    with _progress(json, log) as progress:
+    with open_progress(json, log) as progress:
         found = refine_file(path, parse_steps(steps, option or ()), output, workspace, progress)
-    _print(found, json)
+    print_found(found, json)
 
 
 def evaluate(
@@ -186,9 +186,9 @@ def evaluate(
         return
     from factory import session
 
-    with _progress(json, log) as progress:
+    with open_progress(json, log) as progress:
         found = session.evaluate_model(recipe, profile, model, split.value, workspace, progress)
-    _print(found, json)
+    print_found(found, json)
 
 
 def serve(
@@ -204,8 +204,8 @@ def serve(
     from factory.screen import print_note
 
     try:
-        with _progress(json, log) as progress:
-            _print(session.serve(recipe, profile, workspace, port, progress), json)
+        with open_progress(json, log) as progress:
+            print_found(session.serve(recipe, profile, workspace, port, progress), json)
     except KeyboardInterrupt:
         print_note("stopped serving")
 
@@ -221,21 +221,6 @@ def _run_until(
 ) -> None:
     from factory import session
 
-    with _progress(json, log) as progress:
+    with open_progress(json, log) as progress:
         found = session.run_until(recipe, profile, workspace, progress, stage, metrics_port)
-    _print(found, json)
-
-
-def _progress(json: bool, log: LogFormat) -> Progress:
-    from factory.progress import Progress
-
-    return Progress(bars=not json, as_json=log is LogFormat.json)
-
-
-def _print(found: dict[str, Any], json: bool) -> None:
-    from factory.screen import print_json, print_mapping
-
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    print_found(found, json)

@@ -17,6 +17,7 @@ from factory.commands.arguments import (
     RecipePath,
     Workspace,
 )
+from factory.commands.output import open_progress, print_found
 
 TINY = "recipes/georgia_workers_comp --profile tiny"
 GIB = 2**30
@@ -76,7 +77,7 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     if dataset is not None:
         if output is None:
             raise typer.BadParameter("--dataset needs --output, the adapter's folder")
-        _print(_train_on(recipe, profile, role, dataset, workspace, output, json, log), json)
+        print_found(_train_on(recipe, profile, role, dataset, workspace, output, json, log), json)
         return
     from factory import session
 
@@ -84,13 +85,13 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         if output is not None:
             what = "--output goes with --dataset or --role refiner; a run's students stay in its workspace"
             raise typer.BadParameter(what)
-        with _progress(json, log) as progress:
+        with open_progress(json, log) as progress:
             found = session.run_until(recipe, profile, workspace, progress, "train")
     else:
-        with _progress(json, log) as progress:
+        with open_progress(json, log) as progress:
             directory = output or workspace / "adapters" / "refiner"
             found = session.train_refiner(recipe, profile, directory, progress)
-    _print(found, json)
+    print_found(found, json)
 
 
 def _train_on(
@@ -106,7 +107,7 @@ def _train_on(
     from factory import training_session
 
     path = training_session.find_dataset(dataset, workspace)
-    with _progress(json, log) as progress:
+    with open_progress(json, log) as progress:
         trained = training_session.Trained(recipe, profile, role.value)
         return training_session.train_on(trained, path, output, progress)
 
@@ -163,18 +164,3 @@ def _print_plan(found: dict[str, Any]) -> None:
 
 def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _progress(json: bool, log: LogFormat) -> Any:
-    from factory.progress import Progress
-
-    return Progress(bars=not json, as_json=log is LogFormat.json)
-
-
-def _print(found: dict[str, Any], json: bool) -> None:
-    from factory.screen import print_json, print_mapping
-
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)

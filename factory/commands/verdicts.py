@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Workspace
+from factory.commands.output import print_found
 
 
 class FileFormat(StrEnum):
@@ -47,7 +48,6 @@ def write(
     json: AsJson = False,
 ) -> None:
     """Write verdicts to a file."""
-    from factory.screen import print_json, print_mapping
     from factory.store.queries import Reader
     from factory.verdict_files import WRITERS
 
@@ -55,10 +55,7 @@ def write(
         num = WRITERS[format.value](reader, file)
     what = "verdicts" if format is FileFormat.jsonl else "records"
     found = {"file": str(file), "format": format.value, what: num}
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    print_found(found, json)
 
 
 def take(
@@ -76,14 +73,10 @@ def take(
     from dataclasses import asdict
 
     from factory.audit.access import Access
-    from factory.screen import print_json, print_mapping
     from factory.store.queries import read
     from factory.verdict_files import read_verdicts
 
     read(workspace, "SELECT 1")  # a workspace that is none is told, and not made
     with Access(workspace) as access:
         found = {"file": str(file), **asdict(read_verdicts(file, access, reviewer.strip()))}
-    if json:
-        print_json(found)
-    else:
-        print_mapping(found)
+    print_found(found, json)
