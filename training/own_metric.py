@@ -16,7 +16,7 @@ from pydantic import BaseModel, create_model
 
 from factory.consistency import Inconsistency
 from factory.domain import Domain
-from factory.errors import FactoryError
+from factory.errors import FactoryError, RecipeError
 from factory.registry import find
 from factory.strict import Strict
 from factory.types import GoldItem
@@ -68,7 +68,10 @@ class Own(Asked):
 
 def find_own(name: str) -> tuple[type[BaseModel], Callable[[BaseModel, Domain], Own]]:
     """What may stand in `metric_options`, and what makes the metric; raises RecipeError where it is none."""
-    function = find("metrics", name, "evaluation.metric")
+    try:
+        function = find("metrics", name)
+    except RecipeError as error:
+        raise Inconsistency(("evaluation", "metric"), error.what, error.hint) from error
     try:
         parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     except (TypeError, ValueError, NameError) as error:
