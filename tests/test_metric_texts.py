@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.json_fields import compare_fields, read_fields
-from training.metrics import citation, normalise, normalized, numbers, numeric, token_f1
+from training.metrics import citation, facts, normalise, normalized, numbers, numeric, token_f1
 
 CITATION = r"§ \d+-\d+-\d+(?:\.\d+)?"
 WORDS = [
@@ -90,6 +90,7 @@ def test_a_number_without_end_is_no_defect():
     (number,) = numbers("9" * 10_000)
     assert number.value == 10**1000 - 1
     assert numeric("9", "9" * 10_000).value == 0
+    assert facts("9 days", f"{'9' * 10_000} days, {'1' * 5_000}/{'3' * 5_000} of it") == 0
 
 
 @pytest.mark.parametrize(
