@@ -1,4 +1,4 @@
-"""Which models the refiners of a recipe ask, and how each comes by the `ask` of its role.
+"""Which models the refiners of a recipe and its evaluation ask, and how each comes by the `ask` of its role.
 
 A refiner names its role in an attribute `role`, `refiner` where it names none. Bound to a run, it gets the
 role's own `ask`, made when it first has samples: a server that nobody asks is never started. The model's id
@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel
 
+from factory.address import without_password
 from factory.errors import FactoryError
 from factory.ports import Ask, Refiner
 from factory.recipe import Recipe, Role
-from factory.registry import find
+from factory.registry import find, options_of
+from factory.servers import EndpointServer, VllmServer
 from factory.types import Completion, Decision, Sample
 
 if TYPE_CHECKING:
@@ -39,6 +42,29 @@ def roles_asked(recipe: Recipe) -> list[Role]:
     """The roles whose models the refiners of a recipe ask, each once, in their order."""
     roles = [role_of(find("refiners", spec.name)) for spec in recipe.refiners]
     return list(dict.fromkeys(role for role in roles if role))
+
+
+def judging_role(recipe: Recipe) -> Role | None:
+    """The role whose model scores a student's answers; None where the evaluator asks the student alone."""
+    role: Role | None = getattr(options_of("evaluators", recipe.evaluation), "role", None)
+    return role
+
+
+def roles_evaluating(recipe: Recipe) -> list[Role]:
+    """The roles whose models an evaluation asks: the student, and who scores its answers."""
+    role = judging_role(recipe)
+    return ["student", role] if role else ["student"]
+
+
+def who_answers(recipe: Recipe, role: Role) -> list[str | None]:
+    """What a recipe says of the model of a role: two roles of which it says the same are one model."""
+    spec = recipe.models[role]
+    server = recipe.servers[spec.server]
+    if isinstance(server, EndpointServer):
+        base = [without_password(server.base_url).rstrip("/"), spec.model]
+    else:
+        base = [str(Path(server.model)) if isinstance(server, VllmServer) else server.script]
+    return [*base, str(Path(spec.adapter)) if spec.adapter else None]
 
 
 def bound_refiners(bench: Bench, number: int, account: Account | None = None) -> Steps:

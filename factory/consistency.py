@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator
 from typing import cast
 
 from factory.address import without_password
-from factory.asking import role_of
+from factory.asking import judging_role, role_of, who_answers
 from factory.embedding.options import find_misfit
 from factory.errors import RecipeError
 from factory.explain import Loc, did_you_mean, dotted
 from factory.recipe import Recipe, Role, StepSpec
 from factory.registry import Group, find, options_of
-from factory.servers import EndpointServer, Server, VllmServer
+from factory.servers import EndpointServer, ScriptedServer, Server, VllmServer
 
 # max_lora_rank of vLLM; an adapter may have any rank up to it.
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -236,8 +236,13 @@ def _check_controls(recipe: Recipe) -> None:
 
 
 def _check_evaluation(recipe: Recipe) -> None:
-    """A vLLM of ours gives calls of tools back as text unless it is told how the model writes them."""
+    """Whether answers can be scored: by a judge that is another model, by calls that the server reads.
+
+    A vLLM of ours gives calls of tools back as text unless it is told how the model writes them.
+    """
     options, student = options_of("evaluators", recipe.evaluation), recipe.models.get("student")
+    if student is not None and (role := judging_role(recipe)):
+        _check_judge(recipe, role)
     if getattr(options, "metric", None) != "calls" or student is None:
         return
     server = recipe.servers[student.server]
@@ -245,3 +250,14 @@ def _check_evaluation(recipe: Recipe) -> None:
         what = f"the student is asked with tools, and the server '{student.server}' reads no calls"
         hint = "set it to vLLM's name for how the model writes calls, for example hermes"
         raise Inconsistency(("servers", student.server, "tool_call_parser"), what, hint)
+
+
+def _check_judge(recipe: Recipe, role: Role) -> None:
+    """Raises Inconsistency where nobody scores answers, or the student its own; a script is no model."""
+    if role not in recipe.models:
+        what = f"the metric needs a model, and there is no '{role}'"
+        raise Inconsistency(("evaluation", "metric"), what, f"add `models.{role}`")
+    is_script = isinstance(recipe.servers[recipe.models[role].server], ScriptedServer)
+    if not is_script and who_answers(recipe, role) == who_answers(recipe, "student"):
+        hint = "name another model: one that scores its own answers tends to like them"
+        raise Inconsistency(("models", role), f"the {role} is the student itself", hint)

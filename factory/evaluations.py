@@ -1,15 +1,19 @@
-"""Evaluations in the store: written item by item, read back for comparison and allocation.
+"""Evaluations: had from the evaluator, written item by item, read back for comparison and allocation.
 
 Asking and scoring is the evaluator's; splitting a round's budget is factory.allocate's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any, cast
 
 from factory.allocate import SliceState
+from factory.asking import judging_role
 from factory.bench import Bench
 from factory.comparison import Comparison, read_comparison
+from factory.ports import Ask
 from factory.store.text import from_json
 from factory.types import Evaluation, ItemResult, Message, Split, digest
 
@@ -36,6 +40,31 @@ def evaluation_id(run_id: str, round_number: int, split: Split) -> str:
     return "evl_" + digest([run_id, round_number, split])
 
 
+async def evaluate_splits(
+    bench: Bench, number: int, splits: Sequence[Split], model_id: str, ask: Ask, label: str
+) -> list[Evaluation]:
+    """A student's evaluations on these splits; `ask` is its own.
+
+    Where a second model scores the answers, it is asked once all of them are there, so that two models which
+    share a device take turns once.
+    """
+    found = []
+    for split in splits:
+        items = getattr(bench.domain, split)
+        with bench.progress.stage(f"{label} {split}", len(items), "items") as bar:
+            found.append(await bench.evaluator.evaluate(model_id, split, items, ask, bar.update))
+    role = judging_role(bench.recipe)
+    if role is None:
+        return found
+    judge = cast("Any", bench.evaluator).judge
+    own_ask, _ = await bench.ask(role, "evaluate", number)
+    judged: list[Evaluation] = []
+    for each in found:
+        with bench.progress.stage(f"{label} {each.split} {role}", len(each.items), "items") as bar:
+            judged.append(await judge(each, own_ask, bar.update))
+    return judged
+
+
 def record_evaluation(
     bench: Bench,
     number: int,
@@ -58,6 +87,7 @@ def record_evaluation(
             "call_id": item.call_id,
             "before": [message._asdict() for message in item.before] or None,
             "detail": item.detail or None,
+            "judge_call_id": item.judge_call_id or None,
         }
         for item in evaluation.items
     ]
@@ -101,6 +131,7 @@ def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | Non
             item["call_id"],
             tuple(Message(**message) for message in from_json(item["before"] or "[]")),
             item["detail"] or "",
+            item["judge_call_id"] or "",
         )
         for item in found
     )

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any
 
-from factory.asking import role_of
+from factory.asking import judging_role, role_of
 from factory.domain import Domain
 from factory.ports import RefineCost, TaskCost
 from factory.recipe import Role
 from factory.registry import create, create_with_inner, find
+from factory.types import GoldItem
 from factory.waves import num_tasks_for
 
 CHARACTERS_PER_TOKEN = 3  # on the safe side: English has about four
@@ -130,15 +131,28 @@ def _drawn(num: int, share: float) -> int:
 
 
 def _evaluating(domain: Domain) -> Iterator[_Work]:
-    """All items, asked of the base and of every student, with what the evaluator asks them with."""
+    """All items, asked of the base and of every student, with what the evaluator asks them with.
+
+    And, where a second model scores the answers, each of these.
+    """
     recipe, items = domain.recipe, (*domain.dev, *domain.test)
     if "student" not in recipe.training or not items:
         return
     num_students = 1 + recipe.loop.rounds + len(recipe.loop.controls)
-    prompt = None
-    if count := getattr(domain.evaluator, "num_characters", None):
-        prompt = sum(map(count, items)) / len(items) / CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
-    yield _Work("evaluate", "student", num_students * len(items), prompt=prompt)
+    num_calls = num_students * len(items)
+    prompt = _mean_prompt(items, getattr(domain.evaluator, "num_characters", None))
+    yield _Work("evaluate", "student", num_calls, prompt=prompt)
+    if role := judging_role(recipe):
+        prompt = _mean_prompt(items, getattr(domain.evaluator, "num_judged_characters", None))
+        answer = recipe.models["student"].sampling.max_tokens
+        yield _Work("evaluate", role, num_calls, prompt=None if prompt is None else prompt + answer)
+
+
+def _mean_prompt(items: Sequence[GoldItem], count: Callable[[GoldItem], int] | None) -> float | None:
+    """Tokens of a prompt about an item, on average, by its characters; None where nobody counts them."""
+    if count is None:
+        return None
+    return sum(map(count, items)) / len(items) / CHARACTERS_PER_TOKEN + PROMPT_OVERHEAD_TOKENS
 
 
 def _shared(domain: Domain) -> int:

@@ -16,7 +16,7 @@ from factory import freeze as freezing
 from factory.bench import Bench
 from factory.comparison import describe_comparison
 from factory.errors import FactoryError, InputError, TargetMissed
-from factory.evaluations import load_comparison, load_evaluation, record_evaluation
+from factory.evaluations import evaluate_splits, load_comparison, load_evaluation, record_evaluation
 from factory.making import generate, generate_and_refine, run_beside
 from factory.ports import OnProgress, Trainer
 from factory.promotion import promoted_round
@@ -170,17 +170,13 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
     """Dev and test through the served student, item by item, compared with the promoted one."""
     if bench.done(number, "evaluate") is not None or "student" not in bench.recipe.training:
         return
-    evaluator = bench.evaluator
     with bench.stage(number, "evaluate"):
         ask, model_id = await bench.ask("student", "evaluate", number, adapter.path if adapter else None)
-        for split in SPLITS:
-            items = getattr(bench.domain, split)
-            with bench.progress.stage(f"{bench.label(number)} {split}", len(items), "items") as bar:
-                evaluation = await evaluator.evaluate(model_id, split, items, ask, bar.update)
+        for found in await evaluate_splits(bench, number, SPLITS, model_id, ask, bench.label(number)):
             in_charge = promoted_round(bench.store, bench.run_id)
-            before = load_evaluation(bench, in_charge, split) if number else None
-            comparison = evaluator.compare(before, evaluation) if before else None
-            record_evaluation(bench, number, evaluation, before, comparison)
+            before = load_evaluation(bench, in_charge, found.split) if number else None
+            comparison = bench.evaluator.compare(before, found) if before else None
+            record_evaluation(bench, number, found, before, comparison)
 
 
 def promote(bench: Bench, number: int) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from factory.asking import roles_asked
+from factory.asking import roles_asked, roles_evaluating
 from factory.consistency import SERVED_RANKS, Inconsistency
 from factory.domain import Domain
 from factory.errors import RecipeError
@@ -50,13 +50,18 @@ def needs_until(recipe: Recipe, last: Stage) -> Needs:
     if "student" not in recipe.training or last in ("generate", "refine"):
         return Needs(tuple(asked))
     if last == "evaluate":
-        asked.append("student")
-    return Needs(tuple(asked), ("student",))
+        asked += roles_evaluating(recipe)
+    return Needs(tuple(dict.fromkeys(asked)), ("student",))
 
 
 def needs_of_base(recipe: Recipe) -> Needs:
     """What the evaluation of the base needs, with which every stage of a later round begins."""
-    return Needs(("student",) if "student" in recipe.training else ())
+    return needs_of_evaluation(recipe) if "student" in recipe.training else Needs()
+
+
+def needs_of_evaluation(recipe: Recipe) -> Needs:
+    """What the evaluation of one student needs."""
+    return Needs(tuple(roles_evaluating(recipe)))
 
 
 def check_needs(domain: Domain, needs: Needs) -> None:

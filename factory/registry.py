@@ -1,7 +1,7 @@
-"""Finds generators, refiners, trainers, evaluators and corruptions by name, through entry points.
+"""Finds generators, refiners, trainers, evaluators, corruptions and metrics by name, through entry points.
 
 This is also how a user's own plug-in arrives: a package that declares an entry point in one of
-the five groups. Nothing is imported until a recipe names it.
+the six groups. Nothing is imported until a recipe names it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from factory.errors import RecipeError
 from factory.explain import dotted, explain
 from factory.recipe import StepSpec
 
-Group = Literal["generators", "refiners", "trainers", "evaluators", "corruptions"]
+Group = Literal["generators", "refiners", "trainers", "evaluators", "corruptions", "metrics"]
 
 
 def names(group: Group) -> list[str]:

@@ -22,7 +22,7 @@ from factory.errors import InputError, RecipeError
 from factory.interpreter import run_work
 from factory.load import load, placed
 from factory.models.folders import find_model
-from factory.needs import Needs, Stage, check_needs, needs_of_base, needs_until
+from factory.needs import Needs, Stage, check_needs, needs_of_base, needs_of_evaluation, needs_until
 from factory.progress import Progress
 from factory.types import Json, Split, digest
 
@@ -230,10 +230,10 @@ def evaluate_model(
     recipe_path: Path, profile: str | None, model: str, split: Split, workspace: Path, progress: Progress
 ) -> dict[str, Any]:
     """`factory evaluate --model base|promoted|FOLDER`: one model on one split, answers kept as calls."""
-    from factory.evaluations import means
+    from factory.evaluations import evaluate_splits, means
     from factory.loop import promoted_adapter
 
-    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
+    domain = open_domain(recipe_path, profile, needs_of_evaluation)
     folder = None if model == "base" else Path(model).resolve()
 
     async def work() -> dict[str, Any]:
@@ -242,10 +242,8 @@ def evaluate_model(
             adapter = promoted_adapter(bench) if model == "promoted" else folder
             ask, model_id = await bench.ask("student", "evaluate", 0, adapter)
             bench.record_model("student", model_id, str(adapter) if adapter else None)
-            items = getattr(domain, split)
-            with progress.stage(f"{model} {split}", len(items), "items") as bar:
-                found = await bench.evaluator.evaluate(model_id, split, items, ask, bar.update)
-            summary = {"mean": found.mean, "low": found.low, "high": found.high, "items": len(items)}
+            (found,) = await evaluate_splits(bench, 0, [split], model_id, ask, model)
+            summary = {"mean": found.mean, "low": found.low, "high": found.high, "items": len(found.items)}
             return {"model": model, "model_id": model_id, "split": split, **summary, "slices": means(found)}
 
     return run_work(work())

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from factory.accuracy import Selects
 from factory.refiner_findings import has_measurements
 from factory.store.queries import CALLS
+from factory.store.trace import ITEMS
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ SPEND = """
         UNION SELECT run_id, unnest(evidence ->> '$.calls[*]') FROM decisions
         UNION SELECT v.run_id, i.call_id FROM evaluations v
         JOIN evaluation_items i ON i.evaluation_id = v.id
+        UNION SELECT v.run_id, i.judge_call_id FROM evaluations v JOIN ITEMS i ON i.evaluation_id = v.id
         MEASURED
     ), found AS (
         SELECT u.run_id, c.id, any_value(c.stage) AS stage, any_value(c.role) AS role
@@ -90,7 +92,7 @@ MEASURED = """UNION SELECT v.run_id, i.call_id FROM refiner_evaluations v
 
 def read_spend(store: Selects, labels: Mapping[str, str]) -> tuple[Spend, ...]:
     """Calls by run, stage and role."""
-    sql = SPEND.replace("MEASURED", MEASURED if has_measurements(store) else "")
+    sql = SPEND.replace("ITEMS", ITEMS).replace("MEASURED", MEASURED if has_measurements(store) else "")
     rows = store.select(sql, (list(labels),))
     return tuple(Spend(labels[row.pop("run_id")], **row) for row in rows)
 

@@ -270,6 +270,7 @@ class ItemResult:
     call_id: str
     before: tuple[Message, ...] = ()
     detail: str = ""  # why it scores no more, where the metric can tell
+    judge_call_id: str = ""  # the call that gave the score, where a judge did
 
 
 @dataclass(frozen=True, slots=True)

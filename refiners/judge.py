@@ -1,10 +1,9 @@
 """The judge: a model that scores a share of the samples by a rubric, for audit; it drops only where asked to.
 
 Whether a sample is judged is a lot drawn from its id, so a run judges the same samples each time and none is
-favoured. A judgement is one JSON object, its reason before its scores, so that these follow from it
-(arXiv 2306.05685, section 3.4). Of a pair both orders are asked, since judges favour a place (section 3.3
-there), and a preference counts only where both agree. What the judge does not say is no score and drops
-nothing. How far people agree with it is told by the view `agreement`.
+favoured. Of a pair both orders are asked, since judges favour a place (arXiv 2306.05685, section 3.3), and a
+preference counts only where both agree. What the judge does not say is no score and drops nothing. Rubric and
+judgement are those of `factory.rubric`. How far people agree with it is told by the view `agreement`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from factory.digests import hash_text
 from factory.domain import Domain
@@ -22,13 +21,13 @@ from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask, RefineCost
 from factory.preference import pair_of
 from factory.prompts import render
-from factory.recipe import Role, Slug, StepSpec, Strict
+from factory.recipe import Role, StepSpec
+from factory.rubric import HIGHEST, LOWEST, RESERVED, Rubric, RubricOptions
 from factory.types import Completion, Decision, Json, Message, Sample, Score
 from refiners.source import KnownSources
 
 NAME = "judge"
-LOWEST, HIGHEST = 1, 5
-OVERALL, PREFERS, BIASED = "overall", "prefers_chosen", "position_bias"
+OVERALL, PREFERS, BIASED = RESERVED
 ORDERS = (("chosen", "rejected"), ("rejected", "chosen"))
 PAIR_SCHEMA: Json = {
     "type": "object",
@@ -43,58 +42,19 @@ PAIR_SCHEMA: Json = {
 Answered = Completion | EndpointError
 
 
-class Criterion(Strict):
-    """One question that the judge answers with a number from 1 to 5."""
-
-    name: Slug = Field(description="Under which the score is stored.")
-    question: str = Field(min_length=1, description="What is asked of the sample; 5 is the best answer.")
-    weight: float = Field(1.0, gt=0, description="In the overall score, against the others' weights.")
-
-
-DEFAULT_RUBRIC = [
-    Criterion(name="correct", question="Is all of it true, and borne out by the section where one is given?"),
-    Criterion(
-        name="complete", question="Is all of the question answered, with every condition that matters?"
-    ),
-    Criterion(name="clear", question="Can the reader act on it as it stands, with no word too many?"),
-]
-
-
-class JudgeOptions(Strict):
+class JudgeOptions(RubricOptions):
     """What is judged, on which share of the samples, and whether anything is dropped for it."""
 
-    rubric: list[Criterion] | str = Field(
-        DEFAULT_RUBRIC,
-        min_length=1,
-        description="Criteria, each with `name`, `question` and `weight`, or a text for one overall score; "
-        "all are scored from 1 to 5.",
-    )
     share: float = Field(0.1, gt=0, le=1, description="Of the samples, drawn by a hash of each one's id.")
     drop_below: float | None = Field(
         None, gt=LOWEST, le=HIGHEST, description="Overall score that a sample must have; needs `share: 1`."
     )
-
-    @field_validator("rubric")
-    @classmethod
-    def _are_apart(cls, rubric: list[Criterion] | str) -> list[Criterion] | str:
-        names = [] if isinstance(rubric, str) else [criterion.name for criterion in rubric]
-        for at, name in enumerate(names):
-            if name in (OVERALL, PREFERS, BIASED):
-                raise ValueError(f"'{name}' is the judge's own; call the criterion otherwise")
-            if name in names[:at]:
-                raise ValueError(f"'{name}' stands there twice")
-        return rubric
 
     @model_validator(mode="after")
     def _drops_fairly(self) -> JudgeOptions:
         if self.drop_below is not None and self.share < 1:
             raise ValueError("a judge that drops must see every sample: set share to 1")
         return self
-
-
-class _Reply(BaseModel):
-    reason: str = ""
-    scores: dict[str, int]
 
 
 class _Preference(BaseModel):
@@ -122,11 +82,7 @@ class Judge:
         self._style = domain.recipe.domain.answer_style
         self._sources = KnownSources(domain)
         self._failures = FailureRule(domain.recipe.loop.max_failure_share)
-        rubric = options.rubric
-        self._text = rubric if isinstance(rubric, str) else ""
-        self._criteria = [] if isinstance(rubric, str) else rubric
-        self._weights = {each.name: each.weight for each in self._criteria} or {OVERALL: 1.0}
-        self._schema = schema_of(list(self._weights))
+        self._rubric = Rubric(options.rubric)
         pairs = any(_makes_pairs(spec) for spec in domain.recipe.strategies)
         self.cost = RefineCost(num_calls=3 if pairs else 1, share=options.share)
 
@@ -155,9 +111,8 @@ class Judge:
     async def _ask_all(self, sample: Sample, ask: Ask) -> Sequence[Completion | BaseException]:
         """The judgement, and of a pair both preferences, in the order of ORDERS."""
         values = self._values(sample)
-        rubric = {"criteria": self._criteria, "text": self._text, "names": list(self._weights)}
-        prompt = render("refiners", "judge", **values, **rubric, answer=sample.answer)
-        asked = [ask([Message("user", prompt)], schema=self._schema)]
+        prompt = self._rubric.prompt(sample.answer, **values)
+        asked = [ask([Message("user", prompt)], schema=self._rubric.schema)]
         if pair := _texts_of(sample):
             for first, second in ORDERS:
                 prompt = render("refiners", "judge_pair", **values, first=pair[first], second=pair[second])
@@ -190,37 +145,15 @@ class Judge:
         return Decision(sample.id, NAME, "keep", judged.fault or "judged", None, known, evidence)
 
     def _read(self, answer: Answered) -> Judged:
-        """The scores of a judgement and their weighted mean, to three decimals; all None where one lacks."""
-        nothing = dict.fromkeys([*self._weights, OVERALL])
+        """The scores of a judgement; all None where one lacks."""
+        nothing = dict.fromkeys([*self._rubric.weights, OVERALL])
         if isinstance(answer, EndpointError):
             return Judged(nothing, {"error": str(answer)}, "judge_failed")
-        try:
-            reply = _Reply.model_validate_json(answer.text)
-        except ValidationError:
-            return Judged(nothing, {}, "judge_unreadable")
-        given = {name: reply.scores.get(name, 0) for name in self._weights}
-        if not all(LOWEST <= value <= HIGHEST for value in given.values()):
-            return Judged(nothing, {"reason": reply.reason}, "judge_unreadable")
-        weighted = sum(self._weights[name] * value for name, value in given.items())
-        overall = round(weighted / sum(self._weights.values()), 3)
-        return Judged({**given, OVERALL: overall}, {"reason": reply.reason}, "")
-
-
-def schema_of(names: Sequence[str]) -> Json:
-    """The JSON schema of a judgement: a reason, then a whole number from 1 to 5 for each name."""
-    score = {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))}
-    scores = {
-        "type": "object",
-        "properties": dict.fromkeys(names, score),
-        "required": list(names),
-        "additionalProperties": False,
-    }
-    return {
-        "type": "object",
-        "properties": {"reason": {"type": "string"}, "scores": scores},
-        "required": ["reason", "scores"],
-        "additionalProperties": False,
-    }
+        found = self._rubric.read(answer.text)
+        evidence = {} if found.reason is None else {"reason": found.reason}
+        if found.scores is None:
+            return Judged(nothing, evidence, "judge_unreadable")
+        return Judged(found.scores, evidence, "")
 
 
 def read_pair(answers: Sequence[Answered]) -> Judged:

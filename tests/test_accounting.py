@@ -34,7 +34,8 @@ VERDICTS = (
 MEMBERS = """(SELECT run_id, sample_id FROM round_samples
     UNION SELECT run_id, rewrite_id FROM decisions WHERE rewrite_id IS NOT NULL)"""
 UNUSED = """SELECT * FROM calls WHERE status = 'ok' AND id NOT IN (SELECT parent FROM edges
-    UNION SELECT call_id FROM evaluation_items
+    UNION SELECT call_id FROM evaluation_items UNION SELECT judge_call_id FROM evaluation_items
+    WHERE judge_call_id IS NOT NULL
     UNION SELECT evidence ->> 'call' FROM decisions WHERE evidence ->> 'call' IS NOT NULL
     UNION SELECT unnest(evidence ->> '$.calls[*]') FROM decisions
     UNION SELECT request ->> 'instead_of' FROM calls

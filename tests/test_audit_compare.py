@@ -27,6 +27,7 @@ def visitor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visitor]:
         numbers = {"metric": "exact", "num_items": 2, "mean": 0.5, "low": 0, "high": 1}
         store.append("evaluations", [extra | numbers])
         items = [{**ITEM, "item_key": key, "answer": "<b>", "score": 0.5} for key in ("item-0", "item-x")]
+        items[0]["judge_call_id"] = "call_&j"
         store.append("evaluation_items", [{**item, "evaluation_id": "evl_odd"} for item in items])
         samples = [f"smp_{number:03}" for number in range(ROWS + 5)]
         row = {"run_id": "r", "round": 1, "strategy": "s", "operation": "o", "slice": "<i>", "answer": "a"}
@@ -75,7 +76,9 @@ def test_items_of_two_models_stand_side_by_side(visitor: Visitor) -> None:
 
 
 def test_items_that_one_was_not_asked_are_told(visitor: Visitor) -> None:
-    page = words(visitor.get("/compare?a=evl_raw&b=evl_odd").text)
+    html = visitor.get("/compare?a=evl_raw&b=evl_odd").text
+    page = words(html)
+    assert html.count("The judgement") == html.count('<a href="/things/call_%26j">The judgement</a>') == 1
     assert "different metrics, facts and exact" in page
     assert "The first was asked 40, the second 2." in page
 

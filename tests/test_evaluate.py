@@ -17,7 +17,7 @@ from factory.registry import find
 from factory.types import Completion, GoldItem
 from training.evaluate import Answers, AnswersOptions
 from training.metrics import exact, extract, facts
-from training.tasks import TASKS
+from training.tasks import make_task
 
 CITATION = r"§ \d+-\d+-\d+(?:\.\d+)?"
 GOLD = Path(__file__).parents[1] / "recipes" / "georgia_workers_comp" / "gold"
@@ -189,7 +189,7 @@ async def test_two_evaluations_are_compared_by_the_recipe_s_rule():
 @pytest.mark.parametrize("recipe", ["smart_home", "bicycle_workshop", "town_park"])
 def test_the_forecast_counts_what_a_question_comes_with(recipe):
     domain = load(GOLD.parents[1] / recipe, "one_gpu")
-    task = TASKS[domain.recipe.evaluation.options().get("metric", "facts")](domain)
+    task = make_task(domain.recipe.evaluation.options().get("metric", "facts"), {}, domain).task
     row = next(row for row in forecast(domain) if row["stage"] == "evaluate")
     longest = domain.recipe.models["student"].sampling.max_tokens
     given = [

@@ -21,7 +21,7 @@ COMMANDS = re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's files, its package installed into `installed` beside them, and its domain."""
     folder = tmp_path_factory.mktemp("plugin")
-    for name in ("yes_no.py", "brief.py", "contrary.py", "pyproject.toml"):
+    for name in ("yes_no.py", "brief.py", "contrary.py", "verdict.py", "pyproject.toml"):
         (folder / name).write_text(FILES[name], "utf-8")
     install, init = COMMANDS[:2]
     assert install.startswith("python -m pip install ") and init == "factory init domain"
@@ -48,6 +48,7 @@ def test_the_strategy_is_as_short_as_it_is_said_to_be() -> None:
         "yes_no.py",
         "brief.py",
         "contrary.py",
+        "verdict.py",
         "pyproject.toml",
         "domain/profiles/yes_no.yaml",
     }
@@ -93,6 +94,20 @@ def test_its_corruption_spoils_answers_for_the_refiner(folder: Path) -> None:
     (made,) = [row for row in rows if row["kind"] == "wrong_answer"]
     assert made["origin"] == "corrupted" and made["training"] > 0
     assert made["example"]["answer"] == made["example"]["corrected"].replace("Yes", "No")
+
+
+def test_its_metric_scores_what_a_student_answers(folder: Path) -> None:
+    found = json.loads(run(folder, f"{COMMANDS[6]} --json"))
+    assert found["items"] > 0 and 0 < found["mean"] < 1
+    assert found["mean"] == pytest.approx(0.1)  # the script says neither yes nor no
+
+
+def test_an_option_of_its_metric_is_checked_with_file_and_line(folder: Path) -> None:
+    profile = (folder / "domain/profiles/yes_no.yaml").read_text().replace("other: 0.1", "others: 0.1")
+    (folder / "domain/profiles/other.yaml").write_text(profile)
+    said = run(folder, "factory check domain --profile other", code=2)
+    assert "other.yaml:" in said and "evaluation.metric_options.others" in said
+    assert "did you mean 'other'" in said
 
 
 def test_its_options_are_checked_with_file_and_line(folder: Path) -> None:

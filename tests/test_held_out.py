@@ -18,7 +18,7 @@ from factory.gold import GoldLine, Placed, check_apart
 from factory.held_out import HeldOut
 from factory.store.store import Store
 from factory.types import Completion, Evaluation, GoldItem, ItemResult, Message
-from training.tasks import TASKS
+from training.tasks import make_task
 
 OPENING = "How soon must notice of a fall from a ladder be given?"
 BEFORE = (Message("user", OPENING), Message("assistant", "Within 30 days (§ 34-9-80)."))
@@ -165,7 +165,7 @@ def test_a_conversation_is_read_and_its_item_is_another():
 @pytest.mark.parametrize("metric", ["exact", "facts"])
 def test_a_student_is_asked_the_question_in_its_conversation(metric):
     domain: Any = SimpleNamespace(recipe=SimpleNamespace(domain=SimpleNamespace(citation_pattern="")))
-    task = TASKS[metric](domain)
+    task = make_task(metric, {}, domain).task
     assert list(task.messages(ITEMS[0])) == [*BEFORE, Message("user", SHORT)]
     assert list(task.messages(GoldItem("x", "Why?", "So.", "s"))) == [Message("user", "Why?")]
 

@@ -21,8 +21,9 @@ from factory.models import scripted
 from factory.models.scripted import ScriptedModel
 from factory.needs import needs_until
 from factory.recipe import Recipe
+from factory.rubric import schema_of
 from factory.types import Completion, Message, Request, Sampling
-from refiners.judge import PAIR_SCHEMA, Judge, read_pair, schema_of
+from refiners.judge import PAIR_SCHEMA, Judge, read_pair
 
 GOOD = {"reason": "It stands in the section.", "scores": {"correct": 5, "complete": 4, "clear": 3}}
 

@@ -1,12 +1,17 @@
-"""Scores of an answer against its reference, each 0 or 1 and computed without a model.
+"""Scores of an answer against its reference, from 0 to 1 and computed without a model.
 
-`exact` compares texts, `facts` compares what can be wrong in them: citations and quantities, however
-the words between them are put. Numbers written in words are not read ("thirty days" is no quantity).
+`exact`, `normalized` and `token_f1` compare texts, the others what can be wrong in them, however the words
+between are put: citations and quantities (`facts`), numbers, citations alone. Numbers written in words are
+not read ("thirty days" is no quantity). What JSON holds is compared in `training.json_fields`.
 """
 
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -15,8 +20,25 @@ NUMBER = re.compile(
     r"(?:(?P<decimal>\.\d+)|\s?/\s?(?P<below>[1-9]\d*)|\s(?P<above>\d+)\s?/\s?(?P<under>[1-9]\d*))?"
     r"(?P<percent>\s?%)?"
 )
+# A minus stands for itself and not between words or numbers; a point may lead, a power of ten may follow.
+SIGNED = re.compile(
+    r"(?P<minus>(?<![\w)\]])[-\u2212]\s?)?(?P<point>(?<![\w.])\.(?=\d))?"
+    + NUMBER.pattern
+    + r"(?:[eE](?P<power>[-+]?\d{1,3})(?!\w))?"
+)
+DIGITS = ("whole", "decimal", "below", "above", "under")
 UNIT_WINDOW = 3  # words after a number among which its unit may stand: "30 full calendar days"
 WORDS_BEFORE_UNIT = frozenset(("a", "an", "her", "his", "in", "its", "of", "the", "their"))
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+MAX_TOLD = 300  # characters of why an answer is not right
+MAX_DIGITS = 1000  # of one number; Python reads no more than 4,300
+
+
+class Scored(NamedTuple):
+    """From 0.0 to 1.0, and why not more, where the metric can tell."""
+
+    value: float
+    why: str = ""
 
 
 class Quantity(NamedTuple):
@@ -33,9 +55,95 @@ class Facts(NamedTuple):
     quantities: tuple[Quantity, ...]
 
 
+class Number(NamedTuple):
+    """A number as it is written and what it comes to; a percent sign is not counted in."""
+
+    value: Fraction
+    text: str
+
+
 def exact(expected: str, answer: str) -> float:
     """1.0 if the texts are equal but for case, white space and a final full stop."""
     return float(_plain(expected) == _plain(answer))
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, the articles a, an, the, and more than one space between words.
+
+    As `normalize_answer` of the evaluation script of SQuAD 1.1 (Rajpurkar et al. 2016, arXiv 1606.05250),
+    after Unicode's NFKC, and with the punctuation of all scripts beside that of ASCII.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    kept = "".join(
+        sign for sign in folded if sign not in string.punctuation and unicodedata.category(sign)[0] != "P"
+    )
+    return " ".join(ARTICLES.sub(" ", kept).split())
+
+
+def normalized(expected: str, answer: str) -> float:
+    """1.0 if the texts are equal once they are normalised: the exact match of SQuAD."""
+    return float(normalise(expected) == normalise(answer))
+
+
+def token_f1(expected: str, answer: str) -> float:
+    """The F1 of the answer's words against the reference's, each as often as it stands there; as in SQuAD.
+
+    Words are those of the normalised texts. Where one of them has none, 1.0 if the other has none either.
+    """
+    right, given = normalise(expected).split(), normalise(answer).split()
+    if not right or not given:
+        return float(right == given)
+    num_shared = (Counter(right) & Counter(given)).total()
+    return 2 * num_shared / (len(right) + len(given))
+
+
+def numeric(
+    expected: str, answer: str, relative: float = 0.0, absolute: float = 0.0, citation_pattern: str = ""
+) -> Scored:
+    """1.0 if the answer has the reference's numbers, all of them and no others, in any order.
+
+    A number of the answer is right that differs from one of the reference by no more than `absolute`, or
+    `relative` times that one. Units are not compared, and what belongs to a citation is no number.
+    """
+    right, given = (numbers(text, citation_pattern) for text in (expected, answer))
+    share, most = (Fraction(str(each)) for each in (relative, absolute))
+
+    def agree(one: Number, other: Number) -> bool:
+        return abs(one.value - other.value) <= max(most, share * abs(one.value))
+
+    missing = [each.text for each in right if not any(agree(each, other) for other in given)]
+    extra = [each.text for each in given if not any(agree(one, each) for one in right)]
+    return Scored(float(not missing and not extra), difference(missing, extra))
+
+
+def numbers(text: str, citation_pattern: str = "") -> list[Number]:
+    """The numbers of a text in order: 7,500 and 7500, 1/2 and 0.5, 66 2/3, -4, 1e-3, 10%."""
+    if citation_pattern:
+        text = re.sub(citation_pattern, " ; ", text)
+    found = []
+    for match in SIGNED.finditer(text):
+        value = _value(match)
+        if match["point"]:  # the whole number stands behind the point
+            value /= 10 ** len(match["whole"].replace(",", "")[:MAX_DIGITS])
+        value *= Fraction(10) ** int(match["power"] or 0)
+        found.append(Number(-value if match["minus"] else value, match.group().strip()))
+    return found
+
+
+def citation(expected: str, answer: str, citation_pattern: str) -> Scored:
+    """The F1 of the answer's citations against the reference's, each counted once."""
+    right, given = (extract(text, citation_pattern).citations for text in (expected, answer))
+    if not right and not given:
+        return Scored(1.0)
+    value = 2 * len(right & given) / (len(right) + len(given))
+    return Scored(value, difference(sorted(right - given), sorted(given - right)))
+
+
+def difference(missing: Iterable[str], extra: Iterable[str], wrong: Iterable[str] = ()) -> str:
+    """In words what is wrong, what lacks and what is too much; '' where nothing is."""
+    named = {"wrong": wrong, "missing": missing, "too many": extra}
+    told = ((what, ", ".join(each)) for what, each in named.items())
+    return "; ".join(f"{what}: {names}" for what, names in told if names)[:MAX_TOLD]
 
 
 def facts(expected: str, answer: str, citation_pattern: str = "") -> float:
@@ -70,11 +178,7 @@ def extract(text: str, citation_pattern: str = "") -> Facts:
 
 
 def _quantity(match: re.Match[str], after: str) -> Quantity:
-    value = Fraction(match["whole"].replace(",", "") + (match["decimal"] or ""))
-    if match["below"]:
-        value /= int(match["below"])
-    if match["above"]:
-        value += Fraction(int(match["above"]), int(match["under"]))
+    value = _value(match)
     if match["dollar"] or match["percent"]:
         return Quantity(value, ("dollar" if match["dollar"] else "percent",))
     clause = re.split(r"[.;:!?()\[\]]", after.replace("per cent", "percent"), maxsplit=1)[0]
@@ -82,6 +186,17 @@ def _quantity(match: re.Match[str], after: str) -> Quantity:
         _singular(word) for word in re.findall(r"[^\W\d_]+", clause.lower()) if word not in WORDS_BEFORE_UNIT
     ]
     return Quantity(value, tuple(words[:UNIT_WINDOW]))
+
+
+def _value(match: re.Match[str]) -> Fraction:
+    """The number itself; of one without end, as models write it in a loop, the beginning."""
+    digits = {name: (match[name] or "").replace(",", "")[:MAX_DIGITS] for name in DIGITS}
+    value = Fraction(digits["whole"] + digits["decimal"])
+    if digits["below"]:
+        value /= int(digits["below"])
+    if digits["above"]:
+        value += Fraction(int(digits["above"]), int(digits["under"]))
+    return value
 
 
 def _same(right: Quantity, given: Quantity) -> bool:

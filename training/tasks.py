@@ -1,93 +1,38 @@
-"""What a student is asked for an item, and what its answer scores: one class a metric, by its name.
+"""The metrics by name, ours and those of installed packages; and here those that execute what an answer says.
 
-Scores are computed without a model; the comparing of texts is `training.metrics`, that of what queries give
-`factory.sql_worker`.
+What is common to all is in `training.scored`, the comparing of texts in `training.texts`, that of what
+queries give in `factory.sql_worker`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
+from pydantic import BaseModel, ValidationError
+
+from factory.asking import who_answers
+from factory.consistency import Inconsistency
 from factory.domain import Domain
 from factory.errors import RecipeError
+from factory.explain import did_you_mean, explain
 from factory.gold import place_of
+from factory.registry import names
 from factory.schemas import Schema, schemas_of
 from factory.sql_chat import instruct, plain_sql
 from factory.sql_sandbox import SqlSandbox
 from factory.tool_calls import difference_of_calls, fault_of_calls
 from factory.tool_files import tools_of
-from factory.types import GoldItem, Json, Message
-from training import metrics
-
-MetricName = Literal["exact", "facts", "sql", "calls"]
-
-
-class Scored(NamedTuple):
-    """From 0.0 to 1.0, and why not more, where the metric can tell."""
-
-    value: float
-    why: str = ""
+from factory.types import GoldItem, Json, Message, digest
+from training.judged import Judged
+from training.metrics import Scored
+from training.own_metric import find_own
+from training.scored import Asked, ScoredTask, gold_of
+from training.texts import Citation, Exact, Facts, JsonFields, Normalized, Numeric, TokenF1
 
 
-class ScoredTask(Protocol):
-    """Made once an evaluation, with the domain; raises RecipeError where that lacks what it needs.
-
-    `tools`, in OpenAI's form, are what every item offers the student.
-    """
-
-    @property
-    def tools(self) -> Sequence[Json]: ...
-
-    def messages(self, item: GoldItem) -> Sequence[Message]:
-        """The conversation up to the answer."""
-        ...
-
-    async def score(self, item: GoldItem, answer: str) -> Scored: ...
-
-
-def gold_of(domain: Domain) -> Iterator[tuple[Path, GoldItem]]:
-    """The items of dev and test, each with its file."""
-    gold = domain.recipe.gold
-    for path, items in ((gold.dev, domain.dev), (gold.test, domain.test)):
-        yield from ((domain.folder / path, item) for item in items)
-
-
-class Exact:
-    """The question in its conversation; the same text but for case, white space and a final full stop."""
-
-    tools: Sequence[Json] = ()
-
-    def __init__(self, domain: Domain) -> None:
-        pass
-
-    def messages(self, item: GoldItem) -> Sequence[Message]:
-        return [*item.before, Message("user", item.question)]
-
-    async def score(self, item: GoldItem, answer: str) -> Scored:
-        return Scored(metrics.exact(item.answer, answer))
-
-
-class Facts(Exact):
-    """The question in its conversation; the reference's citations and quantities and no others."""
-
-    def __init__(self, domain: Domain) -> None:
-        super().__init__(domain)
-        self._pattern = domain.recipe.domain.citation_pattern
-        try:
-            re.compile(self._pattern)
-        except re.error as error:
-            what = f"not a regular expression: {error}"
-            raise RecipeError(what, where="domain.citation_pattern") from error
-
-    async def score(self, item: GoldItem, answer: str) -> Scored:
-        return Scored(metrics.facts(item.answer, answer, self._pattern))
-
-
-class Sql(Exact):
+class Sql(Asked):
     """The question under a schema's DDL; the same result as the reference's query.
 
     Execution accuracy as in Spider (Yu et al. 2018, arXiv 1809.08887) and BIRD (Li et al. 2023, arXiv
@@ -95,8 +40,8 @@ class Sql(Exact):
     has an ORDER BY. An item's slice is the name of its schema's file.
     """
 
-    def __init__(self, domain: Domain) -> None:
-        super().__init__(domain)
+    def __init__(self, options: BaseModel, domain: Domain) -> None:
+        super().__init__(options, domain)
         self._schemas: dict[str, Schema] = {}
         self._sandbox = SqlSandbox()
         for schema in schemas_of(domain).values():
@@ -138,7 +83,7 @@ class Sql(Exact):
         return Scored(float(found.same), of + (found.error or found.difference))
 
 
-class Calls(Exact):
+class Calls(Asked):
     """The question with the tools of the recipe's strategies; the reference's calls, all and no others.
 
     As the AST accuracy of the Berkeley Function Calling Leaderboard (Patil et al., ICML 2025) compares calls
@@ -146,8 +91,8 @@ class Calls(Exact):
     and strings must be equal.
     """
 
-    def __init__(self, domain: Domain) -> None:
-        super().__init__(domain)
+    def __init__(self, options: BaseModel, domain: Domain) -> None:
+        super().__init__(options, domain)
         self.tools = tools_of(domain)
         if not self.tools:
             what, hint = "no strategy of the recipe has tools", "add 'tool_calls' to `strategies`"
@@ -163,9 +108,53 @@ class Calls(Exact):
         return Scored(float(not difference), difference)
 
 
-TASKS: Final[Mapping[MetricName, Callable[[Domain], ScoredTask]]] = {
+TASKS: Final[Mapping[str, Any]] = {
     "exact": Exact,
+    "normalized": Normalized,
     "facts": Facts,
+    "numeric": Numeric,
+    "token_f1": TokenF1,
+    "citation": Citation,
+    "json_fields": JsonFields,
     "sql": Sql,
     "calls": Calls,
+    "judge": Judged,
 }
+
+
+class NamedTask(NamedTuple):
+    """A metric made for a domain; evaluations of the same `label` were scored alike.
+
+    It is the name, with a hash of options that are not the default and of the judge.
+    """
+
+    task: ScoredTask
+    label: str
+
+
+def make_task(name: str, options: Mapping[str, Json], domain: Domain) -> NamedTask:
+    """The metric of that name. Raises RecipeError where there is none, or it cannot be had so."""
+    kind, create = _find(name)
+    try:
+        given = kind(**options)
+    except ValidationError as error:
+        finding = explain(error, kind)
+        what = f"{finding.what} (option of the metric '{name}')"
+        raise Inconsistency(("evaluation", "metric_options", *finding.loc), what, finding.hint) from error
+    special = given.model_dump(mode="json", exclude_defaults=True)
+    if create is Judged and "judge" in domain.recipe.models:
+        special["judge"] = who_answers(domain.recipe, "judge")
+    return NamedTask(create(given, domain), f"{name}#{digest(special, 8)}" if special else name)
+
+
+def _find(name: str) -> tuple[type[BaseModel], Callable[[Any, Domain], ScoredTask]]:
+    own = names("metrics")
+    if name in TASKS and name in own:
+        what = f"an installed package has a metric '{name}' too"
+        raise Inconsistency(("evaluation", "metric"), what, "it must call its own otherwise")
+    if name in TASKS:
+        return TASKS[name].Options, TASKS[name]
+    if name not in own:
+        hint = did_you_mean(name, [*TASKS, *own])
+        raise Inconsistency(("evaluation", "metric"), f"there is no metric '{name}'", hint)
+    return find_own(name)

@@ -19,6 +19,7 @@ from factory.audit.pages import access, render
 from factory.audit.subject import MAX_SHOWN
 from factory.errors import InputError
 from factory.significance import mcnemar, wilson
+from factory.store.trace import ITEMS as RATED
 
 PAGE: Final = 25  # items
 ROWS: Final = 50  # samples
@@ -32,9 +33,9 @@ EVALUATIONS = """
            m.adapter IS NOT NULL AS is_adapter
     FROM evaluations e LEFT JOIN runs r ON r.id = e.run_id LEFT JOIN models m ON m.id = e.model_id
     ORDER BY e.created_at DESC, e.id LIMIT 500"""
-PAIRS = """
-    FROM (SELECT * FROM evaluation_items WHERE evaluation_id = $1) a
-    JOIN (SELECT * FROM evaluation_items WHERE evaluation_id = $2) b ON b.item_key = a.item_key"""
+PAIRS = f"""
+    FROM (SELECT * FROM {RATED} WHERE evaluation_id = $1) a
+    JOIN (SELECT * FROM {RATED} WHERE evaluation_id = $2) b ON b.item_key = a.item_key"""  # noqa: S608 (text of ours)
 TOTALS = f"""
     SELECT b.slice, count(*) AS num_items, sum(a.score) AS first, sum(b.score) AS second,
            count(*) FILTER (b.score > a.score) AS num_better, count(*) FILTER (b.score < a.score) AS num_worse
@@ -42,9 +43,9 @@ TOTALS = f"""
 ITEMS = f"""
     SELECT b.item_key, b.slice, b.question, b.expected, b.before,
            a.answer AS first_answer, a.score AS first_score, a.detail AS first_detail,
-           a.call_id AS first_call,
+           a.call_id AS first_call, a.judge_call_id AS first_judgement,
            b.answer AS second_answer, b.score AS second_score, b.detail AS second_detail,
-           b.call_id AS second_call
+           b.call_id AS second_call, b.judge_call_id AS second_judgement
     {PAIRS}
     WHERE b.item_key > $3 AND ($4 = '' OR b.slice = $4)
       AND ($5 = '' OR $5 = CASE WHEN b.score > a.score THEN 'better' WHEN b.score < a.score THEN 'worse'

@@ -131,6 +131,11 @@ def add_indexes_by_sample(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE INDEX {table}_by_{column} ON {table} ({column})")
 
 
+def add_judgements_of_items(connection: duckdb.DuckDBPyConnection) -> None:
+    """The judge's call that an item's score rests on; NULL where it was computed."""
+    connection.execute("ALTER TABLE evaluation_items ADD COLUMN judge_call_id VARCHAR")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -143,4 +148,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_embeddings,
     add_selections,
     add_indexes_by_sample,
+    add_judgements_of_items,
 )

@@ -63,6 +63,9 @@ def outcomes_in(store: Selects) -> str:
     return "outcomes" if found and store.select("SELECT 1 FROM selections LIMIT 1") else "decisions"
 
 
+# Items with their judge's calls, also in a file that no newer version has opened for writing yet.
+ITEMS = """(SELECT * FROM evaluation_items UNION ALL BY NAME
+            SELECT NULL::VARCHAR AS judge_call_id WHERE false)"""
 # Each query yields near, far, kind and relation for the near ids in the list $1. DuckDB looks such a list up
 # in an index; a join with it becomes a scan where the list is long.
 ANCESTORS = {
@@ -76,8 +79,11 @@ ANCESTORS = {
                   FROM dataset_samples WHERE list_contains($1::VARCHAR[], dataset_id)""",
     "model": """SELECT id AS near, dataset_id AS far, 'dataset' AS kind, 'trained on' AS relation
                 FROM models WHERE list_contains($1::VARCHAR[], id) AND dataset_id IS NOT NULL""",
-    "evaluation": """SELECT id AS near, model_id AS far, 'model' AS kind, 'of' AS relation
-                     FROM evaluations WHERE list_contains($1::VARCHAR[], id)""",
+    "evaluation": f"""SELECT id AS near, model_id AS far, 'model' AS kind, 'of' AS relation
+                      FROM evaluations WHERE list_contains($1::VARCHAR[], id)
+                      UNION SELECT i.evaluation_id, c.model_id, 'model', 'judged by'
+                      FROM {ITEMS} i JOIN calls c ON c.id = i.judge_call_id
+                      WHERE list_contains($1::VARCHAR[], i.evaluation_id)""",  # noqa: S608 (text of ours)
 }
 MADE = """SELECT parent AS near, child AS far, 'sample' AS kind, relation
           FROM edges WHERE list_contains($1::VARCHAR[], parent)"""
@@ -85,7 +91,9 @@ DESCENDANTS = {
     "seed": MADE,
     "source": MADE,
     "call": f"""{MADE} UNION SELECT call_id, evaluation_id, 'evaluation', 'answer in'
-                FROM evaluation_items WHERE list_contains($1::VARCHAR[], call_id)""",  # noqa: S608 (text of ours)
+                FROM evaluation_items WHERE list_contains($1::VARCHAR[], call_id)
+                UNION SELECT judge_call_id, evaluation_id, 'evaluation', 'judgement in'
+                FROM {ITEMS} WHERE list_contains($1::VARCHAR[], judge_call_id)""",  # noqa: S608 (text of ours)
     "sample": f"""{MADE} UNION ALL SELECT sample_id, dataset_id, 'dataset', 'part of'
                   FROM dataset_samples WHERE list_contains($1::VARCHAR[], sample_id)""",  # noqa: S608 (text of ours)
     "dataset": """SELECT dataset_id AS near, id AS far, 'model' AS kind, 'trained' AS relation
