@@ -81,11 +81,22 @@ def differences(record: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
         found.append("dataset")
     if record.get("seed") != job["seed"]:
         found.append(f"seed ({_pair(record.get('seed'), job['seed'])})")
-    before, now = record.get("options") or {}, job["options"]
+    before, now = _flat(record.get("options") or {}), _flat(job["options"])
     for name in sorted({*before, *now} - {"num_threads"}):
         if before.get(name) != now.get(name):
             found.append(f"{name} ({_pair(before.get(name), now.get(name))})")
     return found or ["configuration"]
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by dotted names, so that what differs within a group is told by itself."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _pair(before: Any, now: Any) -> str:

@@ -1,4 +1,4 @@
-"""QLoRA as the factory sees it: options, jobs, and the process that does the work.
+"""QLoRA as the factory sees it: jobs, and the process that does the work.
 
 Training runs in `training.worker`, so that torch's memory goes back when it ends and this process
 imports nothing heavy. An adapter's folder is immutable: complete for the same base, dataset and
@@ -19,77 +19,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel
 
 from factory.domain import Domain
 from factory.errors import TrainingError
 from factory.models.folders import find_model
 from factory.ports import MergeJob, OnProgress, TrainingPlan
-from factory.recipe import Strict
 from factory.types import Adapter, Json
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
+from training.options import QLoRAOptions
 from training.resume import open_partial
-
-Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-
-
-class PreferenceOptions(Strict):
-    """A pass of DPO or KTO after supervised training, over the dataset's judged answers."""
-
-    method: Literal["dpo", "kto"] = Field(
-        "dpo",
-        description="Pairs of answers (arXiv 2305.18290), or single ones that are good or bad (2402.01306).",
-    )
-    num_epochs: float = Field(1.0, gt=0, description="Passes over the judged answers.")
-    learning_rate: float = Field(1e-5, gt=0, description="Lower than that of the supervised training.")
-    beta: float = Field(
-        0.1, gt=0, description="How far the model may move from where that left it; less: far."
-    )
-
-
-class QLoRAOptions(Strict):
-    """How a LoRA adapter is trained; the defaults suit a few hundred to a few thousand samples."""
-
-    rank: Rank = Field(32, description="Rank of the adapter, one that vLLM serves.")
-    alpha: float = Field(32.0, gt=0, description="The adapter is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    neftune_noise_alpha: float = Field(
-        0.0,
-        ge=0,
-        description="Noise on the embeddings while training (NEFTune, arXiv 2310.05914); 5 is usual.",
-    )
-    target: Literal["all-linear"] = Field("all-linear", description="Never the LM head.")
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (arXiv 2312.03732).")
-    learning_rate: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0, description="Of AdamW, on the adapter's matrices.")
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_share: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises.")
-    batch_size: int = Field(16, ge=1, description="Samples in memory at once.")
-    gradient_accumulation: int = Field(1, ge=1, description="Batches to one step.")
-    max_steps: int | None = Field(None, ge=1)
-    num_epochs: float | None = Field(None, gt=0, description="Passes over the dataset; 3 without max_steps.")
-    max_length: int = Field(1024, ge=8, description="In tokens; longer samples are refused, not cut.")
-    quantize: bool = Field(True, description="NF4 with double quantisation; false is plain LoRA.")
-    gradient_checkpointing: bool = Field(False, description="Saves memory, costs about a third more time.")
-    packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
-    num_threads: int | None = Field(None, ge=1, description="On a CPU; as many as cores are free by default.")
-    preference: PreferenceOptions | None = Field(
-        None, description="DPO or KTO after it, over what people said of what the refiner had said."
-    )
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if self.max_steps and self.num_epochs:
-            raise ValueError("max_steps and num_epochs exclude each other")
-        return self
-
-    @model_validator(mode="after")
-    def _several_answers(self) -> Self:
-        if self.preference and self.preference.method == "kto" and self.batch_size < 2:
-            raise ValueError("KTO compares the answers of a batch: batch_size must be at least 2")
-        return self
 
 
 @dataclass(frozen=True)
@@ -172,8 +113,9 @@ class QLoRA:
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
-        if options["preference"] is None:  # an adapter without it is named as ever
-            del options["preference"]
+        for name in ("preference", "sft", "lora"):  # an adapter without them is named as ever
+            if not options[name]:
+                del options[name]
         directory = job.directory.resolve()
         return {
             "dataset": str(job.dataset.resolve()),

@@ -25,6 +25,7 @@ from trl import SFTConfig, SFTTrainer
 
 from factory.errors import TrainingError
 from training.checkpoints import Checkpoints
+from training.exhausted import ran_out, what_to_lower
 from training.preference import Judged, check_answers, is_judged, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
@@ -121,10 +122,15 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         if prepared.judged:
             steps = Steps(on_step, partial, before=trainer.state.global_step)
             preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError, ValueError, TypeError) as error:
+        passed = {"sft", "lora"} & prepared.job["options"].keys()
+        if passed and isinstance(error, ValueError | TypeError):
+            hint = f"it may come of what is set under {' or '.join(sorted(passed))}"
+            raise TrainingError(f"the libraries refuse it: {error}", hint=hint) from error
         if not ran_out(error):
             raise
-        hint = what_to_lower(prepared)
+        longest = max(len(row.input_ids) for row in prepared.rows)
+        hint = what_to_lower(prepared.job["options"], longest)
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
     num_trainable = save_adapter(trainer.model, partial)
     record = {
@@ -145,29 +151,6 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "versions": {name: version(name) for name in PACKAGES},
     }
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def ran_out(error: Exception) -> bool:
-    """Whether an error says that memory ran out; torch has no class for it on a processor."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "DefaultCPUAllocator" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
-
-
-def what_to_lower(prepared: Prepared) -> str:
-    """The options that hold memory, with their values and better ones, the mildest first."""
-    options = prepared.job["options"]
-    batch, accumulation = options["batch_size"], options["gradient_accumulation"]
-    longest = max(len(row.input_ids) for row in prepared.rows)
-    advice = []
-    if batch > 1:
-        advice.append(f"batch_size to {batch // 2} with gradient_accumulation {accumulation * 2}")
-    if not options["gradient_checkpointing"]:
-        advice.append("gradient_checkpointing to true")
-    if not options["quantize"]:
-        advice.append("quantize to true")
-    advice.append(f"max_length below {longest}, the longest sample")
-    return f"set {', or '.join(advice)}; `factory train --plan` says what fits"
 
 
 def load_base(job: dict[str, Any]) -> tuple[Any, int]:
@@ -223,6 +206,10 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
     options, on_gpu = prepared.job["options"], torch.cuda.is_available()
     partial = Path(prepared.job["partial"])
     schedule = options["lr_scheduler"]
+    given = {
+        "train_sampling_strategy": "random" if options["packing"] else "group_by_length",  # less padding
+        **options.get("sft", {}),
+    }
     args = SFTConfig(
         output_dir=str(partial / CHECKPOINTS),
         max_steps=-1 if options["packing"] and not options["max_steps"] else prepared.num_steps,
@@ -235,7 +222,6 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         warmup_steps=options["warmup_share"],  # below 1 it is a share of all steps
         max_length=options["max_length"] if options["packing"] else None,
         packing=options["packing"],
-        train_sampling_strategy="random" if options["packing"] else "group_by_length",  # less padding
         gradient_checkpointing=options["gradient_checkpointing"],
         neftune_noise_alpha=options["neftune_noise_alpha"] or None,
         bf16=on_gpu,
@@ -247,14 +233,15 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
+        **given,
     )
     lora = LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"],
         lora_dropout=options["dropout"],
         use_rslora=options["use_rslora"],
-        target_modules=options["target"],
         task_type="CAUSAL_LM",
+        **{"target_modules": options["target"], **options.get("lora", {})},
     )
     trainer = SFTTrainer(
         model,
