@@ -216,6 +216,9 @@ def _check_training(recipe: Recipe) -> None:
             raise Inconsistency(("training", role), f"there is no model '{role}'", hint)
         if role == "student":
             _check_loads_adapters(recipe, role, "server")
+        if role == "refiner" and getattr(options_of("trainers", spec), "early_stopping", None):
+            what = "dev holds questions for the student, and none for the refiner"
+            raise Inconsistency(("training", role, "early_stopping"), what, "leave it out")
         server = recipe.servers[model.server]
         rank = _highest_rank(options_of("trainers", spec))
         if isinstance(server, VllmServer) and rank > server.max_lora_rank:

@@ -124,6 +124,21 @@ def test_a_rank_of_some_modules_above_the_servers_is_refused(folder, tmp_path, c
     assert "rank 64 is more than server 'student' serves, 32" in line
 
 
+def test_without_the_packages_only_what_is_always_refused_is_refused(monkeypatch):
+    from training import fields
+
+    monkeypatch.setattr(fields, "find_spec", lambda package: None)
+    read_fields.cache_clear()
+    try:
+        check_fields("SFTConfig", {"max_grad_nrm": 1.0})
+        with pytest.raises(KeyedError, match="is not set here"):
+            check_fields("SFTConfig", {"learning_rate": 0.1})
+        with pytest.raises(KeyedError, match="DoRA"):
+            check_fields("LoraConfig", {"use_dora": True})
+    finally:
+        read_fields.cache_clear()
+
+
 def test_they_are_read_without_importing_the_libraries():
     code = (
         "import sys\nfrom training.fields import check_fields\n"

@@ -21,7 +21,8 @@ from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask, OnProgress
 from factory.recipe import Strict
 from factory.significance import wilson
-from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Split
+from factory.tool_calls import chat_of
+from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Json, Message, Split
 from training.tasks import TASKS, MetricName
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -72,6 +73,11 @@ class Answers:
         """Of all that an item asks the student with, its tools among them."""
         said = sum(len(message.content) for message in self._task.messages(item))
         return said + (len(json.dumps(self._task.tools, ensure_ascii=False)) if self._task.tools else 0)
+
+    def chat(self, item: GoldItem) -> Json:
+        """The item as a student would learn it: what it is asked with, and its right answer."""
+        turns = [*self._task.messages(item), Message("assistant", item.answer)]
+        return chat_of(turns, {"tools": json.dumps(self._task.tools)} if self._task.tools else {})
 
     async def evaluate(
         self, model_id: str, split: Split, items: Sequence[GoldItem], ask: Ask, on_progress: OnProgress

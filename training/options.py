@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from factory.recipe import Strict
 from training.fields import check_fields
+from training.trackers import Tracker
 
 Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 Scheduler = Literal[
@@ -36,6 +37,14 @@ class PreferenceOptions(Strict):
     )
 
 
+class EarlyStoppingOptions(Strict):
+    """When training ends before its last step: the loss over the gold items of dev gets no better."""
+
+    patience: int = Field(3, ge=1, description="Looks at dev in a row without a lower loss, then it stops.")
+    every_steps: int = Field(20, ge=1, description="From one look to the next; the last step has one too.")
+    min_gain: float = Field(0.0, ge=0, description="A loss must be lower by more than this to be lower.")
+
+
 class QLoRAOptions(Strict):
     """How a LoRA adapter is trained; the defaults suit a few hundred to a few thousand samples."""
 
@@ -62,6 +71,12 @@ class QLoRAOptions(Strict):
     gradient_checkpointing: bool = Field(False, description="Saves memory, costs about a third more time.")
     packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
     num_threads: int | None = Field(None, ge=1, description="On a CPU; as many as cores are free by default.")
+    early_stopping: EarlyStoppingOptions | None = Field(
+        None, description="Keeps the adapter that was best on dev, and stops where none gets better."
+    )
+    tracker: Tracker | None = Field(
+        None, description="Also writes the learning curve for TensorBoard or Trackio, on this machine."
+    )
     preference: PreferenceOptions | None = Field(
         None, description="DPO or KTO after it, over what people said of what the refiner had said."
     )

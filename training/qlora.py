@@ -24,22 +24,28 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from factory.domain import Domain
-from factory.errors import TrainingError
+from factory.errors import DivergedError, RecipeError, TrainingError
 from factory.models.folders import find_model
 from factory.ports import MergeJob, OnProgress, TrainingPlan
-from factory.types import Adapter, Json
+from factory.tool_calls import chat_of
+from factory.types import Adapter, GoldItem, Json, Message, digest
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
 from training.options import QLoRAOptions
 from training.resume import open_partial
+from training.trackers import check_installed
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A dataset (JSONL of {"messages": [...]}), the base to start from, the adapter's folder."""
+    """A dataset (JSONL of {"messages": [...]}), the base to start from, the adapter's folder.
+
+    `dev` are the chats that early stopping looks at; None: those of the domain.
+    """
 
     dataset: Path
     base: str
     directory: Path
+    dev: Sequence[Json] | None = None
 
 
 class QLoRA:
@@ -49,6 +55,7 @@ class QLoRA:
     CHECKPOINT_SECONDS: ClassVar[float] = 120.0  # a shorter training writes none
 
     def __init__(self, options: QLoRAOptions, domain: Domain) -> None:
+        check_installed(options.tracker)
         self.options = options
         self.domain = domain
         self._cancelled = threading.Event()
@@ -113,11 +120,18 @@ class QLoRA:
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
-        for name in ("preference", "sft", "lora"):  # an adapter without them is named as ever
+        for name in (
+            "preference",
+            "sft",
+            "lora",
+            "early_stopping",
+        ):  # an adapter without them is named as ever
             if not options[name]:
                 del options[name]
         directory = job.directory.resolve()
+        dev = self._dev(job) if self.options.early_stopping else {}
         return {
+            **dev,
             "dataset": str(job.dataset.resolve()),
             "base": base,
             "directory": str(directory),
@@ -127,8 +141,18 @@ class QLoRA:
             "base_digest": base_digest,
             "dataset_digest": dataset_digest,
             "checkpoint_seconds": self.CHECKPOINT_SECONDS,
-            "identity": identify(options, base_digest, dataset_digest, seed),
+            "identity": identify(options, base_digest, dataset_digest, seed, dev.get("dev_digest")),
         }
+
+    def _dev(self, job: TrainingJob) -> dict[str, Any]:
+        """What early stopping looks at, and its digest: gold dev, as the evaluator asks it if it can tell."""
+        chats = job.dev
+        if chats is None:
+            chat = getattr(self.domain.evaluator, "chat", plain_chat)
+            chats = [chat(item) for item in self.domain.dev]
+        if not chats:
+            raise RecipeError("early stopping looks at dev, which is empty", where="gold.dev")
+        return {"dev": chats, "dev_digest": digest(chats)}
 
     def _run(self, jobs: list[dict[str, Any]], on_progress: OnProgress) -> None:
         for job in jobs:
@@ -177,7 +201,8 @@ class QLoRA:
             elif event["event"] == "done":
                 num_done += 1
             else:
-                raise TrainingError(event["what"], where=event["where"], hint=event["hint"])
+                kind = DivergedError if event["diverged"] else TrainingError
+                raise kind(event["what"], where=event["where"], hint=event["hint"])
         return num_done
 
     def _fail(self, code: int, log: Path) -> None:
@@ -189,6 +214,11 @@ class QLoRA:
             end = " | ".join(line.strip() for line in lines[-4:] if line.strip())
         hint = "perhaps memory ran out: lower batch_size" if code == -9 else "the log tells more"
         raise TrainingError(f"the training process ended with {code}: {end}"[:600], where=str(log), hint=hint)
+
+
+def plain_chat(item: GoldItem) -> Json:
+    """A gold item as a conversation that ends in its answer."""
+    return chat_of([*item.before, Message("user", item.question), Message("assistant", item.answer)], {})
 
 
 def send(process: subprocess.Popen[str], plan: dict[str, Any]) -> None:

@@ -131,6 +131,24 @@ def add_indexes_by_sample(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE INDEX {table}_by_{column} ON {table} ({column})")
 
 
+def add_training_steps(connection: duckdb.DuckDBPyConnection) -> None:
+    """The learning curves of what was trained here; NULL is what a step did not log."""
+    connection.execute(
+        """CREATE TABLE training_steps (
+            model_id VARCHAR NOT NULL,
+            phase VARCHAR NOT NULL,        -- sft, dpo, kto
+            step INTEGER NOT NULL,         -- of the optimiser, from 1 in each phase
+            epoch DOUBLE,
+            loss DOUBLE,
+            learning_rate DOUBLE,
+            grad_norm DOUBLE,
+            num_tokens BIGINT,
+            dev_loss DOUBLE,
+            PRIMARY KEY (model_id, phase, step)
+        )"""
+    )
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -143,4 +161,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_embeddings,
     add_selections,
     add_indexes_by_sample,
+    add_training_steps,
 )
