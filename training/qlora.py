@@ -27,6 +27,7 @@ from factory.domain import Domain
 from factory.errors import DivergedError, RecipeError, TrainingError
 from factory.models.folders import find_model
 from factory.ports import MergeJob, OnProgress, TrainingPlan
+from factory.sweep import Sweep
 from factory.tool_calls import chat_of
 from factory.types import Adapter, GoldItem, Json, Message, digest
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
@@ -101,6 +102,14 @@ class QLoRA:
         path, _ = find_model(self.domain.folder, base)
         lengths = None if dataset is None else read_lengths(dataset, path, self.options.max_length)
         return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
+
+    def sweep(
+        self, dataset: Path, base: str, rates: Sequence[float], num_steps: int, on_progress: OnProgress
+    ) -> Sweep:
+        """A short training at each learning rate, compared on held-out samples: see `training.sweep`."""
+        from training.sweep import sweep
+
+        return sweep(self, dataset, base, rates, num_steps, on_progress)
 
     def cancel(self) -> None:
         """Ends the training that another thread waits for, which then raises TrainingError; for good."""
