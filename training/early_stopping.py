@@ -86,8 +86,8 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
 def stop_dropping(model: Any) -> None:
     """Sets the model to evaluation, all but its 4-bit layers.
 
-    On a processor with AVX512-BF16, bitsandbytes (0.50) lays the weights of such a layer out anew in its first
-    pass of evaluation, for a kernel that rounds to bfloat16 and, in training too, gives no gradient.
+    On a processor with AVX512-BF16, bitsandbytes (0.50) lays the weights of such a layer out anew in its
+    first pass of evaluation, for a kernel that rounds to bfloat16 and, in training too, gives no gradient.
     """
     from bitsandbytes.nn import Linear4bit
 
