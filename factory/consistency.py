@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import cast
 
+from pydantic import BaseModel
+
 from factory.address import without_password
 from factory.asking import judging_role, role_of, who_answers
 from factory.embedding.options import find_misfit
@@ -214,13 +216,24 @@ def _check_training(recipe: Recipe) -> None:
             raise Inconsistency(("training", role), f"there is no model '{role}'", hint)
         if role == "student":
             _check_loads_adapters(recipe, role, "server")
+        if role == "refiner" and getattr(options_of("trainers", spec), "early_stopping", None):
+            what = "dev holds questions for the student, and none for the refiner"
+            raise Inconsistency(("training", role, "early_stopping"), what, "leave it out")
         server = recipe.servers[model.server]
-        rank = getattr(options_of("trainers", spec), "rank", None)
-        if isinstance(server, VllmServer) and rank is not None and rank > server.max_lora_rank:
+        rank = _highest_rank(options_of("trainers", spec))
+        if isinstance(server, VllmServer) and rank > server.max_lora_rank:
             what = f"rank {rank} is more than server '{model.server}' serves, {server.max_lora_rank}"
             fit = next((served for served in SERVED_RANKS if served >= rank), None)
             hint = f"set its max_lora_rank to {fit}" if fit else f"vLLM serves {SERVED_RANKS[-1]} at most"
             raise Inconsistency(("training", role, "rank"), what, hint)
+
+
+def _highest_rank(options: BaseModel) -> int:
+    """Of any module of the adapter that would be trained; 0 where the trainer has no such option."""
+    from factory.models.folders import find_rank  # which knows the ranks served from here
+
+    pattern = getattr(options, "lora", {}).get("rank_pattern")
+    return find_rank({"r": getattr(options, "rank", None), "rank_pattern": pattern})
 
 
 def _check_controls(recipe: Recipe) -> None:

@@ -100,3 +100,7 @@ class GuardTripped(FactoryError):
 
 class TrainingError(FactoryError):
     """Training could not start or did not finish."""
+
+
+class DivergedError(TrainingError):
+    """The loss of a training became no number."""

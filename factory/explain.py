@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from factory.strict import KeyedError
+
 Loc = tuple[str | int, ...]
 MAX_KNOWN = 24  # more would not be read
 QUOTE = "put it in quotes"
@@ -40,7 +42,7 @@ class Finding:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> Finding:
     """The finding of `error` that is worth telling first; `model` is what was validated."""
-    return min((_finding(item, model) for item in error.errors()), key=_urgency)
+    return min((_with_its_key(item, _finding(item, model)) for item in error.errors()), key=_urgency)
 
 
 def dotted(loc: Loc) -> str:
@@ -61,6 +63,14 @@ def did_you_mean(word: str, known: Sequence[str], otherwise: str = "nothing is e
 
 def _urgency(finding: Finding) -> int:
     return {"unknown": 0, "missing": 2}.get(finding.kind, 1)
+
+
+def _with_its_key(item: Mapping[str, Any], finding: Finding) -> Finding:
+    """A finding with the key and the hint that a validator gave, where it did."""
+    raised = item.get("ctx", {}).get("error")
+    if not isinstance(raised, KeyedError):
+        return finding
+    return Finding((*finding.loc, *raised.loc), finding.kind, str(raised), raised.hint)
 
 
 def _finding(item: Mapping[str, Any], model: type[BaseModel]) -> Finding:

@@ -150,9 +150,10 @@ async def train_in_thread(
 
 
 def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -> None:
-    """Writes the student's row; its id is the one that its requests are hashed with."""
+    """Writes the student's row and learning curve; its id is the one that its requests are hashed with."""
+    model_id = bench.pool.model_id("student", adapter.path)
     row = {
-        "id": bench.pool.model_id("student", adapter.path),
+        "id": model_id,
         "role": "student",
         "name": f"student-{adapter.digest[:8]}",
         "base": adapter.base,
@@ -164,6 +165,7 @@ def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -
         "training": {"steps": adapter.num_steps, "loss": adapter.loss, "seconds": adapter.seconds},
     }
     bench.store.append("models", [row])
+    bench.store.append("training_steps", [{"model_id": model_id, **point} for point in adapter.curve])
 
 
 async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:

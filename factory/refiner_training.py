@@ -170,9 +170,10 @@ async def _train(bench: Bench, drafts: Sequence[CheckedDraft], judged: Sequence[
 
 
 def _record(bench: Bench, adapter: Adapter) -> None:
-    """Writes the refiner's row; its id is the one that its requests are hashed with."""
+    """Writes the refiner's row and learning curve; its id is the one that its requests are hashed with."""
+    model_id = bench.pool.model_id("refiner", adapter.path)
     row = {
-        "id": bench.pool.model_id("refiner", adapter.path),
+        "id": model_id,
         "role": "refiner",
         "name": f"refiner-{adapter.digest[:8]}",
         "base": adapter.base,
@@ -183,6 +184,7 @@ def _record(bench: Bench, adapter: Adapter) -> None:
         "training": {"steps": adapter.num_steps, "loss": adapter.loss, "seconds": adapter.seconds},
     }
     bench.store.append("models", [row])
+    bench.store.append("training_steps", [{"model_id": model_id, **point} for point in adapter.curve])
 
 
 async def _measure(

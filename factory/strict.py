@@ -14,6 +14,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class KeyedError(ValueError):
+    """What a validator finds wrong with a key below the one that it validates, and what to do."""
+
+    def __init__(self, loc: tuple[str | int, ...], what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.loc = loc
+        self.hint = hint
+
+
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)

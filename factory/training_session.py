@@ -6,7 +6,9 @@ run has frozen, by its id. Nothing is stored: the adapter's folder says what it 
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from factory.ports import PlanningTrainer, Trainer, TrainingPlan
     from factory.progress import Progress
     from factory.recipe import TrainingSpec
+    from factory.sweep import SweepingTrainer
 
 DATASET_ID = re.compile(r"dat_[0-9a-f]+")
 Role = Literal["student", "refiner"]
@@ -79,6 +82,34 @@ def plan(trained: Trained, dataset: Path | None, gpu: str | None) -> dict[str, A
         )
     planning = cast("PlanningTrainer", trainer)
     return as_data(planning.plan(dataset, spec.base, gpu))
+
+
+def sweep(
+    trained: Trained,
+    dataset: Path,
+    rates: Sequence[float],
+    num_steps: int,
+    output: Path | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`factory train --sweep`: a short training at each rate; the table, also as `output`/sweep.json."""
+    from factory import sweep as sweeps
+
+    domain = open_domain(trained.recipe, trained.profile, lambda _: Needs(trained=(trained.role,)))
+    spec, trainer = _trainer(domain, trained.role)
+    if not hasattr(trainer, "sweep"):
+        hint = "its package must offer `sweep` (factory.sweep.SweepingTrainer)"
+        raise RecipeError(
+            f"the trainer '{spec.name}' makes no sweeps", where=f"training.{trained.role}", hint=hint
+        )
+    base, _ = find_model(domain.folder, spec.base)
+    with progress.stage(f"sweep {trained.role}", None, "steps") as bar:
+        made = cast("SweepingTrainer", trainer).sweep(dataset, base, rates, num_steps, bar.update)
+    found = {"base": base, "dataset": str(dataset), "steps": num_steps, **sweeps.as_data(made)}
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "sweep.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
 
 
 def as_data(made: TrainingPlan) -> dict[str, Any]:

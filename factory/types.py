@@ -246,7 +246,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A trained LoRA adapter on disk; `digest` is the hash of its weights file."""
+    """A trained LoRA adapter on disk; `digest` is the hash of its weights file.
+
+    `curve` is what is known of its training: rows of `training_steps` without their `model_id`.
+    """
 
     path: Path
     digest: str
@@ -254,6 +257,7 @@ class Adapter:
     num_steps: int
     loss: float
     seconds: float
+    curve: tuple[Mapping[str, Json], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ STATE = {
     "edges": "SELECT * FROM edges ORDER BY ALL",
     "members": "SELECT * FROM dataset_samples ORDER BY ALL",
     "models": "SELECT id, role, adapter_digest, dataset_id, run_id, round FROM models ORDER BY ALL",
+    "curves": "SELECT step, loss, model_id FROM training_steps ORDER BY ALL",
     "evaluations": "SELECT * EXCLUDE (created_at) FROM evaluations ORDER BY ALL",
     "items": "SELECT * FROM evaluation_items ORDER BY ALL",
     "stages": "SELECT DISTINCT run_id, round, stage FROM stages WHERE status = 'done' ORDER BY ALL",
@@ -79,7 +80,8 @@ class Hasher:
         (directory / "adapter_model.safetensors").write_bytes(weights)
         config = {"r": 8, "peft_type": "LORA", "lora_alpha": 8, "target_modules": ["q"]}
         (directory / "adapter_config.json").write_text(json.dumps(config))
-        return Adapter(directory, weights.hex()[:20], base, 3, 0.5, 1.0)
+        curve = tuple({"phase": "sft", "step": step, "loss": 1 / step} for step in (1, 2, 3))
+        return Adapter(directory, weights.hex()[:20], base, 3, 0.5, 1.0, curve)
 
     def cancel(self):
         raise AssertionError("nothing is cancelled here")
@@ -179,6 +181,10 @@ def test_the_run_had_of_everything(whole):
     found = ask(whole[0], STATE)
     assert {row["round"] for row in found["evaluations"]} == {0, 1, 2}
     assert len({row["run_id"] for row in found["decisions"]}) == 3
+    trained = {row["id"] for row in found["models"] if row["dataset_id"]}
+    assert trained and {(row["model_id"], row["step"]) for row in found["curves"]} == {
+        (model, step) for model in trained for step in (1, 2, 3)
+    }
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.45, 0.6, 0.8, 0.97])

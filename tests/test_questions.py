@@ -134,6 +134,18 @@ def test_samples_that_only_one_adapter_or_run_has(reader):
     assert [row[0] for row in ask(reader, "accepted-only", a="run_a", b="run_b")] == ["smp_4", "smp_5"]
 
 
+def test_a_learning_curve_is_of_a_model_or_of_the_newest_supervised_training_first(reader):
+    found = [row[:7] for row in ask(reader, "learning-curve", model="student-1")]
+    assert found == [
+        ("student-1", 1, "sft", 5, None, 2.0, None),
+        ("student-1", 1, "sft", 10, None, 1.0, 1.5),
+        ("student-1", 1, "dpo", 1, None, 0.7, None),
+    ]
+    assert [row[3] for row in ask(reader, "learning-curve", model="mdl_1", phase="dpo")] == [1]
+    assert [(row[0], row[-1]) for row in ask(reader, "learning-curve")] == [("student-2", 640)]
+    assert ask(reader, "learning-curve", model="nobody") == []
+
+
 def test_items_that_got_worse_come_with_the_nearest_training_samples_and_their_origin(reader):
     found = ask(reader, "worse-items", before="mdl_1", after="student-2")
     assert [(row[1], row[10]) for row in found] == [("i1", "smp_1")]

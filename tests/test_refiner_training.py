@@ -131,7 +131,8 @@ def library(tmp_path, monkeypatch):
         def train(self, dataset, base, directory, on_progress):
             if not directory.exists():
                 adapter_at(directory, "trained")
-            return Adapter(directory, "d1g35t", base, 3, 0.5, 1.0)
+            curve = ({"phase": "sft", "step": 3, "loss": 0.5}, {"phase": "kto", "step": 1, "loss": 0.4})
+            return Adapter(directory, "d1g35t", base, 3, 0.5, 1.0, curve)
 
     def weights(adapter):
         return (adapter / "adapter_model.safetensors").read_text() if adapter else "nothing"
@@ -195,6 +196,8 @@ def test_a_better_refiner_takes_charge_and_an_equal_one_does_not(library, tmp_pa
         tmp_path / "w", "SELECT id, role, adapter IS NULL FROM models WHERE role = 'refiner' ORDER BY id"
     )
     assert models.rows == (("scripted:nothing", "refiner", True), ("scripted:trained", "refiner", False))
+    curve = read(tmp_path / "w", "SELECT model_id, phase, step, loss FROM training_steps ORDER BY loss").rows
+    assert curve == (("scripted:trained", "kto", 1, 0.4), ("scripted:trained", "sft", 3, 0.5))
 
 
 def test_the_old_one_stays_where_the_new_one_is_worse(library, tmp_path, capsys):

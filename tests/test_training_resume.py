@@ -58,7 +58,13 @@ def test_a_training_that_is_killed_goes_on_and_ends_as_it_would_have(tmp_path, b
     curves = [
         json.loads((tmp_path / each / "training.json").read_text())["curve"] for each in ("whole", "out")
     ]
-    assert curves[0] == curves[1] and [step for step, _ in curves[0]] == list(range(5, 41, 5))
+    assert curves[0] == curves[1] and [point["step"] for point in curves[0]] == list(range(5, 41, 5))
+    tokens = [point["num_tokens"] for point in curves[0]]
+    assert tokens == sorted(set(tokens)) and tokens[0] > 0
+    assert {"phase", "step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens"} == curves[0][
+        0
+    ].keys()
+    assert again.curve == whole.curve == tuple(curves[0])
     assert not partial.exists() and not (tmp_path / "out" / "checkpoints").exists()
     assert not (tmp_path / "out" / "plan.json").exists()
 

@@ -100,6 +100,12 @@ def _models(store: Store) -> None:
             store.append("dataset_samples", [place])
         model = {"id": f"mdl_{number}", "role": "student", "name": f"student-{number}", "base": "b"}
         store.append("models", [model | {"run_id": "run_a", "round": number, "dataset_id": dataset}])
+    curve = [("sft", 5, 2.0, None), ("sft", 10, 1.0, 1.5), ("dpo", 1, 0.7, None)]
+    points = [
+        {"phase": phase, "step": step, "loss": loss, "dev_loss": dev} for phase, step, loss, dev in curve
+    ]
+    store.append("training_steps", [{"model_id": "mdl_1", **point} for point in points])
+    store.append("training_steps", [{"model_id": "mdl_2", "phase": "sft", "step": 5, "num_tokens": 640}])
     items = [
         ("i1", "notice", "When must notice be given?", (1.0, 0.0)),
         ("i2", "notice", "How long is a claim open for?", (0.0, 1.0)),

@@ -14,6 +14,9 @@ from typing import Any
 from factory.errors import RecipeError, TrainingError
 from factory.models.folders import find_model
 from factory.types import Adapter, digest
+from training.curves import read_curve
+
+UNCOUNTED = {"num_threads", "tracker"}  # options that change nothing of an adapter
 
 
 def resolve_base(folder: Path, base: str) -> tuple[str, str]:
@@ -43,12 +46,22 @@ def hash_file(path: Path, edge_bytes: int = 1 << 26) -> str:
     return state.hexdigest()
 
 
-def identify(options: Mapping[str, Any], base_digest: str, dataset_digest: str, seed: int) -> str:
-    """What an adapter is by what it was made of: the options of its training.json, base, dataset and seed."""
-    counted = {name: value for name, value in options.items() if name != "num_threads"}
+def identify(
+    options: Mapping[str, Any],
+    base_digest: str,
+    dataset_digest: str,
+    seed: int,
+    dev_digest: str | None = None,
+) -> str:
+    """What an adapter is by what it was made of: the options of its training.json, base, dataset and seed.
+
+    `dev_digest` is that of the chats of dev, where early stopping looked at them.
+    """
+    counted = {name: value for name, value in options.items() if name not in UNCOUNTED}
     if counted.get("preference", {}).get("method") == "dpo":  # named as ever
         counted["preference"] = {k: v for k, v in counted["preference"].items() if k != "method"}
-    return digest([counted, base_digest, dataset_digest, seed])
+    made_of = [counted, base_digest, dataset_digest, seed]
+    return digest(made_of if dev_digest is None else [*made_of, dev_digest])
 
 
 def is_complete(directory: Path, job: Mapping[str, Any]) -> bool:
@@ -81,11 +94,24 @@ def differences(record: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
         found.append("dataset")
     if record.get("seed") != job["seed"]:
         found.append(f"seed ({_pair(record.get('seed'), job['seed'])})")
-    before, now = record.get("options") or {}, job["options"]
-    for name in sorted({*before, *now} - {"num_threads"}):
+    if record.get("dev_digest") != job.get("dev_digest") and record.get("dev_digest") and "dev_digest" in job:
+        found.append("dev (its items changed)")
+    before, now = _flat(record.get("options") or {}), _flat(job["options"])
+    for name in sorted({*before, *now} - UNCOUNTED):
         if before.get(name) != now.get(name):
             found.append(f"{name} ({_pair(before.get(name), now.get(name))})")
     return found or ["configuration"]
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by dotted names, so that what differs within a group is told by itself."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _pair(before: Any, now: Any) -> str:
@@ -97,5 +123,11 @@ def read_adapter(directory: Path) -> Adapter:
     record = json.loads((directory / "training.json").read_text(encoding="utf-8"))
     weights = hash_file(directory / "adapter_model.safetensors")
     return Adapter(
-        directory, weights[:20], record["base"], record["num_steps"], record["loss"], record["seconds"]
+        directory,
+        weights[:20],
+        record["base"],
+        record["num_steps"],
+        record["loss"],
+        record["seconds"],
+        read_curve(record.get("curve", ())),
     )

@@ -7,6 +7,7 @@ they are, is `training.resume`'s.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -17,6 +18,14 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
 from training.resume import CHECKPOINTS, LAST_WRITTEN, newest_checkpoint
+
+
+def tokens_before(checkpoint: Path | None) -> int:
+    """Tokens learned from up to a checkpoint, which TRL does not count on from; 0 where there is none."""
+    if checkpoint is None:
+        return 0
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(max((log.get("num_tokens", 0) for log in state["log_history"]), default=0))
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
@@ -40,7 +49,9 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         values = [logs[name] for name in ("loss", "grad_norm") if name in logs]
         is_good = bool(values) and all(math.isfinite(value) for value in values)
-        if is_good and time.monotonic() - self._last >= self._every_seconds:
+        # What an early stop left is not to be gone on from: the last checkpoint before it leads there again.
+        stops_early = control.should_training_stop and state.global_step < state.max_steps
+        if is_good and not stops_early and time.monotonic() - self._last >= self._every_seconds:
             control.should_save = True
             self._last = time.monotonic()
 

@@ -21,7 +21,8 @@ from factory.failures import REQUEST_FAULTS, FailureRule
 from factory.ports import Ask, OnProgress
 from factory.recipe import Role, Strict
 from factory.significance import wilson
-from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Split
+from factory.tool_calls import chat_of
+from factory.types import Comparison, Completion, Evaluation, GoldItem, ItemResult, Json, Message, Split
 from training.judged import Judged
 from training.tasks import make_task
 
@@ -88,6 +89,11 @@ class Answers:
     def num_judged_characters(self, item: GoldItem) -> int:
         """Of all that the judge is asked with about an answer to an item, but the answer."""
         return len(self._task.prompt(item, item.answer, "")) if isinstance(self._task, Judged) else 0
+
+    def chat(self, item: GoldItem) -> Json:
+        """The item as a student would learn it: what it is asked with, and its right answer."""
+        turns = [*self._task.messages(item), Message("assistant", item.answer)]
+        return chat_of(turns, {"tools": json.dumps(self._task.tools)} if self._task.tools else {})
 
     async def evaluate(
         self, model_id: str, split: Split, items: Sequence[GoldItem], ask: Ask, on_progress: OnProgress

@@ -88,7 +88,9 @@ def read_record(adapter: Path) -> dict[str, Any]:
 def check_base(record: dict[str, Any], job: MergeJob) -> str:
     """Where the adapter's base is loaded from; raises InputError unless it is the one of the training."""
     base, base_digest = resolve_base(Path.cwd(), job.base or record["base"])
-    made = identify(record["options"], base_digest, record["dataset_digest"], record["seed"])
+    made = identify(
+        record["options"], base_digest, record["dataset_digest"], record["seed"], record.get("dev_digest")
+    )
     if made != record["identity"]:
         what = (
             "not the base that the adapter was trained on" if job.base else "the base changed since training"

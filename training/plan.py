@@ -291,5 +291,7 @@ def _notes(
             f"{found.num_other:,} values in layers are no linear matrices and would stay in 16 bit: training "
             "refuses that, so set quantize: false"
         )
+    if passed := [f"{group}.{name}" for group in ("sft", "lora") for name in options.get(group) or ()]:
+        yield f"{', '.join(passed)}: not in it, for the plan knows no fields of the libraries' own"
     if options.get("preference"):
         yield "the preference pass is not in it: it holds two answers of every pair and a second adapter"

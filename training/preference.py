@@ -21,7 +21,9 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from factory.errors import TrainingError
+from training.curves import curve_of
 from training.tokens import tokenize
+from training.trackers import named_run, trackers
 
 Judged = dict[str, Any]  # a pair or a labelled answer, as in the dataset
 ANSWERS = ("chosen", "rejected", "completion")
@@ -85,7 +87,7 @@ def weights(num_good: int, num_bad: int) -> tuple[float, float]:
 def prefer(
     model: Any, judged: list[Judged], tokenizer: Any, job: dict[str, Any], on_step: TrainerCallback
 ) -> dict[str, Any]:
-    """Trains the model's adapter in place; returns what to record, counts and last loss.
+    """Trains the model's adapter in place; returns what to record: counts, last loss, curve.
 
     Raises TrainingError where the loss is no number.
     """
@@ -107,9 +109,13 @@ def prefer(
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        **named_run(job, options["preference"]["method"]),
     }
     as_trained = {name: value.data for name, value in model.named_parameters() if value.requires_grad}
-    given = {"processing_class": tokenizer, "callbacks": [on_step]}
+    given = {
+        "processing_class": tokenizer,
+        "callbacks": [on_step, *trackers(job, options["preference"]["method"])],
+    }
     record: dict[str, Any] = {"num_pairs": len(judged)}
     if options["preference"]["method"] == "kto":
         record = _count(judged)
@@ -129,7 +135,8 @@ def prefer(
     if not math.isfinite(loss):
         what = f"the loss over judged answers became {loss}"
         raise TrainingError(what, hint="lower preference.learning_rate")
-    return {**record, "preference_loss": loss}
+    curve = curve_of(trainer.state.log_history, options["preference"]["method"])
+    return {**record, "preference_loss": loss, "curve": curve}
 
 
 def _count(labelled: Sequence[Judged]) -> dict[str, Any]:

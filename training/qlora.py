@@ -1,4 +1,4 @@
-"""QLoRA as the factory sees it: options, jobs, and the process that does the work.
+"""QLoRA as the factory sees it: jobs, and the process that does the work.
 
 Training runs in `training.worker`, so that torch's memory goes back when it ends and this process
 imports nothing heavy. An adapter's folder is immutable: complete for the same base, dataset and
@@ -19,91 +19,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel
 
 from factory.domain import Domain
-from factory.errors import TrainingError
+from factory.errors import DivergedError, RecipeError, TrainingError
 from factory.models.folders import find_model
 from factory.ports import MergeJob, OnProgress, TrainingPlan
-from factory.recipe import Strict
-from factory.types import Adapter, Json
+from factory.sweep import Sweep
+from factory.tool_calls import chat_of
+from factory.types import Adapter, GoldItem, Json, Message, digest
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
+from training.options import QLoRAOptions
 from training.resume import open_partial
-
-Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-
-
-class PreferenceOptions(Strict):
-    """A pass of DPO or KTO after supervised training, over the dataset's judged answers."""
-
-    method: Literal["dpo", "kto"] = Field(
-        "dpo",
-        description="Pairs of answers (arXiv 2305.18290), or single ones that are good or bad (2402.01306).",
-    )
-    num_epochs: float = Field(1.0, gt=0, description="Passes over the judged answers.")
-    learning_rate: float = Field(1e-5, gt=0, description="Lower than that of the supervised training.")
-    beta: float = Field(
-        0.1, gt=0, description="How far the model may move from where that left it; less: far."
-    )
-
-
-class QLoRAOptions(Strict):
-    """How a LoRA adapter is trained; the defaults suit a few hundred to a few thousand samples."""
-
-    rank: Rank = Field(32, description="Rank of the adapter, one that vLLM serves.")
-    alpha: float = Field(32.0, gt=0, description="The adapter is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1)
-    neftune_noise_alpha: float = Field(
-        0.0,
-        ge=0,
-        description="Noise on the embeddings while training (NEFTune, arXiv 2310.05914); 5 is usual.",
-    )
-    target: Literal["all-linear"] = Field("all-linear", description="Never the LM head.")
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead (arXiv 2312.03732).")
-    learning_rate: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0, description="Of AdamW, on the adapter's matrices.")
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_share: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises.")
-    batch_size: int = Field(16, ge=1, description="Samples in memory at once.")
-    gradient_accumulation: int = Field(1, ge=1, description="Batches to one step.")
-    max_steps: int | None = Field(None, ge=1)
-    num_epochs: float | None = Field(None, gt=0, description="Passes over the dataset; 3 without max_steps.")
-    max_length: int = Field(1024, ge=8, description="In tokens; longer samples are refused, not cut.")
-    split_long: bool = Field(
-        False, description="Cut longer conversations between exchanges, each part with the system message."
-    )
-    quantize: bool = Field(True, description="NF4 with double quantisation; false is plain LoRA.")
-    gradient_checkpointing: bool = Field(False, description="Saves memory, costs about a third more time.")
-    packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
-    num_threads: int | None = Field(None, ge=1, description="On a CPU; as many as cores are free by default.")
-    preference: PreferenceOptions | None = Field(
-        None,
-        description="DPO or KTO after it. A student: refined beside raw answers, pairs, and verdicts; a "
-        "refiner: what people said of what it had said.",
-    )
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if self.max_steps and self.num_epochs:
-            raise ValueError("max_steps and num_epochs exclude each other")
-        return self
-
-    @model_validator(mode="after")
-    def _several_answers(self) -> Self:
-        if self.preference and self.preference.method == "kto" and self.batch_size < 2:
-            raise ValueError("KTO compares the answers of a batch: batch_size must be at least 2")
-        return self
+from training.trackers import check_installed
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A dataset (JSONL of {"messages": [...]}), the base to start from, the adapter's folder."""
+    """A dataset (JSONL of {"messages": [...]}), the base to start from, the adapter's folder.
+
+    `dev` are the chats that early stopping looks at; None: those of the domain.
+    """
 
     dataset: Path
     base: str
     directory: Path
+    dev: Sequence[Json] | None = None
 
 
 class QLoRA:
@@ -113,6 +56,7 @@ class QLoRA:
     CHECKPOINT_SECONDS: ClassVar[float] = 120.0  # a shorter training writes none
 
     def __init__(self, options: QLoRAOptions, domain: Domain) -> None:
+        check_installed(options.tracker)
         self.options = options
         self.domain = domain
         self._cancelled = threading.Event()
@@ -161,6 +105,14 @@ class QLoRA:
             lengths = read_lengths(dataset, path, self.options.max_length, self.options.split_long)
         return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
 
+    def sweep(
+        self, dataset: Path, base: str, rates: Sequence[float], num_steps: int, on_progress: OnProgress
+    ) -> Sweep:
+        """A short training at each learning rate, compared on held-out samples: see `training.sweep`."""
+        from training.sweep import sweep
+
+        return sweep(self, dataset, base, rates, num_steps, on_progress)
+
     def cancel(self) -> None:
         """Ends the training that another thread waits for, which then raises TrainingError; for good."""
         self._cancelled.set()
@@ -179,11 +131,13 @@ class QLoRA:
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
-        for name in ("preference", "split_long"):  # an adapter without them is named as ever
+        for name in ("preference", "split_long", "sft", "lora", "early_stopping"):  # named as ever without
             if not options[name]:
                 del options[name]
         directory = job.directory.resolve()
+        dev = self._dev(job) if self.options.early_stopping else {}
         return {
+            **dev,
             "dataset": str(job.dataset.resolve()),
             "base": base,
             "directory": str(directory),
@@ -193,8 +147,18 @@ class QLoRA:
             "base_digest": base_digest,
             "dataset_digest": dataset_digest,
             "checkpoint_seconds": self.CHECKPOINT_SECONDS,
-            "identity": identify(options, base_digest, dataset_digest, seed),
+            "identity": identify(options, base_digest, dataset_digest, seed, dev.get("dev_digest")),
         }
+
+    def _dev(self, job: TrainingJob) -> dict[str, Any]:
+        """What early stopping looks at, and its digest: gold dev, as the evaluator asks it if it can tell."""
+        chats = job.dev
+        if chats is None:
+            chat = getattr(self.domain.evaluator, "chat", plain_chat)
+            chats = [chat(item) for item in self.domain.dev]
+        if not chats:
+            raise RecipeError("early stopping looks at dev, which is empty", where="gold.dev")
+        return {"dev": chats, "dev_digest": digest(chats)}
 
     def _run(self, jobs: list[dict[str, Any]], on_progress: OnProgress) -> None:
         for job in jobs:
@@ -243,7 +207,8 @@ class QLoRA:
             elif event["event"] == "done":
                 num_done += 1
             else:
-                raise TrainingError(event["what"], where=event["where"], hint=event["hint"])
+                kind = DivergedError if event["diverged"] else TrainingError
+                raise kind(event["what"], where=event["where"], hint=event["hint"])
         return num_done
 
     def _fail(self, code: int, log: Path) -> None:
@@ -255,6 +220,11 @@ class QLoRA:
             end = " | ".join(line.strip() for line in lines[-4:] if line.strip())
         hint = "perhaps memory ran out: lower batch_size" if code == -9 else "the log tells more"
         raise TrainingError(f"the training process ended with {code}: {end}"[:600], where=str(log), hint=hint)
+
+
+def plain_chat(item: GoldItem) -> Json:
+    """A gold item as a conversation that ends in its answer."""
+    return chat_of([*item.before, Message("user", item.question), Message("assistant", item.answer)], {})
 
 
 def send(process: subprocess.Popen[str], plan: dict[str, Any]) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from factory.errors import TrainingError
-from training.adapters import differences
+from training.adapters import UNCOUNTED, differences
 
 CHECKPOINTS: Final = "checkpoints"
 PLAN: Final = "plan.json"
 LAST_WRITTEN: Final = "before_epoch.pt"  # of a checkpoint, so that one that holds it is whole
-IDENTIFYING: Final = ("options", "seed", "base", "base_digest", "dataset_digest")
+IDENTIFYING: Final = ("options", "seed", "base", "base_digest", "dataset_digest", "dev_digest")
 
 
 def open_partial(job: dict[str, Any]) -> None:
@@ -26,8 +26,8 @@ def open_partial(job: dict[str, Any]) -> None:
     Raises TrainingError, with the fields that differ, where another training did.
     """
     partial = Path(job["partial"])
-    plan = {name: job[name] for name in IDENTIFYING}
-    plan["options"] = {name: value for name, value in job["options"].items() if name != "num_threads"}
+    plan = {name: job[name] for name in IDENTIFYING if name in job}
+    plan["options"] = {name: value for name, value in job["options"].items() if name not in UNCOUNTED}
     if newest_checkpoint(partial) is not None:
         found = _read_plan(partial)
         if {**found, "base": plan["base"]} != plan:  # it may lie elsewhere now

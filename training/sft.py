@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,20 +20,24 @@ import torch
 import trl.trainer.utils
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from factory.errors import TrainingError
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, tokens_before
+from training.curves import curve_of
+from training.early_stopping import EarlyStopping
+from training.exhausted import ran_out, what_to_lower
 from training.preference import Judged, check_answers, is_judged, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.splitting import split_long
+from training.steps import OnStep, Steps
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
+from training.trackers import named_run, trackers
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
-RECORDED = ("identity", "options", "seed", "base", "base_digest", "dataset_digest")  # of a job
-OnStep = Callable[..., None]  # called with step, of (their number) and loss
+RECORDED = ("identity", "options", "seed", "base", "base_digest", "dataset_digest", "dev_digest")
 
 # On a CPU, TRL projects every position through the LM head, the ignored ones too, so that shapes stay
 # the same for compilers. Nothing is compiled here, and leaving them out saves a fifth of a step.
@@ -51,28 +55,7 @@ class Prepared:
     num_steps: int
     judged: list[Judged]
     num_judged_steps: int
-
-
-class Steps(TrainerCallback):  # type: ignore[misc]
-    """Reports each step with the last known loss; so many steps came before these, and so many come after."""
-
-    def __init__(self, on_step: OnStep, partial: Path, before: int = 0, after: int = 0) -> None:
-        self.on_step, self.partial, self.before, self.after = on_step, partial, before, after
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        loss = next((log["loss"] for log in reversed(state.log_history) if "loss" in log), math.nan)
-        of = self.before + state.max_steps + self.after
-        self.on_step(step=self.before + state.global_step, of=of, loss=float(loss))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Raises TrainingError as soon as the loss is no number: nothing good comes of it any more."""
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            what = f"the loss became {loss} at step {self.before + state.global_step}, so training stopped"
-            rate = "preference.learning_rate" if self.before else "learning_rate"
-            kept = newest_checkpoint(self.partial)
-            saved = f"what was learned before is in {kept}" if kept else "nothing is saved of it"
-            raise TrainingError(what, hint=f"lower {rate}; {saved}")
+    dev: list[Row]
 
 
 def prepare(job: dict[str, Any]) -> Prepared:
@@ -91,7 +74,17 @@ def prepare(job: dict[str, Any]) -> Prepared:
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
     judged = read_judged(Path(job["dataset"]), (options.get("preference") or {}).get("method"))
     check_answers(judged, tokenizer, stop_ids, options["max_length"])
-    return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged_steps(len(judged), options))
+    num_judged = num_judged_steps(len(judged), options)
+    dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options["max_length"])
+    return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged, dev)
+
+
+def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], max_length: int) -> list[Row]:
+    """The chats of dev in tokens; raises TrainingError where one could not be learned either."""
+    try:
+        return tokenize(chats, tokenizer, stop_ids, max_length) if chats else []
+    except TrainingError as error:
+        raise TrainingError(f"of dev, {error.what}", where=error.where, hint=error.hint) from error
 
 
 def read_chats(dataset: Path) -> Iterator[Chat]:
@@ -113,35 +106,47 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
     """Writes adapter, tokenizer-free, and training.json into the job's partial folder."""
     partial = Path(prepared.job["partial"])
     started = time.monotonic()
-    preferred = {}
+    found: dict[str, Any] = {}
     try:
         model, num_linear4bit = load_base(prepared.job)
-        trainer = make_trainer(prepared, model, on_step)
+        stopping = prepared.job["options"].get("early_stopping")
+        early = EarlyStopping(stopping, prepared.dev, partial) if stopping else None
+        trainer = make_trainer(prepared, model, on_step, early)
         check_first_batch(trainer, prepared)
         left = newest_checkpoint(partial)
+        earlier_tokens = trainer._total_train_tokens = tokens_before(left)
         result = trainer.train(resume_from_checkpoint=str(left) if left else None)
-        curve = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
-        loss = float(curve[-1][1]) if curve else float(result.training_loss)
+        losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        loss = float(losses[-1] if losses else result.training_loss)
+        curve = curve_of(trainer.state.log_history, "sft")
+        if early is not None:
+            found |= early.finish()
         if prepared.judged:
             steps = Steps(on_step, partial, before=trainer.state.global_step)
-            preferred = prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            found |= prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError, ValueError, TypeError) as error:
+        passed = {"sft", "lora"} & prepared.job["options"].keys()
+        if passed and isinstance(error, ValueError | TypeError):
+            hint = f"it may come of what is set under {' or '.join(sorted(passed))}"
+            raise TrainingError(f"the libraries refuse it: {error}", hint=hint) from error
         if not ran_out(error):
             raise
-        hint = what_to_lower(prepared)
+        longest = max(len(row.input_ids) for row in prepared.rows)
+        hint = what_to_lower(prepared.job["options"], longest)
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
     num_trainable = save_adapter(trainer.model, partial)
+    num_tokens = trainer._total_train_tokens - earlier_tokens
     record = {
-        **{name: prepared.job[name] for name in RECORDED},
+        **{name: prepared.job[name] for name in RECORDED if name in prepared.job},
         "num_samples": len(prepared.rows),
         "num_tokens": sum(len(row.input_ids) for row in prepared.rows),
         "num_learned_tokens": sum(label != IGNORED for row in prepared.rows for label in row.labels),
         "num_steps": trainer.state.global_step,
         "loss": loss,
-        "curve": curve,
-        **preferred,
+        "curve": [*curve, *found.pop("curve", ())],
+        **found,
         "seconds": round(time.monotonic() - started, 3),
-        "tokens_per_second": round(trainer._total_train_tokens / result.metrics["train_runtime"], 1),
+        "tokens_per_second": round(num_tokens / result.metrics["train_runtime"], 1),
         "num_linear4bit": num_linear4bit,
         "num_trainable": num_trainable,
         "device": str(trainer.args.device),
@@ -149,29 +154,6 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "versions": {name: version(name) for name in PACKAGES},
     }
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def ran_out(error: Exception) -> bool:
-    """Whether an error says that memory ran out; torch has no class for it on a processor."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "DefaultCPUAllocator" in str(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
-
-
-def what_to_lower(prepared: Prepared) -> str:
-    """The options that hold memory, with their values and better ones, the mildest first."""
-    options = prepared.job["options"]
-    batch, accumulation = options["batch_size"], options["gradient_accumulation"]
-    longest = max(len(row.input_ids) for row in prepared.rows)
-    advice = []
-    if batch > 1:
-        advice.append(f"batch_size to {batch // 2} with gradient_accumulation {accumulation * 2}")
-    if not options["gradient_checkpointing"]:
-        advice.append("gradient_checkpointing to true")
-    if not options["quantize"]:
-        advice.append("quantize to true")
-    advice.append(f"max_length below {longest}, the longest sample")
-    return f"set {', or '.join(advice)}; `factory train --plan` says what fits"
 
 
 def load_base(job: dict[str, Any]) -> tuple[Any, int]:
@@ -222,11 +204,17 @@ def check_quantized(model: Any, base: str) -> int:
     return num_linear4bit
 
 
-def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
+def make_trainer(
+    prepared: Prepared, model: Any, on_step: OnStep, early: EarlyStopping | None = None
+) -> SFTTrainer:
     """TRL's trainer over tokens and labels, with a LoRA adapter on all linear layers."""
     options, on_gpu = prepared.job["options"], torch.cuda.is_available()
     partial = Path(prepared.job["partial"])
     schedule = options["lr_scheduler"]
+    given = {
+        "train_sampling_strategy": "random" if options["packing"] else "group_by_length",  # less padding
+        **options.get("sft", {}),
+    }
     args = SFTConfig(
         output_dir=str(partial / CHECKPOINTS),
         max_steps=-1 if options["packing"] and not options["max_steps"] else prepared.num_steps,
@@ -239,7 +227,6 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         warmup_steps=options["warmup_share"],  # below 1 it is a share of all steps
         max_length=options["max_length"] if options["packing"] else None,
         packing=options["packing"],
-        train_sampling_strategy="random" if options["packing"] else "group_by_length",  # less padding
         gradient_checkpointing=options["gradient_checkpointing"],
         neftune_noise_alpha=options["neftune_noise_alpha"] or None,
         bf16=on_gpu,
@@ -251,14 +238,16 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
+        **named_run(prepared.job, "sft"),
+        **given,
     )
     lora = LoraConfig(
         r=options["rank"],
         lora_alpha=options["alpha"],
         lora_dropout=options["dropout"],
         use_rslora=options["use_rslora"],
-        target_modules=options["target"],
         task_type="CAUSAL_LM",
+        **{"target_modules": options["target"], **options.get("lora", {})},
     )
     trainer = SFTTrainer(
         model,
@@ -268,6 +257,8 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
         peft_config=lora,
         callbacks=[
             Steps(on_step, partial, after=prepared.num_judged_steps),
+            *trackers(prepared.job, "sft"),
+            *([early] if early else []),  # before the next, whose file says that a checkpoint is whole
             Checkpoints(prepared.job["checkpoint_seconds"], partial),
         ],
     )
@@ -275,6 +266,8 @@ def make_trainer(prepared: Prepared, model: Any, on_step: OnStep) -> SFTTrainer:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if early is not None:
+        early.trainer = trainer
     return trainer
 
 

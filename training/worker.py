@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from factory.errors import FactoryError
+from factory.errors import DivergedError, FactoryError
 from training.resume import close_partial
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -45,7 +45,8 @@ def main() -> int:
             close_partial(each.job)
             emit("done", job=index)
     except FactoryError as error:
-        emit("error", what=error.what, where=error.where, hint=error.hint)
+        diverged = isinstance(error, DivergedError)
+        emit("error", what=error.what, where=error.where, hint=error.hint, diverged=diverged)
         return 1
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +59,13 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         str | None,
         typer.Option("--gpu", help="Plan for this card, such as l4, l40s, a100 or h100; else this machine."),
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", help="Learning rates to try out briefly on --dataset, as 1e-4,3e-4,1e-3."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps of --sweep at each rate; 40 by default.")
+    ] = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
@@ -66,7 +74,15 @@ def train(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     The student is that of the first round without one; the refiner learns from `gold.refiner`. With
     --dataset the role's base is trained on that file into --output, as its options in the recipe say. With
     --plan nothing is loaded: memory by part, tokens and time are estimated from the base's config.json.
+    With --sweep a tenth of --dataset is held out and its loss compared; no adapter is kept.
     """
+    if steps is not None and sweep is None:
+        raise typer.BadParameter("--steps goes with --sweep; training's are an option of the recipe")
+    if sweep is not None:
+        if plan or gpu is not None or dataset is None:
+            raise typer.BadParameter("--sweep needs --dataset, and goes with neither --plan nor --gpu")
+        _sweep(recipe, profile, role, dataset, workspace, output, _rates(sweep), steps or 40, json, log)
+        return
     if gpu is not None and not plan:
         raise typer.BadParameter("--gpu goes with --plan; training takes this machine's")
     if plan:
@@ -110,6 +126,63 @@ def _train_on(
     with open_progress(json, log) as progress:
         trained = training_session.Trained(recipe, profile, role.value)
         return training_session.train_on(trained, path, output, progress)
+
+
+def _rates(text: str) -> list[float]:
+    """The rates of --sweep, as they were given."""
+    try:
+        rates = [float(each) for each in text.split(",")]
+    except ValueError:
+        rates = []
+    if len(set(rates)) < max(2, len(rates)) or not all(0 < rate < math.inf for rate in rates):
+        raise typer.BadParameter("--sweep takes two or more different rates above 0, as 1e-4,3e-4,1e-3")
+    return rates
+
+
+def _sweep(  # noqa: PLR0913, PLR0917 (as the command)
+    recipe: Path,
+    profile: str | None,
+    role: Trained,
+    dataset: str,
+    workspace: Path,
+    output: Path | None,
+    rates: list[float],
+    steps: int,
+    json: bool,
+    log: LogFormat,
+) -> None:
+    from factory import training_session
+    from factory.screen import print_json
+
+    path = training_session.find_dataset(dataset, workspace)
+    with _progress(json, log) as progress:
+        trained = training_session.Trained(recipe, profile, role.value)
+        found = training_session.sweep(trained, path, rates, steps, output, progress)
+    if json:
+        print_json(found)
+    else:
+        _print_sweep(found)
+
+
+def _print_sweep(found: dict[str, Any]) -> None:
+    from factory.screen import print_table, print_text
+
+    rows = [
+        (
+            f"{each['learning_rate']:g}",
+            "no number" if each["loss"] is None else f"{each['loss']:.4f}",
+            "yes" if each["diverged"] else "no",
+            each["seconds"],
+        )
+        for each in found["rates"]
+    ]
+    print_table(("rate", "loss on held-out", "diverged", "seconds"), rows)
+    before = found["rates"][0]["loss_before"]
+    started = "" if before is None else f", whose loss was {before:.4f} before"
+    print_text(
+        f"{found['steps']} steps on {found['samples']:,} samples, {found['held_out']:,} held out{started}"
+    )
+    print_text(found["advice"])
 
 
 def _plan(

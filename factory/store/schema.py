@@ -136,6 +136,24 @@ def add_judgements_of_items(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE evaluation_items ADD COLUMN judge_call_id VARCHAR")
 
 
+def add_training_steps(connection: duckdb.DuckDBPyConnection) -> None:
+    """The learning curves of what was trained here; NULL is what a step did not log."""
+    connection.execute(
+        """CREATE TABLE training_steps (
+            model_id VARCHAR NOT NULL,
+            phase VARCHAR NOT NULL,        -- sft, dpo, kto
+            step INTEGER NOT NULL,         -- of the optimiser, from 1 in each phase
+            epoch DOUBLE,
+            loss DOUBLE,
+            learning_rate DOUBLE,
+            grad_norm DOUBLE,
+            num_tokens BIGINT,
+            dev_loss DOUBLE,
+            PRIMARY KEY (model_id, phase, step)
+        )"""
+    )
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -149,4 +167,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_selections,
     add_indexes_by_sample,
     add_judgements_of_items,
+    add_training_steps,
 )

@@ -1,0 +1,96 @@
+"""A sweep over learning rates: what is held out, which rate is best, rates that diverge, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import pytest
+from test_qlora import base, facts_dataset, no_progress, trainer, write_dataset  # noqa: F401 (a fixture)
+from test_train_command import chats, folder, refused, some, words  # noqa: F401 (a fixture)
+
+from factory import cli
+from factory.errors import TrainingError
+from factory.sweep import Sweep, SweptRate, as_data
+from training.sweep import split
+
+
+def swept(*losses, before=3.0):
+    rates = [SweptRate(10.0**-number, before, loss, 8, 1.0) for number, loss in enumerate(losses, 1)]
+    return Sweep(tuple(rates), 90, 10)
+
+
+def test_the_lowest_loss_on_held_out_samples_is_best_of_those_that_did_not_diverge():
+    assert swept(2.0, 1.0, 1.5).best.learning_rate == 0.01
+    assert swept(2.0, 1.0, 1.5).advice == "0.01 is best"
+    assert "higher may be better" in swept(1.0, 2.0).advice
+    assert "lower may be better" in swept(2.0, 1.0).advice
+    found = as_data(swept(None, 9.0, 2.5))
+    assert [each["diverged"] for each in found["rates"]] == [True, True, False]
+    assert found["best"] == 0.001 and "lower may be better" in found["advice"]
+    nothing = as_data(swept(None, 4.0))
+    assert nothing["best"] is None and nothing["advice"] == "every rate diverged: try lower ones"
+    assert json.dumps(nothing)
+
+
+def test_a_tenth_is_held_out_the_same_for_a_seed_and_none_of_it_is_learned(tmp_path):
+    path = some(tmp_path / "data.jsonl", 50)
+    lines = path.read_text().splitlines(keepends=True)
+    judged = '{"prompt": [], "chosen": [], "rejected": []}\n'
+    path.write_text(judged + "".join(lines).rstrip("\n"))
+    learned, held_out = split(path, 1)
+    assert Counter(learned + held_out) == Counter(lines) and len(held_out) == 5
+    assert split(path, 1) == (learned, held_out) and split(path, 2) != (learned, held_out)
+    assert [len(part) for part in split(some(path, 2), 1)] == [1, 1]
+    with pytest.raises(TrainingError, match="more than 1 samples"):
+        split(some(path, 1), 1)
+    path.write_text("no JSON\n")
+    with pytest.raises(TrainingError, match=r"data\.jsonl:1: not a line of JSON"):
+        split(path, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--sweep", "1e-4"], "two or more different rates"),
+        (["--sweep", "1e-4,1e-4"], "two or more different rates"),
+        (["--sweep", "1e-4,0"], "rates above 0"),
+        (["--sweep", "1e-4,inf"], "rates above 0"),
+        (["--sweep", "low,high"], "rates above 0"),
+        (["--sweep", "1e-4,1e-3", "--plan"], "with neither --plan nor --gpu"),
+        (["--steps", "3"], "--steps goes with --sweep"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(folder, tmp_path, more, said, capsys):  # noqa: F811
+    dataset = ["--dataset", str(some(tmp_path / "data.jsonl"))]
+    assert said in refused(words(folder, *more, *dataset), 2, capsys)
+
+
+def test_a_sweep_needs_a_dataset(folder, capsys):  # noqa: F811
+    assert "--sweep needs --dataset" in refused(words(folder, "--sweep", "1e-4,1e-3"), 2, capsys)
+
+
+@pytest.mark.train
+def test_a_rate_that_diverges_is_a_row_and_only_the_table_is_left(folder, tmp_path, capsys):  # noqa: F811
+    dataset, output = some(tmp_path / "data.jsonl", 12), tmp_path / "out"
+    command = words(folder, "--sweep", "1e-3,1e30", "--steps", 10, "--dataset", dataset, "--output", output)
+    assert cli.main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"] == 1e-3 and (found["samples"], found["held_out"], found["steps"]) == (11, 1, 10)
+    good, bad = found["rates"]
+    assert not good["diverged"] and math.isfinite(good["loss"]) and good["loss"] < good["loss_before"]
+    assert bad["diverged"] and bad["loss_before"] == good["loss_before"]
+    assert json.loads((output / "sweep.json").read_text()) == found
+    assert [path.name for path in output.iterdir()] == ["sweep.json"]
+    assert not (tmp_path / "workspace").exists() and not list(folder.rglob("*.safetensors"))
+
+
+def test_a_table_says_what_was_found(capsys):
+    from factory.commands.train import _print_sweep
+
+    _print_sweep({"steps": 8, **as_data(swept(None, 2.0))})
+    printed = capsys.readouterr().out
+    assert "no number" in printed and "2.0000" in printed
+    assert "8 steps on 90 samples, 10 held out, whose loss was 3.0000 before" in printed
+    assert "0.01 is best, at the edge of what was tried" in printed
