@@ -15,6 +15,7 @@ from pathlib import Path
 from factory import freeze as freezing
 from factory.bench import Bench
 from factory.comparison import describe_comparison
+from factory.contender import Contender, ask_split, proven
 from factory.errors import FactoryError, InputError, TargetMissed
 from factory.evaluations import load_comparison, load_evaluation, record_evaluation
 from factory.making import generate, generate_and_refine, run_beside
@@ -170,16 +171,17 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
     """Dev and test through the served student, item by item, compared with the promoted one."""
     if bench.done(number, "evaluate") is not None or "student" not in bench.recipe.training:
         return
-    evaluator = bench.evaluator
-    with bench.stage(number, "evaluate"):
-        ask, model_id = await bench.ask("student", "evaluate", number, adapter.path if adapter else None)
-        for split in SPLITS:
-            items = getattr(bench.domain, split)
-            with bench.progress.stage(f"{bench.label(number)} {split}", len(items), "items") as bar:
-                evaluation = await evaluator.evaluate(model_id, split, items, ask, bar.update)
+    student = Contender(bench.label(number))
+    if adapter is not None:
+        student = Contender(student.name, adapter.path, adapter.digest)
+    with bench.stage(number, "evaluate") as detail:
+        async with proven(bench, student, number) as served:
+            found = [await ask_split(bench, served, split) for split in SPLITS]
+        detail["served"] = served.proof and asdict(served.proof)
+        for evaluation in found:
             in_charge = promoted_round(bench.store, bench.run_id)
-            before = load_evaluation(bench, in_charge, split) if number else None
-            comparison = evaluator.compare(before, evaluation) if before else None
+            before = load_evaluation(bench, in_charge, evaluation.split) if number else None
+            comparison = bench.evaluator.compare(before, evaluation) if before else None
             record_evaluation(bench, number, evaluation, before, comparison)
 
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,27 +226,23 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def evaluate_model(
-    recipe_path: Path, profile: str | None, model: str, split: Split, workspace: Path, progress: Progress
+def evaluate_models(
+    recipe_path: Path,
+    profile: str | None,
+    models: Sequence[str],
+    split: Split,
+    workspace: Path,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """`factory evaluate --model base|promoted|FOLDER`: one model on one split, answers kept as calls."""
-    from factory.evaluations import means
-    from factory.loop import promoted_adapter
+    """`factory evaluate --model A --model B`: the same items for each, in one session of their server."""
+    from factory.by_hand import evaluate_by_hand
 
     domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
-    folder = None if model == "base" else Path(model).resolve()
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:
             bench.record_run()
-            adapter = promoted_adapter(bench) if model == "promoted" else folder
-            ask, model_id = await bench.ask("student", "evaluate", 0, adapter)
-            bench.record_model("student", model_id, str(adapter) if adapter else None)
-            items = getattr(domain, split)
-            with progress.stage(f"{model} {split}", len(items), "items") as bar:
-                found = await bench.evaluator.evaluate(model_id, split, items, ask, bar.update)
-            summary = {"mean": found.mean, "low": found.low, "high": found.high, "items": len(items)}
-            return {"model": model, "model_id": model_id, "split": split, **summary, "slices": means(found)}
+            return await evaluate_by_hand(bench, models, split)
 
     return run_work(work())
 

@@ -251,7 +251,7 @@ async def test_before_the_first_round_no_slice_has_gained(folder, tmp_path):
 def test_an_adapter_that_was_evaluated_by_hand_is_among_the_models(trained, tmp_path, capsys):
     adapter = tmp_path / "mine"
     adapter.mkdir()
-    session.evaluate_model(trained, "trained", str(adapter), "dev", tmp_path / "w", QUIET)
+    session.evaluate_models(trained, "trained", [str(adapter)], "dev", tmp_path / "w", QUIET)
     missing = "SELECT DISTINCT model_id FROM calls WHERE model_id NOT IN (SELECT id FROM models)"
     assert read(tmp_path / "w", missing).rows == ()
 

@@ -131,6 +131,11 @@ def add_indexes_by_sample(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"CREATE INDEX {table}_by_{column} ON {table} ({column})")
 
 
+def add_evaluations_by_hand(connection: duckdb.DuckDBPyConnection) -> None:
+    """Evaluations that somebody asked for belong to no round: NULL."""
+    connection.execute("ALTER TABLE evaluations ALTER COLUMN round DROP NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -143,4 +148,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_embeddings,
     add_selections,
     add_indexes_by_sample,
+    add_evaluations_by_hand,
 )
