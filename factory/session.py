@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from factory.load import load, placed
 from factory.models.folders import find_model
 from factory.needs import Needs, Stage, check_needs, needs_of_base, needs_until
 from factory.progress import Progress
-from factory.types import Json, Split, digest
+from factory.types import Json, digest
 
 if TYPE_CHECKING:
     from factory.domain import Domain
@@ -224,27 +224,6 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
         return run_work(work())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def evaluate_models(
-    recipe_path: Path,
-    profile: str | None,
-    models: Sequence[str],
-    split: Split,
-    workspace: Path,
-    progress: Progress,
-) -> dict[str, Any]:
-    """`factory evaluate --model A --model B`: the same items for each, in one session of their server."""
-    from factory.by_hand import evaluate_by_hand
-
-    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
-
-    async def work() -> dict[str, Any]:
-        async with open_bench(domain, workspace, progress) as bench:
-            bench.record_run()
-            return await evaluate_by_hand(bench, models, split)
-
-    return run_work(work())
 
 
 def serve(

@@ -1,7 +1,8 @@
-"""Base and adapters side by side on one real vLLM: the recipe's items, and swapped files."""
+"""Base and adapters side by side on one real vLLM: the recipe's items, a suite's tasks, and swapped files."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "georgia_workers_comp"
 MODELS = ROOT / "tiny" / "models"
 QUIET = Progress(bars=False)
+TASKS = {"repeat", "which_repeats"}
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,22 @@ async def test_an_adapter_of_zeros_is_legal_and_told(profile, teacher, tmp_path)
         proof = served.proof
     assert proof is not None and (proof.largest_change, proof.difference) == (0.0, 0.0)
     assert "answers as its base does" in proof.note
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm_eval is not installed")
+def test_a_suite_tells_what_each_model_can_do(profile, tmp_path, capsys) -> None:
+    models = [f"--model={each}" for each in ("base", MODELS / "teacher", MODELS / "refiner")]
+    assert main(words(profile, tmp_path / "w", "--suite", str(RECIPE / "suite"), "--json", *models)) == 0
+    found = json.loads(capsys.readouterr().out)["models"]
+    print(json.dumps(found, indent=1))
+    base, teacher, _ = ({task["task"]: task for task in each["tasks"]} for each in found)
+    assert base.keys() == teacher.keys() == TASKS
+    assert {task["num_items"] for task in base.values()} == {40}
+    rows = read(
+        tmp_path / "w",
+        "SELECT e.metric, e.mean, count(*), avg(i.score) FROM evaluations e "
+        "JOIN evaluation_items i ON i.evaluation_id = e.id "
+        "WHERE e.split = 'suite' AND e.round IS NULL GROUP BY e.id, ALL ORDER BY ALL",
+    ).rows
+    assert len(rows) == 6 and {row[0] for row in rows} == {"repeat/exact_match", "which_repeats/acc"}
+    assert all(count == 40 and mean == pytest.approx(average) for _, mean, count, average in rows)

@@ -6,6 +6,7 @@ Calls factory.session and prints.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 RESULTS = ("model", "adapter digest", "mean", "95 %", "difference", "90 %", "better", "worse", "p")
+USUAL = ("base", "promoted")
 SLICES = ("slice", "items", "model", "mean", "95 %", "difference", "p fell")
 
 
@@ -48,24 +50,40 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[SplitName | None, typer.Option("--split", help="Of --model; test unless given.")] = None,
+    suite: Annotated[
+        Path | None,
+        typer.Option(
+            "--suite",
+            help="Folder of lm-evaluation-harness tasks, asked in place of the recipe's items: of base and "
+            "promoted, unless --model says of whom.",
+        ),
+    ] = None,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
-    """Evaluate the first round that is not, or models side by side."""
-    from factory import session
+    """Evaluate the first round that is not, or models side by side on the recipe's items or a suite's."""
+    from factory import evaluation_session, session
     from factory.progress import Progress
     from factory.screen import print_json, print_mapping
 
-    if split is not None and not model:
-        raise typer.BadParameter("--split goes with --model")
+    if split is not None and (suite is not None or not model):
+        raise typer.BadParameter("--split goes with --model, and a suite has no splits")
     with Progress(bars=not json, as_json=log is LogFormat.json) as progress:
-        if model:
+        if suite is not None:
+            found = evaluation_session.evaluate_suite(
+                recipe, profile, model or USUAL, suite, workspace, progress
+            )
+        elif model:
             chosen = split or SplitName.test
-            found = session.evaluate_models(recipe, profile, model, chosen.value, workspace, progress)
+            found = evaluation_session.evaluate_models(
+                recipe, profile, model, chosen.value, workspace, progress
+            )
         else:
             found = session.run_until(recipe, profile, workspace, progress, "evaluate")
     if json:
         print_json(found)
+    elif suite is not None:
+        print_suite(found)
     elif model:
         print_models(found)
     else:
@@ -82,6 +100,20 @@ def print_models(found: Mapping[str, Any]) -> None:
     print_table(RESULTS, lines, title)
     names = [row["slice"] for row in models[0]["slices"]]
     print_table(SLICES, (cells for name in names for cells in _slice_cells(name, models)), "by slice")
+
+
+def print_suite(found: Mapping[str, Any]) -> None:
+    """A table of every task and model."""
+    from factory.screen import print_table
+
+    models: Sequence[Mapping[str, Any]] = found["models"]
+    tasks = zip(*(each["tasks"] for each in models), strict=True)
+    lines = (
+        [row["task"], row["metric"], row["num_items"], model["model"], model["digest"], *_result(row)]
+        for rows in tasks
+        for model, row in zip(models, rows, strict=True)
+    )
+    print_table(("task", "metric", "items", *RESULTS), lines, f"{found['suite']}, lm_eval {found['harness']}")
 
 
 def _result(row: Mapping[str, Any]) -> list[Any]:
