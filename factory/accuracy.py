@@ -90,7 +90,7 @@ def read_results(store: Selects, run_id: str, control_ids: Sequence[str]) -> tup
                coalesce(d.num_samples, 0) AS num_samples
         FROM evaluations e JOIN runs r ON r.id = e.run_id
         LEFT JOIN datasets d ON d.run_id = e.run_id AND d.round = e.round
-        WHERE e.split = 'test' AND list_contains(?::VARCHAR[], e.run_id)
+        WHERE e.split = 'test' AND e.round IS NOT NULL AND list_contains(?::VARCHAR[], e.run_id)
           AND (r.control IS NULL OR e.round > 0)
         QUALIFY row_number() OVER (PARTITION BY e.run_id, e.round ORDER BY e.created_at DESC, e.id) = 1
         ORDER BY e.round > 0, r.control IS NULL, list_position(?::VARCHAR[], e.run_id), e.round

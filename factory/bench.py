@@ -183,13 +183,15 @@ class Bench:
         parser = getattr(self.recipe.servers[spec.server], "tool_call_parser", None) or ""
         return self.engine.ask(role, model, spec, stage, round_number, parser), model.id
 
-    def record_model(self, role: Role, model_id: str, adapter: str | None) -> None:
+    def record_model(
+        self, role: Role, model_id: str, adapter: str | None, adapter_digest: str | None = None
+    ) -> None:
         """Writes the row of a model that was not trained in this run; once is enough."""
         spec = self.recipe.models[role]
         server = self.recipe.servers[spec.server].model_dump(mode="json")
         base = spec.model or server.get("model") or server.get("base_url") or server["kind"]
         row = {"id": model_id, "role": role, "name": adapter or base, "base": base, "adapter": adapter}
-        self.store.append("models", [row])
+        self.store.append("models", [row | {"adapter_digest": adapter_digest}])
 
     def generators(self) -> list[tuple[str, float, Generator]]:
         """Name, weight and instance of each strategy."""

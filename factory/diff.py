@@ -170,7 +170,7 @@ def _samples(store: Reader, ids: list[str]) -> Apart:
 ACCURACY = """
     WITH last AS (
         SELECT run_id, split, metric, arg_max(id, (round, created_at)) AS id FROM evaluations
-        WHERE run_id IN ($1, $2) GROUP BY run_id, split, metric
+        WHERE run_id IN ($1, $2) AND round IS NOT NULL GROUP BY run_id, split, metric
     )
     SELECT a.split, i.slice, count(*) AS num_items, avg(i.score) AS before, avg(j.score) AS after,
            count(*) FILTER (j.score > i.score) AS num_better, count(*) FILTER (j.score < i.score) AS num_worse

@@ -13,9 +13,8 @@ from factory.allocate import SliceState
 from factory.asking import judging_role
 from factory.bench import Bench
 from factory.comparison import Comparison, read_comparison
-from factory.ports import Ask
 from factory.store.text import from_json
-from factory.types import Evaluation, ItemResult, Message, Split, digest
+from factory.types import Evaluation, ItemResult, Json, Message, Split, digest
 
 TOKENS = """
     WITH asked AS (
@@ -34,34 +33,33 @@ TOKENS = """
     FROM (SELECT DISTINCT s.slice, a.call_id FROM asked a JOIN samples s ON s.id = a.sample_id)
     JOIN calls c ON c.id = call_id AND c.status = 'ok' GROUP BY slice"""
 
+SAME = """
+    SELECT e.id, list({'key': i.item_key, 'answer': i.answer, 'score': i.score}) AS items
+    FROM evaluations e JOIN evaluation_items i ON i.evaluation_id = e.id
+    WHERE e.run_id = ? AND e.model_id = ? AND e.split = ? AND e.metric = ? GROUP BY e.id"""
+
 
 def evaluation_id(run_id: str, round_number: int, split: Split) -> str:
     """One evaluation for each run, round and split."""
     return "evl_" + digest([run_id, round_number, split])
 
 
-async def evaluate_splits(
-    bench: Bench, number: int, splits: Sequence[Split], model_id: str, ask: Ask, label: str
+async def judge_answers(
+    bench: Bench, number: int, answered: Sequence[Evaluation], label: str
 ) -> list[Evaluation]:
-    """A student's evaluations on these splits; `ask` is its own.
+    """The evaluations of one student with their scores, where a second model gives these; else as they are.
 
-    Where a second model scores the answers, it is asked once all of them are there, so that two models which
-    share a device take turns once.
+    That model is asked once all answers are there, so that two which share a device take turns once.
     """
-    found = []
-    for split in splits:
-        items = getattr(bench.domain, split)
-        with bench.progress.stage(f"{label} {split}", len(items), "items") as bar:
-            found.append(await bench.evaluator.evaluate(model_id, split, items, ask, bar.update))
     role = judging_role(bench.recipe)
     if role is None:
-        return found
+        return list(answered)
     judge = cast("Any", bench.evaluator).judge
-    own_ask, _ = await bench.ask(role, "evaluate", number)
+    ask, _ = await bench.ask(role, "evaluate", number)
     judged: list[Evaluation] = []
-    for each in found:
+    for each in answered:
         with bench.progress.stage(f"{label} {each.split} {role}", len(each.items), "items") as bar:
-            judged.append(await judge(each, own_ask, bar.update))
+            judged.append(await judge(each, ask, bar.update))
     return judged
 
 
@@ -72,8 +70,28 @@ def record_evaluation(
     before: Evaluation | None,
     comparison: Comparison | None,
 ) -> None:
-    """Writes an evaluation with its items; `before` is the one it was compared with."""
+    """Writes a round's evaluation with its items; `before` is the one it was compared with."""
+    compared = {
+        "compared_with": before.model_id if before else None,
+        "comparison": asdict(comparison) if comparison else None,
+    }
     key = evaluation_id(bench.run_id, number, evaluation.split)
+    _write(bench, key, evaluation, {"round": number, **compared})
+
+
+def record_by_hand(bench: Bench, evaluation: Evaluation) -> str:
+    """Writes an evaluation that belongs to no round, unless the very same is there; returns its id."""
+    about = (bench.run_id, evaluation.model_id, evaluation.split, evaluation.metric)
+    answers = sorted((item.key, item.answer, item.score) for item in evaluation.items)
+    for row in bench.store.select(SAME, about):
+        if sorted((item["key"], item["answer"], item["score"]) for item in row["items"]) == answers:
+            return str(row["id"])
+    key = "evl_" + digest([*about, answers])
+    _write(bench, key, evaluation, {"round": None})
+    return key
+
+
+def _write(bench: Bench, key: str, evaluation: Evaluation, more: dict[str, Json]) -> None:
     items = [
         {
             "evaluation_id": key,
@@ -94,7 +112,6 @@ def record_evaluation(
     row = {
         "id": key,
         "run_id": bench.run_id,
-        "round": number,
         "model_id": evaluation.model_id,
         "split": evaluation.split,
         "metric": evaluation.metric,
@@ -102,11 +119,9 @@ def record_evaluation(
         "mean": evaluation.mean,
         "low": evaluation.low,
         "high": evaluation.high,
-        "compared_with": before.model_id if before else None,
-        "comparison": asdict(comparison) if comparison else None,
     }
     bench.store.append("evaluation_items", items)
-    bench.store.append("evaluations", [row])
+    bench.store.append("evaluations", [row | more])
 
 
 def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from factory import freeze as freezing
 from factory.bench import Bench
 from factory.comparison import describe_comparison
+from factory.contender import Contender, ask_split, proven
 from factory.errors import FactoryError, InputError, TargetMissed
-from factory.evaluations import evaluate_splits, load_comparison, load_evaluation, record_evaluation
+from factory.evaluations import judge_answers, load_comparison, load_evaluation, record_evaluation
 from factory.making import generate, generate_and_refine, run_beside
 from factory.ports import OnProgress, Trainer
 from factory.promotion import promoted_round
@@ -172,9 +173,14 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
     """Dev and test through the served student, item by item, compared with the promoted one."""
     if bench.done(number, "evaluate") is not None or "student" not in bench.recipe.training:
         return
-    with bench.stage(number, "evaluate"):
-        ask, model_id = await bench.ask("student", "evaluate", number, adapter.path if adapter else None)
-        for found in await evaluate_splits(bench, number, SPLITS, model_id, ask, bench.label(number)):
+    student = Contender(bench.label(number))
+    if adapter is not None:
+        student = Contender(student.name, adapter.path, adapter.digest)
+    with bench.stage(number, "evaluate") as detail:
+        async with proven(bench, student, number) as served:
+            answered = [await ask_split(bench, served, split) for split in SPLITS]
+        detail["served"] = served.proof and asdict(served.proof)
+        for found in await judge_answers(bench, number, answered, student.name):
             in_charge = promoted_round(bench.store, bench.run_id)
             before = load_evaluation(bench, in_charge, found.split) if number else None
             comparison = bench.evaluator.compare(before, found) if before else None

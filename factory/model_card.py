@@ -27,11 +27,11 @@ EVALUATIONS = """
            e.comparison->>'reason' AS reason, (e.comparison->>'gain_low')::DOUBLE AS gain_low
     FROM evaluations e
     LEFT JOIN evaluations b ON b.run_id = e.run_id AND b.round = 0 AND b.split = e.split
-    WHERE e.model_id = ? ORDER BY e.split, e.created_at, e.id
+    WHERE e.model_id = ? AND e.round IS NOT NULL ORDER BY e.split, e.created_at, e.id
 """
 
 SLICES = """
-    SELECT split, slice, accuracy, num_items FROM slice_progress WHERE model_id = ?
+    SELECT split, slice, accuracy, num_items FROM slice_progress WHERE model_id = ? AND round IS NOT NULL
     GROUP BY ALL ORDER BY split, slice
 """
 

@@ -22,9 +22,9 @@ from factory.errors import InputError, RecipeError
 from factory.interpreter import run_work
 from factory.load import load, placed
 from factory.models.folders import find_model
-from factory.needs import Needs, Stage, check_needs, needs_of_base, needs_of_evaluation, needs_until
+from factory.needs import Needs, Stage, check_needs, needs_of_base, needs_until
 from factory.progress import Progress
-from factory.types import Json, Split, digest
+from factory.types import Json, digest
 
 if TYPE_CHECKING:
     from factory.domain import Domain
@@ -224,29 +224,6 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
         return run_work(work())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def evaluate_model(
-    recipe_path: Path, profile: str | None, model: str, split: Split, workspace: Path, progress: Progress
-) -> dict[str, Any]:
-    """`factory evaluate --model base|promoted|FOLDER`: one model on one split, answers kept as calls."""
-    from factory.evaluations import evaluate_splits, means
-    from factory.loop import promoted_adapter
-
-    domain = open_domain(recipe_path, profile, needs_of_evaluation)
-    folder = None if model == "base" else Path(model).resolve()
-
-    async def work() -> dict[str, Any]:
-        async with open_bench(domain, workspace, progress) as bench:
-            bench.record_run()
-            adapter = promoted_adapter(bench) if model == "promoted" else folder
-            ask, model_id = await bench.ask("student", "evaluate", 0, adapter)
-            bench.record_model("student", model_id, str(adapter) if adapter else None)
-            (found,) = await evaluate_splits(bench, 0, [split], model_id, ask, model)
-            summary = {"mean": found.mean, "low": found.low, "high": found.high, "items": len(found.items)}
-            return {"model": model, "model_id": model_id, "split": split, **summary, "slices": means(found)}
-
-    return run_work(work())
 
 
 def serve(

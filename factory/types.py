@@ -19,7 +19,7 @@ from factory.tokens import Token
 
 Json = Any  # what json.loads returns
 Action = Literal["keep", "rewrite", "drop"]
-Split = Literal["dev", "test"]
+Split = Literal["dev", "test", "suite"]  # the recipe's own items, and tasks of a suite
 # Attributes that hold what a check found out about the very answer: another answer does not take them over.
 FINDINGS = frozenset({"error", "num_rows", "num_columns"})
 

@@ -201,7 +201,7 @@ async def test_a_student_is_compared_by_its_judgements(tmp_path, models):
     models({}, answers={n: f"It is {n} exactly" for n in range(24)})
 
     async def round_1(bench):
-        from factory.evaluations import evaluate_splits, load_evaluation
+        from factory.evaluations import judge_answers, load_evaluation
 
         ask, model_id = await bench.ask("student", "evaluate", 1)
         bench.engine.seed = 1
@@ -209,7 +209,9 @@ async def test_a_student_is_compared_by_its_judgements(tmp_path, models):
         async def fresh(messages, **more):  # the student of a round is another model
             return await ask(messages, ordinal=1, **more)
 
-        (found,) = await evaluate_splits(bench, 1, ["dev"], model_id, fresh, "round 1")
+        dev = bench.domain.dev
+        answered = await bench.evaluator.evaluate(model_id, "dev", dev, fresh, lambda *_: None)
+        (found,) = await judge_answers(bench, 1, [answered], "round 1")
         return bench.run_id, bench.evaluator.compare(load_evaluation(bench, 0, "dev"), found)
 
     again, verdict = await with_bench(folder, tmp_path / "w", round_1)

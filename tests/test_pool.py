@@ -432,9 +432,9 @@ async def test_endpoints(pooled, folder, monkeypatch):
                 await pool.model("teacher", folder / "a")
             for _ in range(2):
                 trained = await pool.model("student", folder / "a")
-            assert endpoint.adapters == {trained.model_name: str(folder / "a")}
+            assert endpoint.adapters == {trained.name: str(folder / "a")}
             await trained.complete(request())
-            assert endpoint.requests[-1]["model"] == trained.model_name
+            assert endpoint.requests[-1]["model"] == trained.name
             async with pool.device_free():
                 assert (await teacher.complete(request())).text == "yes"
             assert "sesame" not in pool.describe(teacher) + teacher.id
@@ -449,7 +449,7 @@ async def test_an_endpoint_at_several_addresses_loads_adapters_at_each(pooled, f
             plain, trained = await pool.model("teacher"), await pool.model("teacher", folder / "a")
             texts = [(await replica.complete(request())).text for replica in trained.replicas]
             assert texts == ["one", "two"]
-            name = trained.replicas[0].model_name
+            name = trained.replicas[0].name
             assert first.adapters == second.adapters == {name: str(folder / "a")}
             ids = [plain.id, trained.id]
         async with pooled({"one": server}, models) as pool:
@@ -466,7 +466,7 @@ async def test_an_address_that_is_down_does_not_stop_the_others(pooled, folder):
         async with pooled({"one": more}, models, told=told) as pool:
             trained = await pool.model("teacher", folder / "a")
             assert (await trained.replicas[1].complete(request())).text == "one"
-            assert endpoint.adapters == {trained.replicas[1].model_name: str(folder / "a")}
+            assert endpoint.adapters == {trained.replicas[1].name: str(folder / "a")}
         assert down in told[0]
         refusing = {**more, "further_base_urls": [endpoint.base_url, endpoint.base_url + "/odd"]}
         async with pooled({"one": refusing}, models) as pool:

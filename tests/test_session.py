@@ -18,6 +18,7 @@ from factory.cli import main
 from factory.commands.look import print_report
 from factory.domain import Domain
 from factory.errors import FactoryError, InputError, RecipeError
+from factory.evaluation_session import evaluate_models
 from factory.evaluations import record_evaluation, slice_states
 from factory.findings import find_run
 from factory.freeze import freeze
@@ -251,7 +252,7 @@ async def test_before_the_first_round_no_slice_has_gained(folder, tmp_path):
 def test_an_adapter_that_was_evaluated_by_hand_is_among_the_models(trained, tmp_path, capsys):
     adapter = tmp_path / "mine"
     adapter.mkdir()
-    session.evaluate_model(trained, "trained", str(adapter), "dev", tmp_path / "w", QUIET)
+    evaluate_models(trained, "trained", [str(adapter)], "dev", tmp_path / "w", QUIET)
     missing = "SELECT DISTINCT model_id FROM calls WHERE model_id NOT IN (SELECT id FROM models)"
     assert read(tmp_path / "w", missing).rows == ()
 

@@ -231,7 +231,7 @@ async def test_start_load_list_and_stop(fake, tmp_path):
     await process.start()
     adapter = make_adapter(tmp_path / "a")
     await process.load_adapter("student-1", adapter)
-    assert await process.list_models() == ["base", "student-1"]
+    assert list(await process.list_models()) == ["base", "student-1"]
     with pytest.raises(ServerError, match="already loaded"):
         await process.load_adapter("student-1", adapter)
     assert process.describe().endswith(str(process.key_file))

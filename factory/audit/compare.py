@@ -177,7 +177,10 @@ def _chosen(
     after = by_id.get(second) or next(iter([*on_test, *evaluations]), None)
     if after is None or first:
         return by_id.get(first), after
-    alike = [row for row in evaluations if row["split"] == after["split"] and row["id"] != after["id"]]
+    items = after["split"], after["metric"]
+    alike = [
+        row for row in evaluations if (row["split"], row["metric"]) == items and row["id"] != after["id"]
+    ]
     before = next((row for row in alike if row["model_id"] == after["compared_with"]), None)
     return before or next(iter(alike), None), after
 

@@ -39,7 +39,7 @@ SPEND = """SELECT stage, role, count(*) AS num_calls, count(*) FILTER (status = 
 ACCEPTED = """SELECT s.slice, d.round, count(*) AS n FROM {outcomes} d JOIN samples s ON s.id = d.sample_id
               WHERE d.run_id = ? AND d.final AND d.action = 'keep' GROUP BY ALL"""
 ACCURACY = """SELECT slice, round, accuracy, num_items FROM slice_progress
-              WHERE run_id = ? AND split = 'dev' ORDER BY slice, round"""
+              WHERE run_id = ? AND split = 'dev' AND round IS NOT NULL ORDER BY slice, round"""
 GUARDS = "SELECT id, round, num_samples, guards FROM datasets WHERE run_id = ? ORDER BY round, created_at"
 
 

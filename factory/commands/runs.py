@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,19 +18,13 @@ from factory.commands.arguments import (
     RecipePath,
     Workspace,
 )
+from factory.commands.evaluate import evaluate
 from factory.commands.output import open_progress, print_found
 
 if TYPE_CHECKING:
     from factory.needs import Stage
 
 TINY = "recipes/georgia_workers_comp --profile tiny"
-
-
-class SplitName(StrEnum):
-    """Splits that can be evaluated."""
-
-    dev = "dev"
-    test = "test"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,7 +34,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=f"Example: factory generate {TINY}")(generate)
     app.command(epilog=f"Example: factory refine {TINY}")(refine)
     train.add_to(app)
-    app.command(epilog=f"Example: factory evaluate {TINY} --model promoted --split test")(evaluate)
+    app.command(epilog=f"Example: factory evaluate {TINY} --model base --model promoted")(evaluate)
     app.command(epilog=f"Example: factory serve {TINY} --port 8000")(serve)
 
 
@@ -163,31 +156,6 @@ def refine(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     with open_progress(json, log) as progress:
         found = refine_file(path, parse_steps(steps, option or ()), output, workspace, progress)
-    print_found(found, json)
-
-
-def evaluate(
-    recipe: RecipePath,
-    profile: Profile = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="base, promoted or an adapter's folder; else the round's student."
-        ),
-    ] = None,
-    split: Annotated[SplitName, typer.Option("--split", help="Of --model.")] = SplitName.test,
-    json: AsJson = False,
-    log: Log = LogFormat.text,
-) -> None:
-    """Evaluate the first round that is not, or one model on one split."""
-    if model is None:
-        _run_until("evaluate", recipe, profile, workspace, json, log)
-        return
-    from factory import session
-
-    with open_progress(json, log) as progress:
-        found = session.evaluate_model(recipe, profile, model, split.value, workspace, progress)
     print_found(found, json)
 
 

@@ -155,7 +155,7 @@ def _sweep(  # noqa: PLR0913, PLR0917 (as the command)
     from factory.screen import print_json
 
     path = training_session.find_dataset(dataset, workspace)
-    with _progress(json, log) as progress:
+    with open_progress(json, log) as progress:
         trained = training_session.Trained(recipe, profile, role.value)
         found = training_session.sweep(trained, path, rates, steps, output, progress)
     if json:

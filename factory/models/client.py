@@ -21,6 +21,8 @@ from factory.models.chat import (
 )
 from factory.models.connection import Connection
 from factory.models.failure import failure_from_status, one_line
+from factory.models.listing import Listed
+from factory.models.remote_adapter import list_models
 from factory.models.wire import Reply
 from factory.types import Completion, Request
 
@@ -58,7 +60,7 @@ class EndpointModel:
         connection: Posts | None = None,
     ) -> None:
         self.base_url = base_url
-        self.model_name = model_name
+        self.name = model_name
         self.timeout_seconds = timeout_seconds
         self.structured = structured
         self._id = model_id
@@ -82,6 +84,18 @@ class EndpointModel:
             what = f"no {'answer' if sent.is_set() else 'connection'} within {self.timeout_seconds:g} s"
             raise self._failure(what, "timeout", worked_on=sent.is_set()) from error
         return self._read(request, reply, 1000 * (time.monotonic() - began))
+
+    async def list_models(self) -> dict[str, Listed]:
+        """What the endpoint serves, by name; raises EndpointError."""
+        return await list_models(self.base_url, self._key)
+
+    async def address(self) -> tuple[str, str]:
+        """Where others can ask it and with what key."""
+        return self.base_url, self._key
+
+    def beside(self, name: str) -> EndpointModel:
+        """Another model of the same endpoint."""
+        return EndpointModel(self.base_url, name, self.id, self._key, self.timeout_seconds, self.structured)
 
     async def close(self) -> None:
         """Closes the connections; calling it again does nothing."""

@@ -48,12 +48,29 @@ def describe_folder(path: Path) -> Json:
 
 def describe_adapter(path: Path) -> Json:
     """Content hash of an adapter's weights and the part of its configuration that decides its answers."""
-    weights = [hash_file(path / name) for name in ADAPTER_WEIGHTS if (path / name).is_file()]
+    weights = [hash_file(file) for file in adapter_weights(path)]
     config: dict[str, Any] = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     values = {key: config.get(key) for key in ADAPTER_KEYS}
     if isinstance(values["target_modules"], list):
         values["target_modules"] = sorted(values["target_modules"])  # PEFT writes a set in any order
     return [weights, values]
+
+
+def adapter_weights(path: Path) -> list[Path]:
+    """The files of an adapter's weights."""
+    return [path / name for name in ADAPTER_WEIGHTS if (path / name).is_file()]
+
+
+def digest_adapter(path: Path) -> tuple[str, str]:
+    """(hash of the weights, as `models.adapter_digest` has it, hash of all that decides answers), read anew.
+
+    Raises OSError or ValueError where the folder holds no adapter.
+    """
+    _hash_file.cache_clear()  # a file may be changed and keep its size and time
+    weights, values = describe_adapter(path)
+    if not weights:
+        raise FileNotFoundError("there are no adapter weights")
+    return weights[0][:20], digest([weights, values])
 
 
 def name_adapter(role: str, path: Path) -> str:

@@ -63,7 +63,7 @@ class ModelPool:
     def model_id(self, role: Role, adapter: Path | None = None) -> str:
         """'model_' and a hash of what answers for a role: weights and adapter, or endpoint and name."""
         spec, server = self._find(role)
-        path = self._adapter_of(spec, adapter)
+        path = self.adapter_of(role, adapter)
         if isinstance(server, ScriptedServer):
             return f"scripted:{server.script}"
         if isinstance(server, EndpointServer):
@@ -78,6 +78,13 @@ class ModelPool:
                 f"the adapter {path} cannot be read: {error}", where=f"models.{role}"
             ) from error
 
+    def adapter_of(self, role: Role, given: Path | None = None) -> Path | None:
+        """The adapter's folder: the given one, else the recipe's own for the role, if it has one."""
+        spec, _ = self._find(role)
+        if given is not None or spec.adapter is None:
+            return given
+        return (self._folder / Path(spec.adapter).expanduser()).resolve()
+
     async def model(self, role: Role, adapter: Path | None = None) -> Model:
         """The model that answers for a role, with the given adapter or the recipe's own.
 
@@ -87,7 +94,7 @@ class ModelPool:
         spec, server = self._find(role)
         if isinstance(server, ScriptedServer):
             return self._scripted(spec, server)
-        path = self._adapter_of(spec, adapter)
+        path = self.adapter_of(role, adapter)
         if is_batched(server):
             return await self.batched.model(role, spec, server, path)
         if isinstance(server, EndpointServer):
@@ -158,11 +165,6 @@ class ModelPool:
         if spec is None:
             raise RecipeError("no model for this role", where=f"models.{role}", hint="add it to the profile")
         return spec, self._recipe.servers[spec.server]
-
-    def _adapter_of(self, spec: ModelSpec, given: Path | None) -> Path | None:
-        if given is not None:
-            return given
-        return (self._folder / Path(spec.adapter).expanduser()).resolve() if spec.adapter else None
 
     def _scripted(self, spec: ModelSpec, server: ScriptedServer) -> Model:
         check_script(server.script, f"servers.{spec.server}.script")

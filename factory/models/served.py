@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from factory.errors import EndpointError
+from factory.models.listing import Listed
 from factory.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -48,6 +49,21 @@ class ServedModel:
         except EndpointError:
             server.raise_if_dead()
             raise
+
+    async def list_models(self) -> dict[str, Listed]:
+        """What its replica serves, by name; raises ServerError."""
+        server = await self._ready(self.server)
+        return await server.processes[self._replica].list_models()
+
+    async def address(self) -> tuple[str, str]:
+        """Where others can ask it and with what key; no http address of one that we alone can ask."""
+        server = await self._ready(self.server)
+        process = server.processes[self._replica]
+        return process.base_url, process.api_key
+
+    def beside(self, name: str) -> ServedModel:
+        """Another model of the same replica."""
+        return ServedModel(self.server, name, self.id, self._timeout_seconds, self._ready, self._replica)
 
     async def close(self) -> None:
         endpoint, self._endpoint = self._endpoint, None

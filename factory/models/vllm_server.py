@@ -28,6 +28,7 @@ from factory.models.folders import (
     find_model,
 )
 from factory.models.guard import PASSED_ON
+from factory.models.listing import Listed, read_listing
 from factory.models.vllm_command import (
     build_command,
     build_environment,
@@ -196,10 +197,9 @@ class VllmProcess:
         if name not in await self.list_models():
             raise self._failure(f"does not list the adapter '{name}' that it loaded")
 
-    async def list_models(self) -> list[str]:
-        """Names that it serves: 'base' and those of adapters."""
-        body = await self._request("GET", "/v1/models")
-        return [str(model["id"]) for model in body["data"]]
+    async def list_models(self) -> dict[str, Listed]:
+        """What it serves, by name: 'base' and adapters."""
+        return read_listing(await self._request("GET", "/v1/models"))
 
     async def sleep(self) -> None:
         """Moves the weights to main memory once the calls in flight are done; only on a GPU."""

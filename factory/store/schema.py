@@ -154,6 +154,11 @@ def add_training_steps(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def add_evaluations_by_hand(connection: duckdb.DuckDBPyConnection) -> None:
+    """Evaluations that somebody asked for belong to no round: NULL."""
+    connection.execute("ALTER TABLE evaluations ALTER COLUMN round DROP NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     create_tables,
     add_source_positions,
@@ -168,4 +173,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     add_indexes_by_sample,
     add_judgements_of_items,
     add_training_steps,
+    add_evaluations_by_hand,
 )

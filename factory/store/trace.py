@@ -127,7 +127,8 @@ LABELS = {
                   FROM datasets WHERE list_contains($1::VARCHAR[], id)""",
     "model": """SELECT id, concat(role, ' ', name, ' on ', base) AS label
                 FROM models WHERE list_contains($1::VARCHAR[], id)""",
-    "evaluation": """SELECT id, printf('%s, %s %.3f, round %d', split, metric, mean, round) AS label
+    "evaluation": """SELECT id, concat(printf('%s, %s %.3f, ', split, metric, mean),
+                                         coalesce('round ' || round, 'by hand')) AS label
                      FROM evaluations WHERE list_contains($1::VARCHAR[], id)""",
 }
 FIND = " UNION ALL ".join(

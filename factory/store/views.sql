@@ -163,9 +163,9 @@ UNION ALL
 SELECT run_id, round, 'accepted of strategy', strategy, sum(num_final)
 FROM steps WHERE action = 'keep' AND num_final > 0 GROUP BY run_id, round, strategy
 UNION ALL
-SELECT run_id, round, 'accuracy', concat(split, ', all'), mean FROM evaluations
+SELECT run_id, round, 'accuracy', concat(split, ', all'), mean FROM evaluations WHERE round IS NOT NULL
 UNION ALL
-SELECT run_id, round, 'accuracy', concat(split, ', ', slice), accuracy FROM slice_progress
+SELECT run_id, round, 'accuracy', concat(split, ', ', slice), accuracy FROM slice_progress WHERE round IS NOT NULL
 UNION ALL
 SELECT run_id, round, 'calls', concat(stage, ', ', role), sum(num_calls) FROM spend GROUP BY ALL
 UNION ALL

@@ -7,20 +7,22 @@
 -- Near is the share of words that two questions have in common (Jaccard). Compared are samples that share one of the
 -- eight words of an item that are rarest in the training set, of each word the first 2,000 samples: the cost
 -- is one reading of the training set, and at most 16,000 comparisons an item.
-WITH RECURSIVE old AS (
-    SELECT e.split, i.item_key, i.score, i.answer
+WITH RECURSIVE newest AS (  -- a model may have been asked an item more than once
+    SELECT e.model_id, e.split, i.*
     FROM evaluations e JOIN evaluation_items i ON i.evaluation_id = e.id
-    WHERE e.model_id IN (SELECT id FROM models WHERE id = $before OR name = $before)
+    QUALIFY row_number() OVER (PARTITION BY e.model_id, e.split, i.item_key ORDER BY e.created_at DESC, e.id) = 1
+), old AS (
+    SELECT split, item_key, score, answer FROM newest
+    WHERE model_id IN (SELECT id FROM models WHERE id = $before OR name = $before)
 ), worse AS MATERIALIZED (
-    SELECT e.split, i.item_key, i.slice, i.question, i.expected, old.answer AS answer_before,
+    SELECT i.split, i.item_key, i.slice, i.question, i.expected, old.answer AS answer_before,
            i.answer AS answer_after, old.score AS score_before, i.score AS score_after,
            list_distinct(regexp_extract_all(lower(i.question), '[\p{L}\p{N}]+')) AS words
-    FROM evaluations e
-    JOIN evaluation_items i ON i.evaluation_id = e.id
-    JOIN old ON old.split = e.split AND old.item_key = i.item_key
-    WHERE e.model_id IN (SELECT id FROM models WHERE id = $after OR name = $after)
-      AND i.score < old.score AND e.split = coalesce($split, e.split)
-    ORDER BY i.score - old.score, e.split, i.item_key
+    FROM newest i
+    JOIN old ON old.split = i.split AND old.item_key = i.item_key
+    WHERE i.model_id IN (SELECT id FROM models WHERE id = $after OR name = $after)
+      AND i.score < old.score AND i.split = coalesce($split, i.split)
+    ORDER BY i.score - old.score, i.split, i.item_key
     LIMIT coalesce($items::BIGINT, 20)
 ), training AS (
     SELECT s.id, s.question, unnest(list_distinct(regexp_extract_all(lower(s.question), '[\p{L}\p{N}]+'))) AS word

@@ -1,0 +1,76 @@
+"""A student that is asked, and is proven to be what it is called: before it was asked anything, and after.
+
+`factory.proof` says what that takes; here it is done for a model of a run. What is asked is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from factory.proof import Proof, choose_probes, prove, read_proof, refuse_if_changed
+from factory.servers import ScriptedServer
+from factory.types import Evaluation, Split
+
+if TYPE_CHECKING:
+    from factory.bench import Bench
+    from factory.ports import Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A model as somebody calls it, with the folder of its adapter and the digest of its trained weights.
+
+    No folder: the student's own model, as the recipe names it. No digest: nobody recorded one.
+    """
+
+    name: str
+    folder: Path | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A contender that is served, the way to ask it, and what was found out about its adapter."""
+
+    name: str
+    folder: Path | None
+    ask: Ask
+    model_id: str
+    proof: Proof | None
+
+
+@asynccontextmanager
+async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIterator[Proven]:
+    """The contender, served and proven; its files are looked at again at the end.
+
+    Raises FactoryError where it is not what it is called.
+    """
+    folder = bench.pool.adapter_of("student", contender.folder)
+    if folder is None or _is_scripted(bench):
+        ask, model_id = await bench.ask("student", "evaluate", number, contender.folder)
+        yield Proven(contender.name, contender.folder, ask, model_id, None)
+        return
+    proof = read_proof(folder, contender.digest)
+    ask, model_id = await bench.ask("student", "evaluate", number, contender.folder)
+    model = await bench.pool.model("student", contender.folder)
+    proof = await prove(model, proof, folder, choose_probes(bench.domain.dev))
+    if proof.note:
+        bench.progress.note(f"{contender.name}: {proof.note}")
+    yield Proven(contender.name, folder, ask, model_id, proof)
+    refuse_if_changed(proof, folder)
+
+
+def _is_scripted(bench: Bench) -> bool:
+    spec = bench.recipe.models.get("student")
+    return spec is not None and isinstance(bench.recipe.servers[spec.server], ScriptedServer)
+
+
+async def ask_split(bench: Bench, served: Proven, split: Split) -> Evaluation:
+    """The evaluator's result of the items of a split."""
+    items = getattr(bench.domain, split)
+    with bench.progress.stage(f"{served.name} {split}", len(items), "items") as bar:
+        return await bench.evaluator.evaluate(served.model_id, split, items, served.ask, bar.update)

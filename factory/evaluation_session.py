@@ -1,0 +1,61 @@
+"""What `factory evaluate --model` and `--suite` do: open a workspace, ask the models, say what came out.
+
+Each returns plain data that can be printed as JSON. Whatever happens, servers stop and the store is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.interpreter import run_work
+from factory.needs import Needs
+from factory.session import open_bench, open_domain
+from factory.types import Split
+
+if TYPE_CHECKING:
+    from factory.progress import Progress
+
+
+def evaluate_models(
+    recipe_path: Path,
+    profile: str | None,
+    models: Sequence[str],
+    split: Split,
+    workspace: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`factory evaluate --model A --model B`: the same items for each, in one session of their server."""
+    from factory.by_hand import evaluate_by_hand
+
+    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, workspace, progress) as bench:
+            bench.record_run()
+            return await evaluate_by_hand(bench, models, split)
+
+    return run_work(work())
+
+
+def evaluate_suite(
+    recipe_path: Path,
+    profile: str | None,
+    models: Sequence[str],
+    folder: Path,
+    workspace: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`factory evaluate --suite FOLDER`: lm-evaluation-harness tasks, asked of each model."""
+    from factory import suite
+
+    folder = suite.check_suite(folder)
+    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
+
+    async def work() -> dict[str, Any]:
+        async with open_bench(domain, workspace, progress) as bench:
+            bench.record_run()
+            return await suite.evaluate_suite(bench, models, folder)
+
+    return run_work(work())

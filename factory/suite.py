@@ -1,0 +1,207 @@
+"""What else models can do, and what a student forgot: a folder of lm-evaluation-harness tasks, asked of each.
+
+The harness runs in a process of its own (`factory.suite_worker`) and asks the served models over HTTP, all in
+one session of their server; nothing is fetched. Its answers and scores come back item by item and are stored
+as evaluations of no round. Which task means what is the harness's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from factory.by_hand import differ, find_contenders, record_contender
+from factory.contender import Proven, proven
+from factory.errors import FactoryError, InputError, RecipeError
+from factory.evaluations import record_by_hand
+from factory.models.folders import find_model
+from factory.models.vllm_log import read_tail
+from factory.servers import VllmServer
+from factory.significance import holm, wilson
+from factory.types import Evaluation, ItemResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from factory.bench import Bench
+    from factory.proof import Place
+
+PACKAGES: Final = ("lm_eval", "tenacity", "datasets", "transformers")
+OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+MAX_LENGTH: Final = 2048  # tokens, where an endpoint does not tell
+
+
+def check_suite(folder: Path) -> Path:
+    """The folder, absolute; raises InputError where it holds no task or the harness is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        what = f"lm-evaluation-harness is not installed ({', '.join(missing)})"
+        raise InputError(what, where="--suite", hint="pip install 'dataset-factory[suite]'")
+    if not any(folder.rglob("*.yaml")):
+        what = f"there is no task in {folder}"
+        raise InputError(what, where="--suite", hint="a folder with a YAML file for each task")
+    return folder.resolve()
+
+
+async def evaluate_suite(bench: Bench, words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """What `factory evaluate --suite` prints: every model's result of each task, and how it differs.
+
+    Raises InputError, RecipeError or FactoryError where models cannot be asked so, or the harness fails.
+    """
+    async with AsyncExitStack() as stack:
+        served = [
+            await stack.enter_async_context(proven(bench, each)) for each in find_contenders(bench, words)
+        ]
+        told = await run_harness(bench, folder, [(each, await place_of(bench, each)) for each in served])
+    models = []
+    first: dict[str, Evaluation] = {}
+    for each, found in zip(served, told["models"], strict=True):
+        evaluations = {task["task"]: read_evaluation(each.model_id, task) for task in found["tasks"]}
+        record_contender(bench, each)
+        for evaluation in evaluations.values():
+            record_by_hand(bench, evaluation)
+        models.append(describe(bench, each, evaluations, words[0], first))
+        first = first or evaluations
+    return {"run": bench.run_id, "suite": str(folder), "harness": told["version"], "models": models}
+
+
+async def place_of(bench: Bench, served: Proven) -> Place:
+    """Where the harness asks a model: one of its replicas; raises RecipeError where that cannot be."""
+    model = await bench.pool.model("student", served.folder)
+    place = getattr(model, "replicas", (model,))[0]
+    url = (await place.address())[0] if hasattr(place, "address") else ""
+    if not url.startswith("http"):
+        where = f"models.student.server: {bench.recipe.models['student'].server}"
+        hint = "a suite needs a server with `run_as: server`, or an endpoint"
+        raise RecipeError("nobody else can ask the student", where=where, hint=hint)
+    return cast("Place", place)
+
+
+async def run_harness(bench: Bench, folder: Path, asked: Sequence[tuple[Proven, Place]]) -> dict[str, Any]:
+    """The worker's results; its output goes to a log in the workspace."""
+    log = bench.workspace / "logs" / "suite.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    addresses = [await place.address() for _, place in asked]
+    listed = await asked[0][1].list_models()
+    lengths = [each.max_model_len for each in listed.values() if each.max_model_len]
+    job = {
+        "folder": str(folder),
+        "tokenizer": find_tokenizer(bench),
+        "max_length": min(lengths, default=MAX_LENGTH),
+        "models": [
+            {"name": place.name, "base_url": url}
+            for (_, place), (url, _) in zip(asked, addresses, strict=True)
+        ],
+    }
+    bench.progress.note(f"lm-evaluation-harness asks {len(asked)} models, log in {log}")
+    with tempfile.TemporaryDirectory() as scratch:
+        results = Path(scratch) / "results.json"
+        words = [sys.executable, "-m", "factory.suite_worker", str(results)]
+        environment = {
+            **os.environ,
+            **OFFLINE,
+            "HF_DATASETS_CACHE": str(Path(scratch) / "datasets"),
+            "OPENAI_API_KEY": addresses[0][1] or "none",
+        }
+        await _run(words, json.dumps(job).encode(), environment, log)
+        return dict(json.loads(results.read_text(encoding="utf-8")))
+
+
+async def _run(words: Sequence[str], job: bytes, environment: Mapping[str, str], log: Path) -> None:
+    """Runs the worker to its end; it ends with its caller. Raises FactoryError with its last words."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, env=environment
+        )
+        try:
+            await process.communicate(job)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    if process.returncode:
+        lines = read_tail(log)
+        last = lines[-1] if lines else f"exit code {process.returncode}"
+        raise FactoryError(f"the harness failed: {last[:300]}", hint=f"the whole log is in {log}")
+
+
+def find_tokenizer(bench: Bench) -> str:
+    """What loads as the tokenizer of the student's base: its folder or hub name."""
+    server = bench.recipe.servers[bench.recipe.models["student"].server]
+    if isinstance(server, VllmServer):
+        return find_model(bench.domain.folder, server.model)[0]
+    if "student" in bench.recipe.training:
+        return find_model(bench.domain.folder, bench.recipe.training["student"].base)[0]
+    raise RecipeError(
+        "the base of the student is not known, whose tokenizer the harness needs",
+        where="training.student.base",
+        hint="name it",
+    )
+
+
+def read_evaluation(model_id: str, task: Mapping[str, Any]) -> Evaluation:
+    """A task's result; raises FactoryError where its scores are no shares."""
+    name, metric, found = task["task"], f"{task['task']}/{task['metric']}", task["items"]
+    items = tuple(
+        ItemResult(
+            key=f"{name}-{item['number']}",
+            slice=name,
+            cluster=f"{name}-{item['number']}",
+            question=item["question"],
+            expected=item["expected"],
+            answer=item["answer"],
+            score=item["score"],
+            call_id="",
+        )
+        for item in found
+    )
+    if not all(0 <= item.score <= 1 for item in items):
+        what = f"the scores of '{metric}' do not lie between 0 and 1"
+        raise FactoryError(what, where=f"task {name}", hint="put another metric first in its `metric_list`")
+    mean = sum(item.score for item in items) / len(items)
+    return Evaluation(model_id, "suite", metric, mean, *wilson(mean, len(items)), items)
+
+
+def describe(
+    bench: Bench,
+    served: Proven,
+    evaluations: Mapping[str, Evaluation],
+    against: str,
+    first: Mapping[str, Evaluation],
+) -> dict[str, Any]:
+    """A model's results with their differences from the first one's; p-values by Holm over the tasks."""
+    tasks: list[dict[str, Any]] = [
+        {
+            "task": name,
+            "metric": each.metric.removeprefix(f"{name}/"),
+            "num_items": len(each.items),
+            "mean": each.mean,
+            "low": each.low,
+            "high": each.high,
+        }
+        for name, each in evaluations.items()
+    ]
+    if first:
+        found = [
+            differ(bench.evaluator, against, first[task["task"]], evaluations[task["task"]]) for task in tasks
+        ]
+        for task, difference, p_value in zip(
+            tasks, found, holm([each.p_value for each in found]), strict=True
+        ):
+            task["difference"] = asdict(difference) | {"p_value": p_value}
+    return {
+        "model": served.name,
+        "model_id": served.model_id,
+        "adapter": str(served.folder) if served.folder else None,
+        "digest": served.proof.digest if served.proof else None,
+        "served": asdict(served.proof) if served.proof else None,
+        "tasks": tasks,
+    }

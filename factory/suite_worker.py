@@ -1,0 +1,93 @@
+"""Runs a folder of lm-evaluation-harness tasks against models that are served, in a process of its own.
+
+    python -m factory.suite_worker RESULTS < JOB
+
+JOB is JSON: `folder` of tasks, `tokenizer`, `max_length` in tokens, `models` with `name` and `base_url` of
+an OpenAI-compatible endpoint, whose key is in OPENAI_API_KEY. RESULTS is written as JSON: for each model the
+tasks, each with answer and score of every item. Only this process imports the harness, which is what
+`pip install 'dataset-factory[suite]'` brings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+CONCURRENCY: Final = 8  # more than 1: then the harness asks without the environment's proxies
+TIMEOUT_SECONDS: Final = 600
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """The results of every model; whatever goes wrong is raised as the harness raises it."""
+    from lm_eval import __version__, simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    tasks = TaskManager(include_path=job["folder"], include_defaults=False)
+    names = sorted(tasks.all_subtasks)
+    if not names:
+        raise ValueError(f"there is no task in {job['folder']}: a YAML file with the key `task` makes one")
+    models = []
+    for model in job["models"]:
+        arguments = {
+            "model": model["name"],
+            "base_url": f"{model['base_url'].rstrip('/')}/completions",
+            "tokenizer": job["tokenizer"],
+            "tokenizer_backend": "huggingface",
+            "max_length": job["max_length"],
+            "num_concurrent": CONCURRENCY,
+            "timeout": TIMEOUT_SECONDS,
+        }
+        found = simple_evaluate(
+            model="local-completions",
+            model_args=arguments,
+            tasks=names,
+            task_manager=tasks,
+            apply_chat_template=True,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+        samples = (found or {})["samples"]
+        models.append({"name": model["name"], "tasks": [read_task(name, samples[name]) for name in names]})
+    return {"version": __version__, "models": models}
+
+
+def read_task(name: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """A task's items by its first metric and filter, in the order of its documents."""
+    kept = samples[0]["filter"]
+    rows = sorted((each for each in samples if each["filter"] == kept), key=lambda each: each["doc_id"])
+    metric = rows[0]["metrics"][0]
+    return {"task": name, "metric": metric, "items": [read_item(row, metric) for row in rows]}
+
+
+def read_item(row: dict[str, Any], metric: str) -> dict[str, Any]:
+    """What was asked, expected and answered: of several choices the likeliest one."""
+    asked = row["arguments"]
+    answers = row["filtered_resps"]
+    if len(asked) > 1:  # log-likelihoods, one for each choice
+        likelihoods = [each[0] if isinstance(each, list | tuple) else each for each in answers]
+        answer = asked[likelihoods.index(max(likelihoods))][1]
+        expected = asked[row["target"]][1] if isinstance(row["target"], int) else row["target"]
+    else:
+        answer, expected = answers[0], row["target"]
+    return {
+        "number": row["doc_id"],
+        "question": asked[0][0],
+        "expected": str(expected).strip(),
+        "answer": str(answer).strip(),
+        "score": float(row[metric]),
+    }
+
+
+def main() -> None:
+    """Reads the job, writes the results. Data files of a task are relative to the folder of tasks."""
+    job = json.load(sys.stdin)
+    os.chdir(job["folder"])
+    found = run(job)
+    Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
