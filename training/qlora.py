@@ -29,6 +29,7 @@ from factory.models.folders import find_model
 from factory.ports import MergeJob, OnProgress, TrainingPlan
 from factory.recipe import Strict
 from factory.types import Adapter, Json
+from training import launch
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
 from training.resume import open_partial
 
@@ -68,6 +69,15 @@ class QLoRAOptions(Strict):
     warmup_share: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises.")
     batch_size: int = Field(16, ge=1, description="Samples in memory at once.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches to one step.")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="That train together, one on each GPU; a step learns `batch_size` × "
+        "`gradient_accumulation` × `processes` samples.",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="With several: each GPU holds the whole base (ddp), or its share of it (fsdp)."
+    )
     max_steps: int | None = Field(None, ge=1)
     num_epochs: float | None = Field(None, gt=0, description="Passes over the dataset; 3 without max_steps.")
     max_length: int = Field(1024, ge=8, description="In tokens; longer samples are refused, not cut.")
@@ -83,6 +93,14 @@ class QLoRAOptions(Strict):
     def _one_length(self) -> Self:
         if self.max_steps and self.num_epochs:
             raise ValueError("max_steps and num_epochs exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_or_shared(self) -> Self:
+        if self.parallel == "fsdp" and self.processes == 1:
+            raise ValueError("fsdp shares the base between processes: set processes to the number of GPUs")
+        if self.parallel == "fsdp" and self.preference:
+            raise ValueError("preference needs the whole base on each GPU: set parallel to ddp")
         return self
 
     @model_validator(mode="after")
@@ -174,6 +192,8 @@ class QLoRA:
         seed = self.domain.recipe.seed
         if options["preference"] is None:  # an adapter without it is named as ever
             del options["preference"]
+        if options["processes"] == 1:
+            del options["processes"], options["parallel"]
         directory = job.directory.resolve()
         return {
             "dataset": str(job.dataset.resolve()),
@@ -184,7 +204,7 @@ class QLoRA:
             "seed": seed,
             "base_digest": base_digest,
             "dataset_digest": dataset_digest,
-            "checkpoint_seconds": self.CHECKPOINT_SECONDS,
+            "checkpoint_seconds": math.inf if self.options.parallel == "fsdp" else self.CHECKPOINT_SECONDS,
             "identity": identify(options, base_digest, dataset_digest, seed),
         }
 
@@ -194,12 +214,12 @@ class QLoRA:
         plan = {"parent": os.getpid(), "num_threads": self.options.num_threads, "jobs": jobs}
         log = Path(jobs[0]["partial"]) / "train.log"
         with log.open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "training.worker"],
+            process = subprocess.Popen(  # noqa: S603 (a module of ours)
+                [sys.executable, "-m", launch.module(jobs[0]["options"])],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 stdin=subprocess.PIPE,
-                env=environment(jobs),
+                env=environment(jobs) | launch.devices(jobs[0]["options"]),
                 text=True,
                 encoding="utf-8",
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end it
