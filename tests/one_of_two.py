@@ -1,8 +1,8 @@
-"""One of two processes that train, as torch's launcher starts them; says what it saw, as a line of JSON.
+"""One of two processes that train, as torch's launcher starts them; and writes down what it saw.
 
 `python -m torch.distributed.run --nproc_per_node 2 one_of_two.py JOB.json` trains as `training.worker` does,
-and tells which samples it learned and what it holds in the end, which a worker tells nobody. It also has
-processors share a base, which accelerate does on GPUs alone: it is told that they are some.
+and writes into saw_0.json or saw_1.json which samples it learned and what it holds in the end, which a worker
+tells nobody. It also has processors share a base, as accelerate has GPUs alone do: it is told that they are.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class Watch(TrainerCallback):
                 held.update(parameter.detach().numpy().tobytes())
         num_held = sum(parameter.numel() for parameter in model.parameters())
         found = {"seen": self.seen, "held": held.hexdigest(), "num_held": num_held}
-        print(json.dumps(found), flush=True)
+        Path(f"saw_{ranks.number()}.json").write_text(json.dumps(found))
 
 
 def main(job):

@@ -100,21 +100,31 @@ def test_of_all_failures_the_cause_is_told(failures, errors, what):
     assert explain(failures, errors, 2, Path("train.log"))["what"] == what
 
 
-@pytest.mark.train
-def test_two_processes_learn_as_one_does_with_twice_the_batch(tmp_path, base):  # noqa: F811
-    """Whatever the lengths of the two batches: the loss is averaged over the tokens of both."""
-    dataset, seen = dataset_of(tmp_path), []
-    one = trainer(tmp_path, batch_size=8, max_steps=10).train(
-        dataset, str(base), tmp_path / "one", no_progress
-    )
-    two = trainer(tmp_path, max_steps=10, **TWO).train(
-        dataset, str(base), tmp_path / "two", lambda *event: seen.append(event)
-    )
-    assert [event[:2] for event in seen] == [(step, 10) for step in range(11)]
-    first, second = record_of(one), record_of(two)
-    assert second["curve"][-1][1] < second["curve"][0][1]
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory, base):  # noqa: F811
+    """A dataset, and what one process learns of it with twice the batch."""
+    folder = tmp_path_factory.mktemp("learned")
+    dataset = dataset_of(folder)
+    one = trainer(folder, batch_size=8, max_steps=10)
+    return dataset, one.train(dataset, str(base), folder / "one", no_progress)
+
+
+def same_curve(first, second):
     for (step, expected), (same, loss) in zip(first["curve"], second["curve"], strict=True):
         assert step == same and loss == pytest.approx(expected, rel=1e-3)
+    assert second["curve"][-1][1] < second["curve"][0][1]
+
+
+@pytest.mark.train
+def test_two_processes_learn_as_one_does_with_twice_the_batch(tmp_path, base, learned):  # noqa: F811
+    """Whatever the lengths of the two batches: the loss is averaged over the tokens of both."""
+    (dataset, one), seen = learned, []
+    jobs = [TrainingJob(dataset, str(base), tmp_path / name) for name in ("two", "again")]
+    two, again = trainer(tmp_path, max_steps=10, **TWO).train_all(jobs, lambda *event: seen.append(event))
+    assert [event[:2] for event in seen] == [(step, 20) for step in range(21)]
+    assert two.digest == again.digest
+    first, second = record_of(one), record_of(two)
+    same_curve(first, second)
     same = (
         "num_samples",
         "num_tokens",
@@ -147,8 +157,8 @@ def run_two(folder, base, dataset, changed=None, **options):  # noqa: F811
         env=os.environ | {"PYTHONPATH": str(script.parents[1]), "GLOO_SOCKET_IFNAME": "lo"} | (changed or {}),
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith('{"seen"')]
-    return lines, json.loads((Path(job["partial"]) / "training.json").read_text()), Path(job["partial"])
+    found = [json.loads((folder / f"saw_{number}.json").read_text()) for number in range(2)]
+    return found, json.loads((Path(job["partial"]) / "training.json").read_text()), Path(job["partial"])
 
 
 @pytest.mark.train
@@ -164,24 +174,26 @@ def test_each_sample_is_learned_once_an_epoch_and_both_end_with_the_same(tmp_pat
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("quantize", [True, False])
-def test_a_shared_base_teaches_the_same_as_a_whole_one(tmp_path, base, quantize):  # noqa: F811
+def test_a_shared_base_in_4_bit_teaches_the_same_as_a_whole_one(tmp_path, base, learned):  # noqa: F811
     """On processors that pass for GPUs, and without what moves weights to those."""
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
-    dataset, options = dataset_of(tmp_path), {"max_steps": 6, "quantize": quantize, "rank": 8}
-    ddp = trainer(tmp_path, **TWO, **options).train(dataset, str(base), tmp_path / "ddp", no_progress)
+    dataset, one = learned
     changed = environment_of({"parallel": "fsdp", "processes": 2})
     changed |= {"FSDP_SYNC_MODULE_STATES": "false", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
-    found, record, folder = run_two(tmp_path, base, dataset, changed, **options, parallel="fsdp")
-    whole = record_of(ddp)
-    for (_, expected), (_, loss) in zip(whole["curve"], record["curve"], strict=True):
-        assert loss == pytest.approx(expected, rel=1e-3)
-    assert record["num_trainable"] == whole["num_trainable"] and found[0]["held"] != found[1]["held"]
-    expected, saved = (load_file(path / "adapter_model.safetensors") for path in (ddp.path, folder))
-    assert {name: each.shape for name, each in expected.items()} == {
-        name: each.shape for name, each in saved.items()
+    options = {"max_steps": 10, "parallel": "fsdp"}
+    found, record, folder = run_two(tmp_path, base, dataset, changed, **options)
+    whole = record_of(one)
+    same_curve(whole, record)
+    assert record["num_trainable"] == whole["num_trainable"]
+    assert record["num_linear4bit"] == whole["num_linear4bit"] == 28
+    assert found[0]["held"] != found[1]["held"]  # each its share
+    first, second = (load_file(path / "adapter_model.safetensors") for path in (one.path, folder))
+    assert {name: each.shape for name, each in first.items()} == {
+        name: each.shape for name, each in second.items()
     }
+    for name, matrix in first.items():
+        assert (matrix.float() - second[name].float()).abs().mean() < 0.05 * matrix.float().abs().mean()
 
 
 @pytest.mark.train

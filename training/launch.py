@@ -50,6 +50,7 @@ def main() -> int:
     relay = Relay()
     log = Path(plan["jobs"][0]["partial"]) / "train.log"
     write_log_to(log)
+    sys.stdout = sys.stderr
     relay.open()
     hand_on({**plan, "parent": os.getpid()})
     options = plan["jobs"][0]["options"]

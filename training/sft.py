@@ -292,7 +292,7 @@ def check_first_batch(trainer: SFTTrainer, prepared: Prepared) -> None:
 
 
 def save_adapter(model: Any, folder: Path, gathered: dict[str, Any]) -> int:
-    """Writes a PEFT folder in bfloat16, of what was gathered if anything was; the number of trained values."""
+    """Writes a PEFT folder in bfloat16, of what was gathered if any; returns the number of trained values."""
     trained = gathered or {name: each for name, each in model.named_parameters() if each.requires_grad}
     for each in trained.values():
         each.data = each.data.to(torch.bfloat16)
