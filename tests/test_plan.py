@@ -183,6 +183,29 @@ def test_steps_and_tokens_are_those_of_training(changed, expected):
     assert work_of(options_of(**changed), LENGTHS) == expected
 
 
+def test_each_of_several_gpus_is_planned_for(bases):
+    """PEFT's documentation names 35.6 GB on each of two GPUs for Llama 2 70B with these options."""
+    options = {"rank": 8, "batch_size": 2, "max_length": 2048, "gradient_checkpointing": True}
+    one = plan_of(bases["70b"], "a100", **options)
+    same = plan_of(bases["70b"], "a100", **options, processes=4)
+    assert same.parts == one.parts and same.tokens_per_second == pytest.approx(4 * one.tokens_per_second)
+    assert any("4 GPUs, which holds the whole base; a step learns 8 samples" in note for note in same.notes)
+    assert not any("GPUs" in note for note in one.notes)
+
+    two = by_name(plan_of(bases["70b"], "a100", **options, processes=2, parallel="fsdp"))
+    assert two["base in 4 bit"] == pytest.approx(by_name(one)["base in 4 bit"] / 2, rel=1e-6)
+    loading = two.pop("loading")
+    assert pytest.approx(sum(two.values()), rel=0.05) == 35.6 * GB
+    assert sum(by_name(one)[name] for name in ("base in 4 bit", "base in 16 bit")) == pytest.approx(
+        loading + sum(two.values()) - two["fragmentation"] - two["CUDA context"], rel=1e-6
+    )
+    plain = by_name(plan_of(bases["70b"], "a100", **options, processes=8, parallel="fsdp", quantize=False))
+    assert "loading" not in plain and plain["base in 16 bit"] == 2 * 70_553_706_496 // 8
+    assert work_of(options_of(processes=4, batch_size=4), LENGTHS) == work_of(
+        options_of(batch_size=16), LENGTHS
+    )
+
+
 def test_checkpointing_saves_memory_and_costs_time(bases):
     plain, saving = (plan_of(bases["8b"], "a100", gradient_checkpointing=value) for value in (False, True))
     assert saving.num_bytes < plain.num_bytes / 2

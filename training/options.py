@@ -64,6 +64,15 @@ class QLoRAOptions(Strict):
     warmup_share: float = Field(0.03, ge=0, lt=1, description="Share of the steps over which the rate rises.")
     batch_size: int = Field(16, ge=1, description="Samples in memory at once.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches to one step.")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="That train together, one on each GPU; a step learns `batch_size` × "
+        "`gradient_accumulation` × `processes` samples.",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="With several: each GPU holds the whole base (ddp), or its share of it (fsdp)."
+    )
     max_steps: int | None = Field(None, ge=1)
     num_epochs: float | None = Field(None, gt=0, description="Passes over the dataset; 3 without max_steps.")
     max_length: int = Field(1024, ge=8, description="In tokens; longer samples are refused, not cut.")
@@ -108,6 +117,15 @@ class QLoRAOptions(Strict):
     def _one_length(self) -> Self:
         if self.max_steps and self.num_epochs:
             raise ValueError("max_steps and num_epochs exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_or_shared(self) -> Self:
+        if self.parallel == "fsdp" and self.processes == 1:
+            raise ValueError("fsdp shares the base between processes: set processes to the number of GPUs")
+        for name in ("preference", "early_stopping"):
+            if self.parallel == "fsdp" and getattr(self, name):
+                raise ValueError(f"{name} needs the whole base on each GPU: set parallel to ddp")
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,8 @@ from factory.ports import PlannedPart, SampleLengths, TrainingPlan
 from factory.types import Json
 from training.devices import CUDA_CONTEXT_BYTES, GIB, Device
 from training.footprint import Footprint
+from training.launch import samples_per_step
+from training.sharding import describe, share
 
 FLOAT32 = 4
 TILE_TOKENS, TILE_VOCAB = 4096, 32768  # of logits at once (trl.kernels.chunked_logprob, TRL 1.16)
@@ -84,7 +86,7 @@ def make_plan(
 def parts_of(
     found: Footprint, options: Options, device: Device, lengths: SampleLengths | None
 ) -> tuple[PlannedPart, ...]:
-    """Bytes of each part when all together are most."""
+    """Bytes of each part when all together are most, on each of the GPUs where there are several."""
     size = found.value_bytes
     load = _load(options, lengths)
     if options["quantize"]:
@@ -108,6 +110,8 @@ def parts_of(
         *_activations(found, options, load),
         _working(found, options, load),
     ]
+    if options.get("parallel") == "fsdp":
+        parts = share(parts, found, options)
     if device.is_gpu:
         allocated = sum(part.num_bytes for part in parts)
         parts += [
@@ -126,7 +130,7 @@ def work_of(options: Options, lengths: SampleLengths | None) -> tuple[int | None
     num_rows = lengths.num_samples
     if options["packing"]:
         num_rows = math.ceil(lengths.num_tokens / options["max_length"])
-    num_batches = math.ceil(num_rows / (options["batch_size"] * options["gradient_accumulation"]))
+    num_batches = math.ceil(num_rows / samples_per_step(options))
     num_steps = options["max_steps"] or math.ceil((options["num_epochs"] or 3.0) * num_batches)
     return num_steps, round(num_steps / num_batches * lengths.num_tokens)
 
@@ -261,7 +265,7 @@ def _speed(found: Footprint, options: Options, device: Device, lengths: SampleLe
     seconds = num_tokens * operations(found, options, length, share) / (UTILISATION * device.flops)
     passes = 4 / 3 if options["gradient_checkpointing"] else 1
     launches = passes * LAYER_SECONDS * found.num_layers if device.is_gpu else 0.0
-    return float(num_tokens / max(seconds, launches))
+    return float(options.get("processes", 1) * num_tokens / max(seconds, launches))
 
 
 def _notes(
@@ -272,6 +276,7 @@ def _notes(
         "all of it is an estimate: activations are counted over shapes, and the speed assumes "
         f"{UTILISATION:.0%} of what the device does at most"
     )
+    yield from describe(options)
     if not device.is_gpu:
         yield (
             f"no GPU is at hand and none is named: planned for the {device.memory_bytes / GIB:.1f} GiB of "

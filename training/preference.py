@@ -21,7 +21,9 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from factory.errors import TrainingError
+from training import ranks
 from training.curves import curve_of
+from training.launch import samples_per_step
 from training.tokens import tokenize
 from training.trackers import named_run, trackers
 
@@ -70,7 +72,7 @@ def num_steps(num_judged: int, options: dict[str, Any]) -> int:
     """Steps over so many pairs or labelled answers."""
     if not num_judged:
         return 0
-    batch: int = min(options["batch_size"], num_judged) * options["gradient_accumulation"]
+    batch = samples_per_step({**options, "batch_size": min(options["batch_size"], num_judged)})
     num_epochs: float = options["preference"]["num_epochs"]
     return math.ceil(num_epochs * math.ceil(num_judged / batch))
 
@@ -103,6 +105,7 @@ def prefer(
         "gradient_checkpointing": options["gradient_checkpointing"],
         "bf16": on_gpu,
         "use_cpu": not on_gpu,
+        "ddp_find_unused_parameters": False,
         "seed": job["seed"],
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -159,7 +162,7 @@ def _whole_batches(labelled: Sequence[Judged], config: dict[str, Any]) -> Iterat
     of one answer would measure that answer itself.
     """
     wanted = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
-    wanted *= config["max_steps"]
+    wanted *= config["max_steps"] * ranks.count()
     random = Random(config["seed"])  # noqa: S311 (an order)
     while wanted > 0:
         yield from random.sample(labelled, min(wanted, len(labelled)))

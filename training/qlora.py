@@ -30,6 +30,7 @@ from factory.ports import MergeJob, OnProgress, TrainingPlan
 from factory.sweep import Sweep
 from factory.tool_calls import chat_of
 from factory.types import Adapter, GoldItem, Json, Message, digest
+from training import launch
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
 from training.options import QLoRAOptions
 from training.resume import open_partial
@@ -134,6 +135,8 @@ class QLoRA:
         for name in ("preference", "split_long", "sft", "lora", "early_stopping"):  # named as ever without
             if not options[name]:
                 del options[name]
+        if options["processes"] == 1:
+            del options["processes"], options["parallel"]
         directory = job.directory.resolve()
         dev = self._dev(job) if self.options.early_stopping else {}
         return {
@@ -146,7 +149,7 @@ class QLoRA:
             "seed": seed,
             "base_digest": base_digest,
             "dataset_digest": dataset_digest,
-            "checkpoint_seconds": self.CHECKPOINT_SECONDS,
+            "checkpoint_seconds": math.inf if self.options.parallel == "fsdp" else self.CHECKPOINT_SECONDS,
             "identity": identify(options, base_digest, dataset_digest, seed, dev.get("dev_digest")),
         }
 
@@ -166,12 +169,12 @@ class QLoRA:
         plan = {"parent": os.getpid(), "num_threads": self.options.num_threads, "jobs": jobs}
         log = Path(jobs[0]["partial"]) / "train.log"
         with log.open("w") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "training.worker"],
+            process = subprocess.Popen(  # noqa: S603 (a module of ours)
+                [sys.executable, "-m", launch.module(jobs[0]["options"])],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 stdin=subprocess.PIPE,
-                env=environment(jobs),
+                env=environment(jobs) | launch.devices(jobs[0]["options"]),
                 text=True,
                 encoding="utf-8",
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end it

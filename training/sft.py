@@ -24,10 +24,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from factory.errors import TrainingError
+from training import ranks
 from training.checkpoints import Checkpoints, tokens_before
 from training.curves import curve_of
 from training.early_stopping import EarlyStopping
 from training.exhausted import ran_out, what_to_lower
+from training.launch import samples_per_step
 from training.preference import Judged, check_answers, is_judged, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
@@ -70,7 +72,7 @@ def prepare(job: dict[str, Any]) -> Prepared:
     if options.get("split_long"):
         chats = split_long(chats, tokenizer, options["max_length"])
     rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
-    batches = math.ceil(len(rows) / (options["batch_size"] * options["gradient_accumulation"]))
+    batches = math.ceil(len(rows) / samples_per_step(options))
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
     judged = read_judged(Path(job["dataset"]), (options.get("preference") or {}).get("method"))
     check_answers(judged, tokenizer, stop_ids, options["max_length"])
@@ -134,7 +136,10 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         longest = max(len(row.input_ids) for row in prepared.rows)
         hint = what_to_lower(prepared.job["options"], longest)
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
-    num_trainable = save_adapter(trainer.model, partial)
+    shared = ranks.gather(trainer.model)
+    if not ranks.is_first():
+        return
+    num_trainable = save_adapter(trainer.model, partial, shared)
     num_tokens = trainer._total_train_tokens - earlier_tokens
     record = {
         **{name: prepared.job[name] for name in RECORDED if name in prepared.job},
@@ -142,6 +147,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "num_tokens": sum(len(row.input_ids) for row in prepared.rows),
         "num_learned_tokens": sum(label != IGNORED for row in prepared.rows for label in row.labels),
         "num_steps": trainer.state.global_step,
+        "samples_per_step": samples_per_step(prepared.job["options"]),
         "loss": loss,
         "curve": [*curve, *found.pop("curve", ())],
         **found,
@@ -160,19 +166,20 @@ def load_base(job: dict[str, Any]) -> tuple[Any, int]:
     """The frozen base and the number of its 4-bit linear layers; refuses a base that stayed in 16 bit."""
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32  # on CPUs float32 is no slower, with AMX neither
-    quantize = job["options"]["quantize"]
+    quantize, shards = job["options"]["quantize"], job["options"].get("parallel") == "fsdp"
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if shards else None,
     )
     try:
         model = AutoModelForCausalLM.from_pretrained(
             job["base"],
             dtype=dtype,
             quantization_config=config if quantize else None,
-            device_map={"": 0} if on_gpu else None,
+            device_map={"": torch.cuda.current_device()} if on_gpu and not shards else None,
         )
     except (OSError, ValueError) as error:
         raise TrainingError(f"the base does not load: {error}", where=job["base"]) from error
@@ -231,6 +238,7 @@ def make_trainer(
         neftune_noise_alpha=options["neftune_noise_alpha"] or None,
         bf16=on_gpu,
         use_cpu=not on_gpu,
+        ddp_find_unused_parameters=False,  # there are none
         seed=prepared.job["seed"],
         logging_steps=min(5, prepared.num_steps),
         logging_nan_inf_filter=False,
@@ -280,10 +288,10 @@ def check_first_batch(trainer: SFTTrainer, prepared: Prepared) -> None:
             raise TrainingError(f"the first batch learns {text[-80:]!r}, which does not end its turn")
 
 
-def save_adapter(model: Any, folder: Path) -> int:
-    """Writes a PEFT folder in bfloat16, without embeddings; returns the number of trained values."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(folder, save_embedding_layers=False)
-    return sum(parameter.numel() for parameter in trained)
+def save_adapter(model: Any, folder: Path, gathered: dict[str, Any]) -> int:
+    """Writes a PEFT folder in bfloat16, of what was gathered if any; returns the number of trained values."""
+    trained = gathered or {name: each for name, each in model.named_parameters() if each.requires_grad}
+    for each in trained.values():
+        each.data = each.data.to(torch.bfloat16)
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=gathered or None)
+    return sum(each.numel() for each in trained.values())

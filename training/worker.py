@@ -3,7 +3,8 @@
 It lives for one list of jobs, so that torch's memory and threads end with it, and dies with the
 process that started it. Events go to stdout as JSON lines (plan, step, done, error); whatever a
 library prints goes to the job's train.log. An adapter is built in a hidden folder beside its
-destination and renamed when complete: what stands at a destination is whole.
+destination and renamed when complete: what stands at a destination is whole. Where several train together
+(`training.launch` starts them), only the first reports and writes; an error each may report.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ctypes
 import json
 import os
 import signal
+import stat
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,30 +27,53 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def main() -> int:
     """Trains all jobs on stdin in order; 0 if every adapter stands, 1 after an error event."""
-    plan = json.load(sys.stdin)
+    plan = json.loads(read_plan())
     die_with(plan["parent"])
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
+    options = plan["jobs"][0]["options"]
+    num_processes = options.get("processes", 1)
 
     def emit(event: str, **values: Any) -> None:
         events.write(json.dumps({"event": event, **values}) + "\n")
 
     try:
-        set_threads(plan["num_threads"])
-        from training import sft
+        set_threads(plan["num_threads"], num_processes)
+        from training import ranks, sft
 
+        ranks.join(options)
+        report = emit if ranks.is_first() else ignore
         prepared = [sft.prepare(job) for job in plan["jobs"]]
-        emit("plan", num_steps=[each.num_steps + each.num_judged_steps for each in prepared])
+        report("plan", num_steps=[each.num_steps + each.num_judged_steps for each in prepared])
         for index, each in enumerate(prepared):
             write_log_to(Path(each.job["partial"]) / "train.log")
-            sft.train(each, partial(emit, "step", job=index))
-            close_partial(each.job)
-            emit("done", job=index)
+            sft.train(each, partial(report, "step", job=index))
+            if ranks.is_first():
+                close_partial(each.job)
+            report("done", job=index)
+        ranks.leave()
     except FactoryError as error:
         diverged = isinstance(error, DivergedError)
         emit("error", what=error.what, where=error.where, hint=error.hint, diverged=diverged)
         return 1
+    except Exception as error:
+        if num_processes > 1:  # the log's end may be another's
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            emit("error", what=what, where="", hint="", process=int(os.environ["RANK"]))
+        raise
     return 0
+
+
+def read_plan() -> str:
+    """All of stdin; several processes share a file there, and each reads it from its beginning."""
+    found = os.fstat(0)
+    if stat.S_ISREG(found.st_mode):
+        return os.pread(0, found.st_size, 0).decode()
+    return sys.stdin.read()
+
+
+def ignore(_event: str, **_values: Any) -> None:
+    """What all but the first do with an event."""
 
 
 def die_with(parent: int) -> None:
@@ -67,14 +92,14 @@ def write_log_to(path: Path) -> None:
         os.dup2(log.fileno(), 1)
 
 
-def set_threads(num_threads: int | None) -> None:
-    """As many threads as asked for, or as cores are free: more than that are slower than one."""
+def set_threads(num_threads: int | None, num_processes: int = 1) -> None:
+    """As many threads as asked for, or its share of the cores that are free: more are slower than one."""
     import psutil
     import torch
 
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     free = cores * (1 - psutil.cpu_percent(interval=0.2) / 100)
-    torch.set_num_threads(num_threads or max(1, min(cores, round(free))))
+    torch.set_num_threads(num_threads or max(1, min(cores, round(free)) // num_processes))
 
 
 if __name__ == "__main__":
