@@ -38,10 +38,7 @@ Measure = Callable[[Options], Footprint]
 
 
 class Load(NamedTuple):
-    """The largest batch: its rows, their length in tokens with padding, and the tokens learned in it at most.
-
-    Packed samples are one long row (TRL's padding-free batches).
-    """
+    """The largest batch: rows, their tokens with padding, and those learned; packed ones are one long row."""
 
     num_rows: int
     length: int
