@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from factory.contender import Contender, Proven, ask_split, proven
 from factory.errors import InputError
 from factory.evaluations import judge_answers, record_by_hand
-from factory.loop import promoted_adapter, student_folder
+from factory.loop import promoted_adapter, student_folder, trained_model
 from factory.promotion import promoted_round
 from factory.significance import wilson
 from factory.types import Comparison, Evaluation, Split
@@ -50,13 +50,12 @@ def find_contender(bench: Bench, word: str) -> Contender:
         return Contender(word)
     if word == "promoted":
         folder = promoted_adapter(bench)
-        trained = bench.done(promoted_round(bench.store, bench.run_id), "train")
-        return Contender(word, folder, trained["digest"] if trained else None)
+        return Contender(word, folder, trained_model(bench, promoted_round(bench.store, bench.run_id)))
     folder = Path(word).expanduser().resolve()
     if folder.is_dir():
         return Contender(word, folder)
     rows = bench.store.select(
-        """SELECT DISTINCT id, adapter, adapter_digest, run_id, round FROM models
+        """SELECT id, adapter, run_id, round FROM models
            WHERE role = 'student' AND adapter IS NOT NULL AND (id = $1 OR name = $1)""",
         (word,),
     )
@@ -66,7 +65,7 @@ def find_contender(bench: Bench, word: str) -> Contender:
         raise InputError(f"there is {found} '{word}'", where="--model", hint=hint)
     row = rows[0]
     own = student_folder(bench, row["round"]) if row["run_id"] == bench.run_id else Path(row["adapter"])
-    return Contender(word, own, row["adapter_digest"])
+    return Contender(word, own, row["id"])
 
 
 def find_contenders(bench: Bench, words: Sequence[str]) -> list[Contender]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from factory.errors import FactoryError
 from factory.proof import Proof, choose_probes, prove, read_proof, refuse_if_changed
 from factory.servers import ScriptedServer
 from factory.types import Evaluation, Split
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A model as somebody calls it, with the folder of its adapter and the digest of its trained weights.
+    """A model as somebody calls it, with the folder of its adapter and its id when it was trained.
 
-    No folder: the student's own model, as the recipe names it. No digest: nobody recorded one.
+    No folder: the student's own model, as the recipe names it. No id: no run trained it.
     """
 
     name: str
     folder: Path | None = None
-    digest: str | None = None
+    model_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIt
         ask, model_id = await bench.ask("student", "evaluate", number, contender.folder)
         yield Proven(contender.name, contender.folder, ask, model_id, None)
         return
-    proof = read_proof(folder, contender.digest)
+    proof = read_proof(folder)
+    _refuse_if_another(bench, contender, folder, proof)
     ask, model_id = await bench.ask("student", "evaluate", number, contender.folder)
     model = await bench.pool.model("student", contender.folder)
     proof = await prove(model, proof, folder, choose_probes(bench.domain.dev))
@@ -62,6 +64,15 @@ async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIt
         bench.progress.note(f"{contender.name}: {proof.note}")
     yield Proven(contender.name, folder, ask, model_id, proof)
     refuse_if_changed(proof, folder)
+
+
+def _refuse_if_another(bench: Bench, contender: Contender, folder: Path, proof: Proof) -> None:
+    """Raises FactoryError where the files are not those of the model that a run trained."""
+    now = bench.pool.model_id("student", folder)
+    if contender.model_id not in (None, now):
+        what = f"the adapter (digest {proof.digest}) or its base is another: this is {now}, "
+        hint = "put the trained files back, or train again"
+        raise FactoryError(f"{what}what was trained is {contender.model_id}", where=str(folder), hint=hint)
 
 
 def _is_scripted(bench: Bench) -> bool:

@@ -130,7 +130,7 @@ async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
         trained = {"digest": adapter.digest, "base": adapter.base, "seconds": adapter.seconds}
         detail.update({"dataset": dataset_id, "steps": adapter.num_steps, "loss": adapter.loss, **trained})
-        record_model(bench, number, adapter, dataset_id)
+        detail["model"] = record_model(bench, number, adapter, dataset_id)
     return adapter
 
 
@@ -150,8 +150,13 @@ async def train_in_thread(
         raise
 
 
-def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -> None:
-    """Writes the student's row and learning curve; its id is the one that its requests are hashed with."""
+def trained_model(bench: Bench, number: int) -> str | None:
+    """The id of the student when the round had trained it; None where no stage says so."""
+    return (bench.done(number, "train") or {}).get("model")
+
+
+def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -> str:
+    """Writes the student's row and learning curve and returns its id, with which its requests are hashed."""
     model_id = bench.pool.model_id("student", adapter.path)
     row = {
         "id": model_id,
@@ -167,6 +172,7 @@ def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -
     }
     bench.store.append("models", [row])
     bench.store.append("training_steps", [{"model_id": model_id, **point} for point in adapter.curve])
+    return model_id
 
 
 async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
@@ -175,7 +181,7 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
         return
     student = Contender(bench.label(number))
     if adapter is not None:
-        student = Contender(student.name, adapter.path, adapter.digest)
+        student = Contender(student.name, adapter.path, trained_model(bench, number))
     with bench.stage(number, "evaluate") as detail:
         async with proven(bench, student, number) as served:
             answered = [await ask_split(bench, served, split) for split in SPLITS]

@@ -3,7 +3,6 @@
 import json
 import shutil
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 import yaml
@@ -116,10 +115,10 @@ async def test_a_trained_student_whose_files_are_others_is_refused_before_it_is_
     folder = make_adapter(tmp_path / "a")
     async with served(recipe, tmp_path, folder) as bench:
         row = {"id": "model_x", "role": "student", "name": "student-x", "base": "b", "adapter": str(folder)}
-        bench.store.append("models", [row | {"adapter_digest": "0123"}])
+        bench.store.append("models", [row])
         student = find_contender(bench, "student-x")
-        assert student == Contender("student-x", folder, "0123")
-        with pytest.raises(FactoryError, match="those that were trained 0123"):
+        assert student == Contender("student-x", folder, "model_x")
+        with pytest.raises(FactoryError, match="what was trained is model_x"):
             async with proven(bench, student):
                 raise AssertionError("it was asked")
         assert bench.store.select("SELECT * FROM calls") == []
@@ -131,11 +130,14 @@ async def test_a_round_s_student_is_proven_too(recipe, tmp_path):
     folder = make_adapter(tmp_path / "a")
     async with served(recipe, tmp_path, folder) as bench:
         await loop.evaluate(bench, 0, None)
-        swapped = Adapter(folder, "0123", "b", 1, 0.5, 1.0)
-        with pytest.raises(FactoryError, match="those that were trained 0123"):
-            await loop.evaluate(bench, 1, swapped)
-        digest = digest_adapter(folder)[0]
-        await loop.evaluate(bench, 1, replace(swapped, digest=digest))
+        student, digest = Adapter(folder, "a trainer's own", "b", 1, 0.5, 1.0), digest_adapter(folder)[0]
+        for model in ("model_x", bench.pool.model_id("student", folder)):
+            with bench.stage(1, "train") as detail:
+                detail["model"] = model
+            if model == "model_x":
+                with pytest.raises(FactoryError, match=f"digest {digest}.*what was trained is model_x"):
+                    await loop.evaluate(bench, 1, student)
+        await loop.evaluate(bench, 1, student)
         means = bench.store.select("SELECT round, split, mean FROM evaluations ORDER BY ALL")
         details = [bench.done(number, "evaluate") for number in (0, 1)]
     assert [(row["round"], row["mean"]) for row in means] == [(0, 0.0), (0, 0.0), (1, 1.0), (1, 1.0)]

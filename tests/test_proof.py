@@ -14,7 +14,7 @@ from tiny_llama import make_adapter
 from factory.errors import EndpointError, FactoryError
 from factory.models.change import largest_change
 from factory.models.client import EndpointModel
-from factory.models.identity import name_adapter
+from factory.models.identity import hash_file, name_adapter
 from factory.models.replicated import replicated
 from factory.proof import choose_probes, prove, read_proof, refuse_if_changed
 from factory.types import GoldItem
@@ -77,12 +77,7 @@ def zeroed(folder: Path) -> Path:
 
 
 def test_the_digest_is_that_of_the_weights_that_were_trained(adapter):
-    proof = read_proof(adapter)
-    assert read_proof(adapter, proof.digest) == proof
-    with pytest.raises(
-        FactoryError, match=rf"digest {proof.digest}, those that were trained 0123.*put the trained"
-    ):
-        read_proof(adapter, "0123")
+    assert read_proof(adapter).digest == hash_file(adapter / "adapter_model.safetensors")[:20]
     with pytest.raises(FactoryError, match="cannot be read"):
         read_proof(adapter / "none")
     (adapter / "adapter_model.safetensors").unlink()

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "georgia_workers_comp"
 MODELS = ROOT / "tiny" / "models"
 QUIET = Progress(bars=False)
-TASKS = {"repeat", "which_repeats"}
+TASKS = {"other_law", "which_repeats"}
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +86,13 @@ async def test_files_that_are_swapped_after_loading_are_refused(profile, teacher
     domain = open_domain(RECIPE, str(profile))
     async with open_bench(domain, tmp_path / "w", QUIET) as bench:
         bench.record_run()
-        row = {"id": "model_t", "role": "student", "name": "student-t", "base": "b", "adapter": str(teacher)}
-        bench.store.append("models", [row | {"adapter_digest": digest_adapter(teacher)[0]}])
+        row = {"role": "student", "name": "student-t", "base": "b", "adapter": str(teacher)}
+        bench.store.append("models", [row | {"id": bench.pool.model_id("student", teacher)}])
         student = find_contender(bench, "student-t")
         async with proven(bench, student) as served:
             assert served.proof is not None and served.proof.difference
         shutil.copy(weights, teacher)
-        with pytest.raises(FactoryError, match="those that were trained"):
+        with pytest.raises(FactoryError, match="what was trained is model_"):
             async with proven(bench, student):
                 raise AssertionError("it was asked")
         shutil.copy(MODELS / "teacher" / weights.name, teacher)
@@ -120,15 +120,18 @@ def test_a_suite_tells_what_each_model_can_do(profile, tmp_path, capsys) -> None
     models = [f"--model={each}" for each in ("base", MODELS / "teacher", MODELS / "refiner")]
     assert main(words(profile, tmp_path / "w", "--suite", str(RECIPE / "suite"), "--json", *models)) == 0
     found = json.loads(capsys.readouterr().out)["models"]
-    print(json.dumps(found, indent=1))
-    base, teacher, _ = ({task["task"]: task for task in each["tasks"]} for each in found)
+    base, teacher, refiner = ({task["task"]: task for task in each["tasks"]} for each in found)
     assert base.keys() == teacher.keys() == TASKS
     assert {task["num_items"] for task in base.values()} == {40}
+    assert base["other_law"]["mean"] > 0.7 and base["which_repeats"]["mean"] > 0.5
+    assert refiner["other_law"]["mean"] > 0.7
+    for task in teacher.values():
+        assert task["difference"]["high"] < -0.3 and task["difference"]["p_value"] < 1e-4, "it forgot"
     rows = read(
         tmp_path / "w",
         "SELECT e.metric, e.mean, count(*), avg(i.score) FROM evaluations e "
         "JOIN evaluation_items i ON i.evaluation_id = e.id "
-        "WHERE e.split = 'suite' AND e.round IS NULL GROUP BY e.id, ALL ORDER BY ALL",
+        "WHERE e.split = 'suite' AND e.round IS NULL GROUP BY e.id, e.metric, e.mean ORDER BY ALL",
     ).rows
-    assert len(rows) == 6 and {row[0] for row in rows} == {"repeat/exact_match", "which_repeats/acc"}
+    assert len(rows) == 6 and {row[0] for row in rows} == {"other_law/exact_match", "which_repeats/acc"}
     assert all(count == 40 and mean == pytest.approx(average) for _, mean, count, average in rows)
