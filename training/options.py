@@ -40,9 +40,9 @@ class PreferenceOptions(Strict):
 class EarlyStoppingOptions(Strict):
     """When training ends before its last step: the loss over the gold items of dev gets no better."""
 
-    patience: int = Field(3, ge=1, description="Looks at dev in a row without a lower loss, then it stops.")
+    patience: int = Field(3, ge=1, description="Looks at dev in a row that gain nothing, then it stops.")
     every_steps: int = Field(20, ge=1, description="From one look to the next; the last step has one too.")
-    min_gain: float = Field(0.0, ge=0, description="A loss must be lower by more than this to be lower.")
+    min_gain: float = Field(0.0, ge=0, description="By how much a loss must be lower to be a gain.")
 
 
 class QLoRAOptions(Strict):
