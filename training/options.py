@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from factory.recipe import Strict
+from factory.strict import KeyedError
 from training.fields import check_fields
 from training.trackers import Tracker
 
@@ -21,6 +22,13 @@ Scheduler = Literal[
     "inverse_sqrt",
     "warmup_stable_decay",
 ]
+
+
+# Schedules that cannot do without one of these in `sft.lr_scheduler_kwargs`.
+SCHEDULER_NEEDS: Final = {
+    "cosine_with_min_lr": {"min_lr", "min_lr_rate"},
+    "warmup_stable_decay": {"num_decay_steps"},
+}
 
 
 class PreferenceOptions(Strict):
@@ -103,6 +111,14 @@ class QLoRAOptions(Strict):
     def _one_length(self) -> Self:
         if self.max_steps and self.num_epochs:
             raise ValueError("max_steps and num_epochs exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Self:
+        needed, given = SCHEDULER_NEEDS.get(self.lr_scheduler), self.sft.get("lr_scheduler_kwargs") or {}
+        if needed and not needed & set(given):
+            what = f"lr_scheduler '{self.lr_scheduler}' needs {' or '.join(sorted(needed))}"
+            raise KeyedError(("sft", "lr_scheduler_kwargs"), what, f"add one: {{{min(needed)}: …}}")
         return self
 
     @model_validator(mode="after")
