@@ -60,7 +60,7 @@ def train_on(trained: Trained, dataset: Path, directory: Path, progress: Progres
     base, _ = find_model(domain.folder, spec.base)
     with progress.stage(f"train {trained.role}", None, "steps") as bar:
         adapter = trainer.train(dataset, base, directory, bar.update)
-    return {
+    made = {
         "adapter": str(adapter.path),
         "digest": adapter.digest,
         "base": base,
@@ -69,6 +69,10 @@ def train_on(trained: Trained, dataset: Path, directory: Path, progress: Progres
         "loss": adapter.loss,
         "seconds": adapter.seconds,
     }
+    looks = [
+        (each["dev_loss"], each["step"]) for each in adapter.curve if each["step"] and "dev_loss" in each
+    ]
+    return {**made, **dict(zip(("dev_loss", "best_step"), min(looks), strict=True))} if looks else made
 
 
 def plan(trained: Trained, dataset: Path | None, gpu: str | None) -> dict[str, Any]:

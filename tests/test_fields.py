@@ -106,6 +106,10 @@ def test_every_option_that_stands_for_a_field_is_an_option_and_every_pattern_mee
         ("sft: {max_grad_nrm: 1.0}", "training.student.sft.max_grad_nrm: SFTConfig has no field"),
         ("sft: {max_grad_norm: high}", "training.student.sft.max_grad_norm: 'max_grad_norm' must be float"),
         ("lora: {use_dora: true}", "training.student.lora.use_dora: vLLM does not serve DoRA"),
+        (
+            "lr_scheduler: cosine_with_min_lr",
+            "training.student.sft.lr_scheduler_kwargs: lr_scheduler 'cosine_with_min_lr' needs min_lr or",
+        ),
         ("lora: [q_proj]", "training.student.lora: must be a valid dictionary"),
     ],
 )
@@ -177,12 +181,14 @@ def test_a_plan_names_what_it_does_not_know(folder, tmp_path, capsys):  # noqa: 
 def test_they_reach_the_trainer_and_the_adapter(tmp_path, base):  # noqa: F811
     options = {"rank": 8, "lora": {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 1}}}
     dataset = facts_dataset(tmp_path)
-    train = trainer(tmp_path, max_steps=2, sft={"max_grad_norm": 1e-9, "optim": "sgd"}, **options).train
+    options |= {"lr_scheduler": "warmup_stable_decay", "warmup_share": 0.0}
+    sft = {"max_grad_norm": 1e-9, "optim": "sgd", "lr_scheduler_kwargs": {"num_decay_steps": 1}}
+    train = trainer(tmp_path, max_steps=2, sft=sft, **options).train
     train(dataset, str(base), tmp_path / "out", no_progress)
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert set(config["target_modules"]) == {"q_proj", "v_proj"} and config["rank_pattern"] == {"q_proj": 1}
     record = json.loads((tmp_path / "out/training.json").read_text())
-    assert record["options"]["sft"] == {"max_grad_norm": 1e-9, "optim": "sgd"}
+    assert record["options"]["sft"] == sft
 
     from safetensors.torch import load_file as load_tensors
 

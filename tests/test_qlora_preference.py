@@ -91,6 +91,9 @@ def test_the_first_step_starts_from_the_reference(tmp_path, base, method, loss):
     assert record["preference_loss"] == pytest.approx(loss, abs=1e-6)
     counts = {"num_pairs": 2} if method == "dpo" else {"num_desirable": 2, "num_undesirable": 2}
     assert {name: value for name, value in record.items() if name in counts} == counts
+    curve = {(point["phase"], point["step"]): point["loss"] for point in record["curve"]}
+    assert list(curve) == [*(("sft", step) for step in (5, 10, 15, 20)), (method, 1)]
+    assert curve[method, 1] == record["preference_loss"]
 
 
 TOO_LONG = [pair("claim", "x " * 99, "y")]

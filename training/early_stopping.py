@@ -34,7 +34,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         self._min_gain = options["min_gain"]
         self._rows = sorted(rows, key=lambda row: len(row.input_ids))  # less padding
         self._partial = partial
-        self._best = {"loss": math.inf, "step": 0, "num_worse": 0}
+        self._best = {"loss": math.inf, "step": 0, "num_vain": 0}
         self._weights: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -49,12 +49,12 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         if state.global_step % self._every and state.global_step != state.max_steps:
             return
         loss = self._look(control)
-        if loss < self._best["loss"] - self._min_gain:
-            self._best = {"loss": loss, "step": state.global_step, "num_worse": 0}
+        num_vain = 0 if loss < self._best["loss"] - self._min_gain else self._best["num_vain"] + 1
+        if loss < self._best["loss"]:
+            self._best = {"loss": loss, "step": state.global_step}
             self._weights = {name: value.detach().cpu().clone() for name, value in self._trained()}
-        else:
-            self._best["num_worse"] += 1
-        if self._best["num_worse"] >= self._patience:
+        self._best["num_vain"] = num_vain
+        if num_vain >= self._patience:
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

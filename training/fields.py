@@ -95,8 +95,8 @@ def check_fields(config: Config, values: Mapping[str, Any]) -> None:
             settable = [each for each in known if refusal_of(each) is None]
             hint = did_you_mean(name, settable, f"the fields are those of {config}")
             raise KeyedError((name,), f"{config} has no field '{name}'", hint)
-        if (why := refusal_of(name)) is not None:
-            raise KeyedError((name,), f"'{name}' is not set here", why)
+        if (instead := refusal_of(name)) is not None:
+            raise KeyedError((name,), f"'{name}' is not set here", instead)
         if config == "LoraConfig":
             _check_served(name, value)
         if known and not _accepts(known[name], value):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from factory.recipe import Strict
+from factory.strict import KeyedError
 from training.fields import check_fields
 from training.trackers import Tracker
 
@@ -21,6 +22,13 @@ Scheduler = Literal[
     "inverse_sqrt",
     "warmup_stable_decay",
 ]
+
+
+# Schedules that cannot do without one of these in `sft.lr_scheduler_kwargs`.
+SCHEDULER_NEEDS: Final = {
+    "cosine_with_min_lr": {"min_lr", "min_lr_rate"},
+    "warmup_stable_decay": {"num_decay_steps"},
+}
 
 
 class PreferenceOptions(Strict):
@@ -40,9 +48,9 @@ class PreferenceOptions(Strict):
 class EarlyStoppingOptions(Strict):
     """When training ends before its last step: the loss over the gold items of dev gets no better."""
 
-    patience: int = Field(3, ge=1, description="Looks at dev in a row without a lower loss, then it stops.")
+    patience: int = Field(3, ge=1, description="Looks at dev in a row that gain nothing, then it stops.")
     every_steps: int = Field(20, ge=1, description="From one look to the next; the last step has one too.")
-    min_gain: float = Field(0.0, ge=0, description="A loss must be lower by more than this to be lower.")
+    min_gain: float = Field(0.0, ge=0, description="By how much a loss must be lower to be a gain.")
 
 
 class QLoRAOptions(Strict):
@@ -126,6 +134,14 @@ class QLoRAOptions(Strict):
         for name in ("preference", "early_stopping"):
             if self.parallel == "fsdp" and getattr(self, name):
                 raise ValueError(f"{name} needs the whole base on each GPU: set parallel to ddp")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_is_whole(self) -> Self:
+        needed, given = SCHEDULER_NEEDS.get(self.lr_scheduler), self.sft.get("lr_scheduler_kwargs") or {}
+        if needed and not needed & set(given):
+            what = f"lr_scheduler '{self.lr_scheduler}' needs {' or '.join(sorted(needed))}"
+            raise KeyedError(("sft", "lr_scheduler_kwargs"), what, f"add one: {{{min(needed)}: …}}")
         return self
 
     @model_validator(mode="after")

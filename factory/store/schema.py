@@ -142,7 +142,7 @@ def add_training_steps(connection: duckdb.DuckDBPyConnection) -> None:
         """CREATE TABLE training_steps (
             model_id VARCHAR NOT NULL,
             phase VARCHAR NOT NULL,        -- sft, dpo, kto
-            step INTEGER NOT NULL,         -- of the optimiser, from 1 in each phase
+            step INTEGER NOT NULL,         -- of the optimiser in its phase; 0 is before the first
             epoch DOUBLE,
             loss DOUBLE,
             learning_rate DOUBLE,
