@@ -204,7 +204,6 @@ async def test_a_student_is_compared_by_its_judgements(tmp_path, models):
         from factory.evaluations import judge_answers, load_evaluation
 
         ask, model_id = await bench.ask("student", "evaluate", 1)
-        bench.engine.seed = 1
 
         async def fresh(messages, **more):  # the student of a round is another model
             return await ask(messages, ordinal=1, **more)
