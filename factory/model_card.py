@@ -38,6 +38,7 @@ SLICES = """
 FIGURES = (  # of the comparison: label, name, format and factor
     ("Questions", "num_chats", "%d", 1),
     ("Positions", "num_positions", "%d", 1),
+    ("Difference of logits, as a share of their spread, mean", "relative_difference", "%.2g", 1),
     ("Divergence (Kullback-Leibler, nats), mean", "mean_divergence", "%.2g", 1),
     ("of these at most", "max_divergence", "%.2g", 1),
     ("Difference of logits, mean", "mean_difference", "%.2g", 1),

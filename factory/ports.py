@@ -166,15 +166,15 @@ class MergeJob:
 
     `chats` are {"messages": [...]} lines up to an answer, with "tools" where some are offered, and the answer
     that was "expected": along the adapter's own answers and along these, adapter and merge are compared.
-    `base` is where the base lies now, None: where it lay in training. `dtype` is bfloat16 or float16. A mean
-    divergence (Kullback-Leibler, nats) beyond `max_divergence` along either is refused.
+    `base` is where the base lies now, None: where it lay in training. `dtype` is bfloat16 or float16. Logits
+    that differ by more than `max_difference` along either, as a share of their spread, are refused.
     """
 
     adapter: Path
     directory: Path
     chats: Sequence[Json]
     dtype: str
-    max_divergence: float
+    max_difference: float
     base: str | None = None
 
 

@@ -42,7 +42,7 @@ def merge(job: MergeJob, on_progress: OnProgress) -> dict[str, Json]:
         "chats": list(job.chats),
         "dtype": job.dtype,
         "num_tokens": NUM_TOKENS,
-        "max_divergence": job.max_divergence,
+        "max_difference": job.max_difference,
         "dataset_digest": record["dataset_digest"],
     }
     log = job.directory / "merge.log"

@@ -97,7 +97,7 @@ def merge(job: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:
     found = compare(model, asked, kept, on_step)
     shutil.rmtree(kept)
     for along, divergence in found.items():
-        divergence.check(job["max_divergence"], WALKED[along])
+        divergence.check(job["max_difference"], WALKED[along])
     record = {
         "base": job["base"],
         "weights": f"{num_linear4bit} layers dequantised from NF4"
@@ -106,7 +106,7 @@ def merge(job: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:
         "computed_in": computed_in,
         "dtype": job["dtype"],
         "dataset_digest": job["dataset_digest"],
-        "bound": job["max_divergence"],
+        "bound": job["max_difference"],
         "comparison": {along: divergence.figures() for along, divergence in found.items()},
         "versions": {name: version(name) for name in PACKAGES},
     }

@@ -189,7 +189,9 @@ def load_base(job: dict[str, Any]) -> tuple[Any, int]:
 def check_quantized(model: Any, base: str) -> int:
     """Counts Linear4bit layers; raises TrainingError if any other weight matrix is left in the layers.
 
-    transformers keeps fused mixture-of-experts weights in 16 bit without a word (bitsandbytes#1849).
+    transformers keeps fused mixture-of-experts weights in 16 bit without a word (bitsandbytes#1849). On a
+    processor with AVX-512 BF16 a layer that answers packs its weights anew, with scales in bfloat16, and from
+    then on passes no gradients and cannot be dequantised: that is turned off.
     """
     import bitsandbytes
 
@@ -198,6 +200,7 @@ def check_quantized(model: Any, base: str) -> int:
     for name, module in model.named_modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             num_linear4bit += 1
+            module.support_avx512bf16_for_cpu = False
         elif id(module) not in spared:
             plain += [
                 f"{name}.{key}" for key, value in module.named_parameters(recurse=False) if value.ndim > 1

@@ -133,9 +133,8 @@ def export(
 ) -> None:
     """Write the newest dataset as JSONL and Parquet, with a card and Croissant metadata.
 
-    `datasets.load_dataset` reads the folder. Its own form is that of chats, which TRL and Axolotl read as
-    they are, LLaMA-Factory by the dataset_info.json beside a further form. LLaMA-Factory and Axolotl read
-    sharegpt, LLaMA-Factory alpaca, TRL prompt_completion.
+    `datasets.load_dataset` reads the folder. Its own form is that of chats, which TRL and Axolotl read.
+    LLaMA-Factory and Axolotl read sharegpt, LLaMA-Factory alpaca, TRL prompt_completion.
     """
     from factory.export import export as write
     from factory.store.queries import Reader

@@ -37,12 +37,14 @@ def merge(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     chats: Annotated[
         int, typer.Option("--chats", min=1, max=1000, help="Questions of dev to compare on.")
     ] = 64,
-    max_divergence: Annotated[
+    max_difference: Annotated[
         float,
         typer.Option(
-            "--max-divergence", min=0.0, help="Mean along either, in nats; beyond it nothing is saved."
+            "--max-difference",
+            min=0.0,
+            help="Of logits, as a share of their spread; beyond it nothing is saved.",
         ),
-    ] = 0.003,
+    ] = 0.03,
     json: AsJson = False,
     log: Log = LogFormat.text,
 ) -> None:
@@ -56,7 +58,7 @@ def merge(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     from factory.store.queries import Reader
 
     progress = open_progress(json, log)
-    how = HowToMerge(model, base, dtype.value, chats, max_divergence)
+    how = HowToMerge(model, base, dtype.value, chats, max_difference)
     with Reader(workspace) as reader:
         found = write(reader, workspace, output, progress, how)
     if not json:
