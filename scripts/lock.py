@@ -23,7 +23,18 @@ NOT_ON_CPU = {
 }
 UV = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "-q", "--python-version", "3.11"]
 PLATFORM = ["--python-platform", "x86_64-manylinux_2_28"]
-EXTRAS = ["--extra", "train", "--extra", "suite", "--extra", "serve-cuda", "--extra", "dev"]
+EXTRAS = [
+    "--extra",
+    "train",
+    "--extra",
+    "suite",
+    "--extra",
+    "tensorboard",
+    "--extra",
+    "serve-cuda",
+    "--extra",
+    "dev",
+]
 
 
 def lines(command: list[str]) -> list[str]:
