@@ -121,6 +121,8 @@ async def test_a_trained_student_whose_files_are_others_is_refused_before_it_is_
         with pytest.raises(FactoryError, match="what was trained is model_x"):
             async with proven(bench, student):
                 raise AssertionError("it was asked")
+        with pytest.raises(FactoryError, match="what was trained is model_x"):
+            await evaluate_by_hand(bench, ["base", "student-x"], "dev")
         assert bench.store.select("SELECT * FROM calls") == []
         with pytest.raises(InputError, match="no student and no folder 'student-y'"):
             find_contender(bench, "student-y")
