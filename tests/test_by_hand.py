@@ -140,6 +140,16 @@ async def test_a_round_s_student_is_proven_too(recipe, tmp_path):
                 with pytest.raises(FactoryError, match=f"digest {digest}.*what was trained is model_x"):
                     await loop.evaluate(bench, 1, student)
         await loop.evaluate(bench, 1, student)
+        row = {
+            "id": "model_2",
+            "role": "student",
+            "name": "s",
+            "base": "b",
+            "run_id": bench.run_id,
+            "round": 2,
+        }
+        bench.store.append("models", [row])
+        assert [loop.trained_model(bench, n) for n in (1, 2, 3)] == [model, "model_2", None]
         means = bench.store.select("SELECT round, split, mean FROM evaluations ORDER BY ALL")
         details = [bench.done(number, "evaluate") for number in (0, 1)]
     assert [(row["round"], row["mean"]) for row in means] == [(0, 0.0), (0, 0.0), (1, 1.0), (1, 1.0)]
