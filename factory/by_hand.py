@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from factory.contender import Contender, Proven, ask_split, proven
+from factory.contender import Contender, Proven, ask_split, check_files, proven
 from factory.errors import InputError
 from factory.evaluations import judge_answers, record_by_hand
 from factory.loop import promoted_adapter, student_folder, trained_model
@@ -69,7 +69,7 @@ def find_contender(bench: Bench, word: str) -> Contender:
 
 
 def find_contenders(bench: Bench, words: Sequence[str]) -> list[Contender]:
-    """All of them; raises InputError where two are the same model, which would be compared with itself."""
+    """All of them; raises InputError where two are one model, FactoryError where files are not as trained."""
     found = [find_contender(bench, word) for word in words]
     known: dict[str, str] = {}
     for each in found:
@@ -78,6 +78,7 @@ def find_contenders(bench: Bench, words: Sequence[str]) -> list[Contender]:
             what = f"'{known[model_id]}' and '{each.name}' are the same model, {model_id}"
             raise InputError(what, where="--model", hint="name each model once")
         known[model_id] = each.name
+        check_files(bench, each)  # before a server is started
     return found
 
 

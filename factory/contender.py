@@ -44,35 +44,40 @@ class Proven:
     proof: Proof | None
 
 
+def check_files(bench: Bench, contender: Contender) -> Proof | None:
+    """The digests of its adapter; None where it has none, or a script stands for it.
+
+    Raises FactoryError where the files are not those of the model that a run trained. Asks nobody.
+    """
+    folder = bench.pool.adapter_of("student", contender.folder)
+    if folder is None or _is_scripted(bench):
+        return None
+    proof = read_proof(folder)
+    now = bench.pool.model_id("student", folder)
+    if contender.model_id not in (None, now):
+        what = f"the adapter (digest {proof.digest}) or its base is another: this is {now}, "
+        hint = "put the trained files back, or train again"
+        raise FactoryError(f"{what}what was trained is {contender.model_id}", where=str(folder), hint=hint)
+    return proof
+
+
 @asynccontextmanager
 async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIterator[Proven]:
     """The contender, served and proven; its files are looked at again at the end.
 
     Raises FactoryError where it is not what it is called.
     """
-    folder = bench.pool.adapter_of("student", contender.folder)
-    if folder is None or _is_scripted(bench):
-        ask, model_id = await bench.ask("student", "evaluate", number, contender.folder)
+    folder, proof = bench.pool.adapter_of("student", contender.folder), check_files(bench, contender)
+    ask, model_id = await bench.ask("student", "evaluate", number, contender.folder)
+    if folder is None or proof is None:
         yield Proven(contender.name, contender.folder, ask, model_id, None)
         return
-    proof = read_proof(folder)
-    _refuse_if_another(bench, contender, folder, proof)
-    ask, model_id = await bench.ask("student", "evaluate", number, contender.folder)
     model = await bench.pool.model("student", contender.folder)
     proof = await prove(model, proof, folder, choose_probes(bench.domain.dev))
     if proof.note:
         bench.progress.note(f"{contender.name}: {proof.note}")
     yield Proven(contender.name, folder, ask, model_id, proof)
     refuse_if_changed(proof, folder)
-
-
-def _refuse_if_another(bench: Bench, contender: Contender, folder: Path, proof: Proof) -> None:
-    """Raises FactoryError where the files are not those of the model that a run trained."""
-    now = bench.pool.model_id("student", folder)
-    if contender.model_id not in (None, now):
-        what = f"the adapter (digest {proof.digest}) or its base is another: this is {now}, "
-        hint = "put the trained files back, or train again"
-        raise FactoryError(f"{what}what was trained is {contender.model_id}", where=str(folder), hint=hint)
 
 
 def _is_scripted(bench: Bench) -> bool:

@@ -151,8 +151,14 @@ async def train_in_thread(
 
 
 def trained_model(bench: Bench, number: int) -> str | None:
-    """The id of the student when the round had trained it; None where no stage says so."""
-    return (bench.done(number, "train") or {}).get("model")
+    """The id of the student when the round had trained it; None where nothing says so."""
+    if model := (bench.done(number, "train") or {}).get("model"):
+        return str(model)
+    rows = bench.store.select(
+        "SELECT id FROM models WHERE role = 'student' AND run_id = ? AND round = ? ORDER BY created_at DESC",
+        (bench.run_id, number),
+    )
+    return rows[0]["id"] if rows else None
 
 
 def record_model(bench: Bench, number: int, adapter: Adapter, dataset_id: str) -> str:

@@ -112,7 +112,10 @@ async def run_harness(bench: Bench, folder: Path, asked: Sequence[tuple[Proven, 
             "OPENAI_API_KEY": addresses[0][1] or "none",
         }
         await _run(words, json.dumps(job).encode(), environment, log)
-        return dict(json.loads(results.read_text(encoding="utf-8")))
+        found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+    for warning in found["warnings"]:
+        bench.progress.note(f"lm-evaluation-harness: {warning}")
+    return found
 
 
 async def _run(words: Sequence[str], job: bytes, environment: Mapping[str, str], log: Path) -> None:

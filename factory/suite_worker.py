@@ -11,8 +11,11 @@ tasks, each with answer and score of every item. Only this process imports the h
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +28,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from lm_eval import __version__, simple_evaluate
     from lm_eval.tasks import TaskManager
 
+    warnings = Warnings()
+    logging.getLogger("lm_eval").addHandler(warnings)
     tasks = TaskManager(include_path=job["folder"], include_defaults=False)
     names = sorted(tasks.all_subtasks)
     if not names:
@@ -51,7 +56,23 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         )
         samples = (found or {})["samples"]
         models.append({"name": model["name"], "tasks": [read_task(name, samples[name]) for name in names]})
-    return {"version": __version__, "models": models}
+    return {"version": __version__, "models": models, "warnings": warnings.told()}
+
+
+class Warnings(logging.Handler):
+    """What the harness warns of, such as prompts that it cut: each text once, with how often it came."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Counts it by its first line without numbers, which differ from prompt to prompt."""
+        self.counts[re.sub(r"\d+", "N", record.getMessage().partition("\n")[0])] += 1
+
+    def told(self) -> list[str]:
+        """A line for each."""
+        return [f"{text} ({count} times)" if count > 1 else text for text, count in self.counts.items()]
 
 
 def read_task(name: str, samples: list[dict[str, Any]]) -> dict[str, Any]:

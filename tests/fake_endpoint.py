@@ -141,7 +141,8 @@ class FakeEndpoint:
         return response
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": name} for name in ("fake", *self.adapters)]})
+        adapters = [{"id": name, "root": at, "parent": "fake"} for name, at in self.adapters.items()]
+        return web.json_response({"data": [{"id": "fake", "root": "/fake", "parent": None}, *adapters]})
 
     async def _load(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -121,6 +121,8 @@ async def test_a_trained_student_whose_files_are_others_is_refused_before_it_is_
         with pytest.raises(FactoryError, match="what was trained is model_x"):
             async with proven(bench, student):
                 raise AssertionError("it was asked")
+        with pytest.raises(FactoryError, match="what was trained is model_x"):
+            await evaluate_by_hand(bench, ["base", "student-x"], "dev")
         assert bench.store.select("SELECT * FROM calls") == []
         with pytest.raises(InputError, match="no student and no folder 'student-y'"):
             find_contender(bench, "student-y")
@@ -138,6 +140,16 @@ async def test_a_round_s_student_is_proven_too(recipe, tmp_path):
                 with pytest.raises(FactoryError, match=f"digest {digest}.*what was trained is model_x"):
                     await loop.evaluate(bench, 1, student)
         await loop.evaluate(bench, 1, student)
+        row = {
+            "id": "model_2",
+            "role": "student",
+            "name": "s",
+            "base": "b",
+            "run_id": bench.run_id,
+            "round": 2,
+        }
+        bench.store.append("models", [row])
+        assert [loop.trained_model(bench, n) for n in (1, 2, 3)] == [model, "model_2", None]
         means = bench.store.select("SELECT round, split, mean FROM evaluations ORDER BY ALL")
         details = [bench.done(number, "evaluate") for number in (0, 1)]
     assert [(row["round"], row["mean"]) for row in means] == [(0, 0.0), (0, 0.0), (1, 1.0), (1, 1.0)]

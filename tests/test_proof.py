@@ -196,6 +196,8 @@ def test_the_largest_change_bounds_what_an_adapter_adds(adapter, tmp_path):
     rs = make_adapter(tmp_path / "rs", seed=1, config={"use_rslora": True})
     assert largest_change(rs) == pytest.approx(bound * 8**0.5, rel=1e-5)
     assert largest_change(BF16_ADAPTER) > 0.01
+    (adapter / "adapter_model.safetensors").write_bytes(b"no weights")
+    assert largest_change(adapter) is None
     (rs / "adapter_model.safetensors").rename(rs / "adapter_model.bin")
     assert largest_change(rs) is None
 

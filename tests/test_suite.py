@@ -1,6 +1,7 @@
 """A suite of the harness as far as it needs no harness: what is refused, and what its results become."""
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from factory.init import write_template
 from factory.load import load
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
-from factory.suite_worker import read_task
+from factory.suite_worker import Warnings, read_task
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "georgia_workers_comp"
 SUITE = RECIPE / "suite"
@@ -53,6 +54,15 @@ def test_a_written_answer_is_what_the_filter_left_of_it():
     (item,) = read_task("t", [row])["items"]
     wanted = {"number": 3, "question": "How long?", "expected": "7 days", "answer": "7 days", "score": 1.0}
     assert item == wanted
+
+
+def test_what_the_harness_warns_of_is_counted():
+    warnings, logger = Warnings(), logging.getLogger("test_suite.harness")
+    logger.addHandler(warnings)
+    for length in (700, 800):
+        logger.warning("Prompt of %d tokens is cut\nby much", length)
+    logger.warning("once")
+    assert warnings.told() == ["Prompt of N tokens is cut (2 times)", "once"]
 
 
 def test_a_task_becomes_an_evaluation_with_its_interval():

@@ -113,7 +113,11 @@ def print_suite(found: Mapping[str, Any]) -> None:
         for rows in tasks
         for model, row in zip(models, rows, strict=True)
     )
-    print_table(("task", "metric", "items", *RESULTS), lines, f"{found['suite']}, lm_eval {found['harness']}")
+    print_table(
+        ("task", "metric", "items", *RESULTS),
+        lines,
+        f"{Path(found['suite']).name}, lm_eval {found['harness']}",
+    )
 
 
 def _result(row: Mapping[str, Any]) -> list[Any]:

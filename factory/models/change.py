@@ -15,8 +15,8 @@ from factory.models.identity import adapter_weights
 def largest_change(folder: Path) -> float | None:
     """No weight is changed by more: rank times the largest values of both halves, scaled, over all modules.
 
-    0.0 where one half of each is zero, as an adapter starts. None where the weights are in a form that only
-    torch reads.
+    0.0 where one half of each is zero, as an adapter starts. None where the weights are in a form that
+    only torch reads, or in none.
     """
     import numpy as np
     import safetensors
@@ -27,7 +27,11 @@ def largest_change(folder: Path) -> float | None:
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     alpha = max(config.get("lora_alpha") or 0, *(config.get("alpha_pattern") or {}).values(), 0)
     halves: dict[str, tuple[int, float]] = {}
-    for name, tensor in safetensors.deserialize(files[0].read_bytes()):  # type: ignore[no-untyped-call]
+    try:
+        tensors = safetensors.deserialize(files[0].read_bytes())  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError:
+        return None
+    for name, tensor in tensors:
         values = _as_float(tensor["dtype"], tensor["data"])
         if values is None:
             return None
