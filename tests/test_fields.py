@@ -120,6 +120,15 @@ def test_a_recipe_is_refused_when_it_is_read(folder, more, said, capsys):  # noq
     assert said in line and "tiny.yaml:4" in line
 
 
+def test_a_field_is_told_with_its_own_line(folder, capsys):  # noqa: F811
+    profile = folder / "profiles/tiny.yaml"
+    profile.write_text(
+        f"training:\n  student:\n    base: {TINY}\n    sft:\n      optim: sgd\n      seed: 1\n"
+    )
+    line = refused(["check", str(folder), "--profile", "tiny"], 2, capsys)
+    assert "tiny.yaml:6 training.student.sft.seed: 'seed' is not set here" in line
+
+
 def test_a_rank_of_some_modules_above_the_servers_is_refused(folder, tmp_path, capsys):  # noqa: F811
     profile = folder / "profiles/tiny.yaml"
     text = profile.read_text().replace("kind: scripted", f"kind: vllm, model: {TINY}, max_lora_rank: 32")
