@@ -9,7 +9,9 @@ the store when a trainer or an export wants them, streamed.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from factory.candidates import Selected, select
 from factory.errors import TargetMissed
 from factory.examples import student_examples, write_jsonl
 from factory.store.rows import sample_from_row
+from factory.student_preferences import read_preferences
+from factory.types import Json
 
 # An empty answer, which only a run without refiners accepts, teaches nothing and is refused in training.
 ACCEPTED = """
@@ -134,10 +138,29 @@ def measure(
 
 
 def write_dataset(bench: Bench, dataset_id: str) -> Path:
-    """The dataset as a JSONL file of lines that training reads, in the workspace; written once."""
+    """The dataset as a JSONL file of lines that training reads, in the workspace; written once.
+
+    Where the student learns preferences too, they follow the samples: what there is at that time.
+    """
     path = bench.workspace / "datasets" / f"{dataset_id}.jsonl"
     if not path.exists():
         sql = """SELECT s.* FROM dataset_samples d JOIN samples s ON s.id = d.sample_id
                  WHERE d.dataset_id = ? ORDER BY d.position"""
-        write_jsonl(student_examples(map(sample_from_row, bench.store.stream(sql, (dataset_id,)))), path)
+        samples = map(sample_from_row, bench.store.stream(sql, (dataset_id,)))
+        write_jsonl(chain(student_examples(samples), _preferences(bench, dataset_id)), path)
     return path
+
+
+def _preferences(bench: Bench, dataset_id: str) -> Iterator[Json]:
+    spec = bench.recipe.training.get("student")
+    preference = spec.options().get("preference") if spec else None
+    if preference is None:
+        return
+    checks_leaks = any(step.name == "contamination" for step in bench.recipe.refiners)
+    method, origins = preference.get("method", "dpo"), Counter[str]()
+    found = read_preferences(bench.store, bench.run_id, dataset_id, method, checks_leaks=checks_leaks)
+    for origin, line in found:
+        origins[origin] += 1
+        yield line
+    told = ", ".join(f"{num:,} {origin}" for origin, num in sorted(origins.items())) or "none"
+    bench.progress.note(f"{dataset_id}: preferences to learn after its samples: {told}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,6 +73,9 @@ def train(
         async with open_bench(domain, workspace, progress) as bench:
             bench.record_run()
             labelled, left_out = gather(domain, mixture, bench.store)
+            by_origin = Counter(each.origin for each in labelled)
+            told = ", ".join(f"{num:,} {origin}" for origin, num in by_origin.items())
+            progress.note(f"drafts by origin, of the recipe and of {workspace}: {told}")
             found = await train_and_compare(bench, labelled, output)
             return {**found, "left_out": dict(left_out)}
 

@@ -134,6 +134,8 @@ def read_verdicts(path: Path, writes: Writes, reviewer: str = "") -> Imported:
             _take(batch, writes, found)
             batch, size = [], 0
     _take(batch, writes, found)
+    if not found.num_read:
+        raise InputError("holds no verdicts", where=str(path))
     if found.refused and not found.num_added and not found.num_already_there:
         first = found.examples[0]
         raise InputError(f"nothing can be taken: {first['what']}", where=f"{path}:{first['number']}")

@@ -20,9 +20,9 @@ SELECT refiner, action, reason, count(*) AS samples
 FROM decisions JOIN runs ON runs.id = run_id
 WHERE final AND control IS NULL GROUP BY ALL ORDER BY samples DESC""",
     "What did the refiner correct most often?": """
-SELECT evidence->>'$.ops[0].old' AS draft, evidence->>'$.ops[0].new' AS corrected, count(*) AS times
-FROM decisions WHERE refiner = 'edit' AND action = 'rewrite' GROUP BY ALL
-ORDER BY times DESC, draft LIMIT 5""",
+SELECT s.answer AS draft, r.answer AS corrected, count(*) AS times
+FROM decisions d JOIN samples s ON s.id = d.sample_id JOIN samples r ON r.id = d.rewrite_id
+WHERE refiner = 'edit' GROUP BY ALL ORDER BY times DESC, draft LIMIT 5""",
     "Where did the second round spend its samples, and how did the slices fare?": """
 SELECT slice, count(*) FILTER (r.round = 1) AS round_1, count(*) FILTER (r.round = 2) AS round_2
 FROM round_samples r JOIN samples s ON s.id = r.sample_id JOIN runs ON runs.id = r.run_id

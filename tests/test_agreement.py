@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from factory.report import collect, render_html
+from factory.significance import wilson
 from factory.store.store import Store
 
 ACTIONS = ("keep", "edit", "drop")
@@ -100,9 +101,26 @@ def test_kappa_and_its_interval_are_those_of_the_definition(shared, table):
         assert found["kappa"] in (None, 0)
         return
     assert found["kappa"] == pytest.approx(kappa(shares))
-    half = 1.959963984540054 * spread(table)
-    assert found["kappa_low"] == pytest.approx(max(-1, kappa(shares) - half), abs=1e-5)
-    assert found["kappa_high"] == pytest.approx(min(1, kappa(shares) + half), abs=1e-5)
+    half, agreed = 1.959963984540054 * spread(table), sum(shares[i][i] for i in range(3))
+    if 0 < agreed < 1:
+        assert found["kappa_low"] == pytest.approx(max(-1, kappa(shares) - half), abs=1e-5)
+        assert found["kappa_high"] == pytest.approx(min(1, kappa(shares) + half), abs=1e-5)
+    else:
+        assert found["kappa_low"] < found["kappa_high"]
+
+
+def test_few_that_all_agree_do_not_prove_agreement(tmp_path):
+    with Store.open(tmp_path) as store:
+        write(store, [[2, 0, 0], [0, 0, 0], [0, 0, 2]], "run_few")
+        write(store, [[50, 0, 0], [0, 0, 0], [0, 0, 50]], "run_many")
+        write(store, [[0, 0, 2], [0, 0, 0], [2, 0, 0]], "run_none")
+        few, many, none = (read(store, run_id=f"run_{name}") for name in ("few", "many", "none"))
+    assert (few["kappa"], few["kappa_high"], many["kappa_high"]) == (1, 1, 1)
+    low, _ = wilson(1.0, 4)
+    assert few["kappa_low"] == pytest.approx((low - 0.5) / 0.5)
+    assert many["kappa_low"] > 0.9
+    assert (none["kappa"], none["kappa_low"]) == (-1, -1)
+    assert none["kappa_high"] == pytest.approx((1 - low - 0.5) / 0.5)
 
 
 def test_one_answer_throughout_has_no_kappa_and_the_newest_verdict_counts(tmp_path):

@@ -304,6 +304,22 @@ def count(access: Access, filters: Filters) -> int:
     return total
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_a_page_for_which_no_memory_is_left_says_so(
+    made: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    client = made[2]
+    with monkeypatch.context() as patch:
+        patch.setattr(samples_page, "read_page", fail)
+        answer = client.get("/samples")
+    assert answer.status_code == 503
+    assert "ask again" in answer.text
+    assert client.get("/samples").status_code == 200
+
+
 def test_an_empty_workspace_has_pages_too(tmp_path: Path) -> None:
     Store.open(tmp_path).close()
     with Access(tmp_path) as access:

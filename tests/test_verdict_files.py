@@ -204,7 +204,7 @@ def test_records_that_we_wrote_bring_their_reviewers_back(tmp_path: Path) -> Non
     assert rows == (("Ada", "edit", "No."), ("Bob B", "keep", None))
 
 
-@pytest.mark.parametrize("text", ["{", "[{]", '["a"]', '{"sample_id": "smp_9"}'])
+@pytest.mark.parametrize("text", ["", "\n", "[]", "{", "[{]", '["a"]', '{"sample_id": "smp_9"}'])
 def test_a_file_that_holds_nothing_is_an_error(tmp_path: Path, text: str) -> None:
     workspace = new_workspace(tmp_path / "w", "smp_1")
     (tmp_path / "f").write_text(text)

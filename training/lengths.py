@@ -7,19 +7,23 @@ over a dataset is also its check. The tokens are dropped once they are counted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from factory.errors import TrainingError
 from factory.ports import SampleLengths
-from training.tokens import IGNORED, Row
+from training.tokens import IGNORED, Chat, Row
 
 
-def read_lengths(dataset: Path, base: str, max_length: int) -> SampleLengths:
-    """The lengths of a JSONL file's chats; raises TrainingError for one that no max_length would save."""
+def read_lengths(dataset: Path, base: str, max_length: int, split: bool = False) -> SampleLengths:
+    """The lengths of a JSONL file's chats, long ones as their parts where they are `split`.
+
+    Raises TrainingError for one that no max_length would save.
+    """
     from transformers import AutoTokenizer
 
     from training.sft import read_chats
+    from training.splitting import split_long
     from training.tokens import stop_ids_of, tokenize
 
     try:
@@ -27,8 +31,11 @@ def read_lengths(dataset: Path, base: str, max_length: int) -> SampleLengths:
     except (OSError, ValueError) as error:
         hint = "without --dataset the plan needs none"
         raise TrainingError("the base has no tokenizer", where=base, hint=hint) from error
+    chats: Iterator[Chat] = read_chats(dataset)
     try:
-        rows = tokenize(read_chats(dataset), tokenizer, stop_ids_of(base, tokenizer), sys.maxsize)
+        if split:
+            chats = split_long(chats, tokenizer, max_length)
+        rows = tokenize(chats, tokenizer, stop_ids_of(base, tokenizer), sys.maxsize)
     except OSError as error:
         raise TrainingError(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
     return count_lengths(rows, max_length)

@@ -75,6 +75,9 @@ class QLoRAOptions(Strict):
     max_steps: int | None = Field(None, ge=1)
     num_epochs: float | None = Field(None, gt=0, description="Passes over the dataset; 3 without max_steps.")
     max_length: int = Field(1024, ge=8, description="In tokens; longer samples are refused, not cut.")
+    split_long: bool = Field(
+        False, description="Cut longer conversations between exchanges, each part with the system message."
+    )
     quantize: bool = Field(True, description="NF4 with double quantisation; false is plain LoRA.")
     gradient_checkpointing: bool = Field(False, description="Saves memory, costs about a third more time.")
     packing: bool = Field(False, description="Several samples in one row of max_length; for GPUs.")
@@ -86,7 +89,9 @@ class QLoRAOptions(Strict):
         None, description="Also writes the learning curve for TensorBoard or Trackio, on this machine."
     )
     preference: PreferenceOptions | None = Field(
-        None, description="DPO or KTO after it, over what people said of what the refiner had said."
+        None,
+        description="DPO or KTO after it. A student: refined beside raw answers, pairs, and verdicts; a "
+        "refiner: what people said of what it had said.",
     )
     sft: dict[str, Any] = Field(
         default_factory=dict, description="Other fields of TRL's `SFTConfig`, such as `max_grad_norm`."

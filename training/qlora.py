@@ -35,6 +35,9 @@ from training.options import QLoRAOptions
 from training.resume import open_partial
 from training.trackers import check_installed
 
+# An adapter without these options is named as ever.
+BY_CHOICE = ("preference", "split_long", "sft", "lora", "early_stopping")
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -100,7 +103,9 @@ class QLoRA:
         device = devices.at_hand(self.options.num_threads) if gpu is None else devices.named(gpu)
         options = self.options.model_dump(mode="json")
         path, _ = find_model(self.domain.folder, base)
-        lengths = None if dataset is None else read_lengths(dataset, path, self.options.max_length)
+        lengths = None
+        if dataset is not None:
+            lengths = read_lengths(dataset, path, self.options.max_length, self.options.split_long)
         return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
 
     def sweep(
@@ -129,12 +134,7 @@ class QLoRA:
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
-        for name in (
-            "preference",
-            "sft",
-            "lora",
-            "early_stopping",
-        ):  # an adapter without them is named as ever
+        for name in BY_CHOICE:
             if not options[name]:
                 del options[name]
         directory = job.directory.resolve()

@@ -31,6 +31,7 @@ from training.exhausted import ran_out, what_to_lower
 from training.preference import Judged, check_answers, is_judged, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
+from training.splitting import split_long
 from training.steps import OnStep, Steps
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 from training.trackers import named_run, trackers
@@ -65,7 +66,10 @@ def prepare(job: dict[str, Any]) -> Prepared:
     except (OSError, ValueError) as error:
         raise TrainingError(f"the base has no tokenizer: {error}", where=job["base"]) from error
     stop_ids = stop_ids_of(job["base"], tokenizer)
-    rows = tokenize(read_chats(Path(job["dataset"])), tokenizer, stop_ids, options["max_length"])
+    chats: Iterator[Chat] = read_chats(Path(job["dataset"]))
+    if options.get("split_long"):
+        chats = split_long(chats, tokenizer, options["max_length"])
+    rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
     batches = math.ceil(len(rows) / (options["batch_size"] * options["gradient_accumulation"]))
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
     judged = read_judged(Path(job["dataset"]), (options.get("preference") or {}).get("method"))

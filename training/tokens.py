@@ -42,9 +42,16 @@ def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_leng
     if too_long:
         raise TrainingError(
             f"{too_long} of {len(rows)} samples are longer than max_length={max_length} tokens",
-            hint=f"the longest has {max(lengths)}; raise max_length or drop them, nothing is truncated",
+            hint=f"the longest has {max(lengths)}; raise max_length, drop them, or cut between exchanges "
+            "with split_long; nothing is truncated",
         )
     return rows
+
+
+def length_of(chat: Chat, tokenizer: Any) -> int:
+    """Tokens of a chat as it is learned; raises TrainingError where the template refuses it."""
+    written = _apply(chat["messages"], tokenizer=tokenizer, where="a sample", tools=chat.get("tools"))
+    return len(written["input_ids"])
 
 
 def marked_template(tokenizer: Any) -> str:

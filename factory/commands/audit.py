@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson
+from factory.commands.arguments import DEFAULT_WORKSPACE, AsJson, Workspace
 
 
 def add_to(app: typer.Typer) -> None:
@@ -17,9 +17,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def audit(
-    workspace: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Folder of the run; its database is factory.duckdb.")
-    ] = DEFAULT_WORKSPACE,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="The workspace, where no option names it.")
+    ] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Of 127.0.0.1; 0 for a free one.")
     ] = 0,
@@ -31,6 +32,10 @@ def audit(
     from factory.screen import print_json, print_text
     from factory.store.queries import read
 
+    if folder is not None:
+        if workspace not in (DEFAULT_WORKSPACE, folder):
+            raise typer.BadParameter("DIR and --workspace name two folders")
+        workspace = folder
     read(workspace, "SELECT 1")  # a workspace that is none is told now
     server = AuditServer(workspace, port)
     if json:

@@ -69,7 +69,8 @@ def open_for_reading(workspace: Path) -> duckdb.DuckDBPyConnection:
     """The workspace's database read-only; raises HeldError while a run has it, else WorkspaceError."""
     path = workspace / FILE
     if not path.exists():
-        raise WorkspaceError("there is no database", where=str(workspace), hint="`factory run` makes one")
+        there = "the folder holds no database" if workspace.is_dir() else "there is no such folder"
+        raise WorkspaceError(there, where=str(workspace), hint="`factory run` makes a workspace")
     connection = connect(path, read_only=True)
     try:
         stored_version(connection, workspace)

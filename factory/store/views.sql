@@ -201,8 +201,9 @@ WHERE action <> 'withdrawn';
 
 -- How far people agree with what decided or scored the same samples, and with one another, beyond what chance
 -- would bring: Cohen's kappa (Cohen 1960, Educational and Psychological Measurement 20) with the 95 % interval
--- of its large-sample variance (Fleiss, Cohen and Everitt 1969, Psychological Bulletin 72). NULL where both
--- sides always said the same one thing.
+-- of its large-sample variance (Fleiss, Cohen and Everitt 1969, Psychological Bulletin 72). That variance is 0
+-- where all agree or none do, however few they are: there the bound is that of Wilson's interval of the
+-- agreement. NULL where both sides always said the same one thing.
 CREATE OR REPLACE VIEW agreement AS
 WITH people AS (
     SELECT sample_id, reviewer, action FROM standing_verdicts
@@ -254,7 +255,8 @@ WITH people AS (
     JOIN sides j ON j.run_id = c.run_id AND j.kind = c.kind AND j.name = c.name AND j.said = c.theirs
     GROUP BY c.run_id, c.kind, c.name
 ), measured AS (
-    SELECT o.*, (o.po - h.pe) / nullif(1 - h.pe, 0) AS kappa,
+    SELECT o.*, h.pe, (o.po - h.pe) / nullif(1 - h.pe, 0) AS kappa,
+           1.959963984540054 ** 2 / (o.num_items + 1.959963984540054 ** 2) AS wilson,
            1.959963984540054 * sqrt(greatest(0, s.total - (o.po * h.pe - 2 * h.pe + o.po) ** 2) / o.num_items)
                / nullif((1 - h.pe) ** 2, 0) AS half
     FROM observed o
@@ -262,6 +264,8 @@ WITH people AS (
     JOIN spread s ON s.run_id = o.run_id AND s.kind = o.kind AND s.name = o.name
 )
 SELECT nullif(run_id, '') AS run_id, kind, name, num_items, num_agreed, po AS agreement, kappa,
-       CASE WHEN kappa IS NOT NULL THEN greatest(-1, kappa - half) END AS kappa_low,
-       CASE WHEN kappa IS NOT NULL THEN least(1, kappa + half) END AS kappa_high
+       CASE WHEN po = 1 THEN (1 - wilson - pe) / nullif(1 - pe, 0)
+            WHEN kappa IS NOT NULL THEN greatest(-1, kappa - half) END AS kappa_low,
+       CASE WHEN po = 0 THEN (wilson - pe) / nullif(1 - pe, 0)
+            WHEN kappa IS NOT NULL THEN least(1, kappa + half) END AS kappa_high
 FROM measured;
