@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_qlora import base, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
 from test_train_command import TINY, folder, refused, some, words  # noqa: F401 (a fixture)
 
+import training
 from factory import cli
 from factory.errors import TrainingError
 from factory.strict import KeyedError
@@ -98,6 +101,16 @@ def test_every_option_that_stands_for_a_field_is_an_option_and_every_pattern_mee
         for pattern in patterns.split():
             stem = pattern.removesuffix("*")
             assert any(name.startswith(stem) and refusal_of(name) for name in known), pattern
+
+
+@pytest.mark.parametrize("config", CLASSES)
+def test_what_the_trainer_sets_itself_is_refused(config):
+    """A field that both set would be a keyword given twice."""
+    source = Path(training.__file__).with_name("sft.py").read_text()
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    (made,) = [call for call in calls if ast.unparse(call.func) == config]
+    names = [keyword.arg for keyword in made.keywords if keyword.arg]
+    assert len(names) > 3 and [name for name in names if refusal_of(name) is None] == []
 
 
 @pytest.mark.parametrize(
