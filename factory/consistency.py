@@ -15,7 +15,7 @@ from factory.address import without_password
 from factory.asking import judging_role, role_of, who_answers
 from factory.embedding.options import find_misfit
 from factory.errors import RecipeError
-from factory.explain import Loc, did_you_mean, dotted
+from factory.explain import Loc, did_you_mean, dotted, undotted
 from factory.recipe import Recipe, Role, StepSpec
 from factory.registry import Group, find, options_of
 from factory.servers import EndpointServer, ScriptedServer, Server, VllmServer
@@ -124,7 +124,7 @@ def _check_options(group: Group, loc: Loc, spec: StepSpec) -> None:
     try:
         options = options_of(group, spec)
     except RecipeError as error:
-        raise Inconsistency((*loc, error.where) if error.where else loc, error.what, error.hint) from error
+        raise Inconsistency((*loc, *undotted(error.where)), error.what, error.hint) from error
     if isinstance(inner := getattr(options, "of", None), StepSpec):
         _check_options(group, (*loc, "of"), inner)
 

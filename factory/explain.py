@@ -8,6 +8,7 @@ known here.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,12 @@ def dotted(loc: Loc) -> str:
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def undotted(text: str) -> Loc:
+    """The place that `dotted` wrote, of keys without dots and brackets."""
+    parts = re.findall(r"[^.\[\]]+", text)
+    return tuple(int(part) if f"[{part}]" in text else part for part in parts)
 
 
 def did_you_mean(word: str, known: Sequence[str], otherwise: str = "nothing is expected here") -> str:

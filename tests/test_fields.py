@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_qlora import base, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
 from test_train_command import TINY, folder, refused, some, words  # noqa: F401 (a fixture)
 
+import training
 from factory import cli
 from factory.errors import TrainingError
 from factory.strict import KeyedError
@@ -100,6 +103,16 @@ def test_every_option_that_stands_for_a_field_is_an_option_and_every_pattern_mee
             assert any(name.startswith(stem) and refusal_of(name) for name in known), pattern
 
 
+@pytest.mark.parametrize("config", CLASSES)
+def test_what_the_trainer_sets_itself_is_refused(config):
+    """A field that both set would be a keyword given twice."""
+    source = Path(training.__file__).with_name("sft.py").read_text()
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    (made,) = [call for call in calls if ast.unparse(call.func) == config]
+    names = [keyword.arg for keyword in made.keywords if keyword.arg]
+    assert len(names) > 3 and [name for name in names if refusal_of(name) is None] == []
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -118,6 +131,15 @@ def test_a_recipe_is_refused_when_it_is_read(folder, more, said, capsys):  # noq
     profile.write_text(profile.read_text().replace("max_steps: 2", f"max_steps: 2, {more}"))
     line = refused(["check", str(folder), "--profile", "tiny"], 2, capsys)
     assert said in line and "tiny.yaml:4" in line
+
+
+def test_a_field_is_told_with_its_own_line(folder, capsys):  # noqa: F811
+    profile = folder / "profiles/tiny.yaml"
+    profile.write_text(
+        f"training:\n  student:\n    base: {TINY}\n    sft:\n      optim: sgd\n      seed: 1\n"
+    )
+    line = refused(["check", str(folder), "--profile", "tiny"], 2, capsys)
+    assert "tiny.yaml:6 training.student.sft.seed: 'seed' is not set here" in line
 
 
 def test_a_rank_of_some_modules_above_the_servers_is_refused(folder, tmp_path, capsys):  # noqa: F811

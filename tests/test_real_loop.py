@@ -96,6 +96,15 @@ def test_every_accepted_sample_has_a_path_to_its_origin_and_its_call(rows):
     assert rows("SELECT count(*) FROM accepted")[0][0] > 100
 
 
+def test_every_student_has_a_learning_curve_that_falls(rows):
+    curves = """
+        SELECT m.name, arg_min(t.loss, t.step), arg_max(t.loss, t.step)
+        FROM models m LEFT JOIN training_steps t ON t.model_id = m.id
+        WHERE m.dataset_id IS NOT NULL GROUP BY m.id, m.name"""
+    assert [name for name, first, last in rows(curves) if last is None or last >= first] == []
+    assert rows(curves)
+
+
 def test_every_call_is_accounted_for(rows):
     unused = """
         SELECT stage, count(*) FROM calls c WHERE status = 'ok'

@@ -36,6 +36,9 @@ from training.options import QLoRAOptions
 from training.resume import open_partial
 from training.trackers import check_installed
 
+# An adapter without these options is named as ever.
+BY_CHOICE = ("preference", "split_long", "sft", "lora", "early_stopping")
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -132,7 +135,7 @@ class QLoRA:
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
-        for name in ("preference", "split_long", "sft", "lora", "early_stopping"):  # named as ever without
+        for name in BY_CHOICE:
             if not options[name]:
                 del options[name]
         if options["processes"] == 1:
