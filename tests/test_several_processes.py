@@ -198,22 +198,23 @@ def test_a_shared_base_in_4_bit_teaches_the_same_as_a_whole_one(tmp_path, base, 
 
 @pytest.mark.train
 def test_two_processes_that_were_cut_off_go_on_and_end_as_they_would_have(tmp_path, base):  # noqa: F811
-    options = {**TWO, "dropout": 0.1, "max_steps": 24}
+    """Once within an epoch and once between two, of two steps each."""
+    options = {**TWO, "gradient_accumulation": 2, "dropout": 0.1, "max_steps": 15}
     dataset = dataset_of(tmp_path, 24)
     whole = trainer(tmp_path, **options).train(dataset, str(base), tmp_path / "whole", no_progress)
-    with pytest.raises(Cut):
-        checkpointing(tmp_path, **options).train(dataset, str(base), tmp_path / "out", cut_after(13))
-    left = newest_checkpoint(tmp_path / ".out.partial")
-    assert left is not None and {"rng_state_0.pth", "rng_state_1.pth"} <= {
-        path.name for path in left.iterdir()
-    }
+    for step, expected in ((8, 5), (12, 10)):
+        with pytest.raises(Cut):
+            checkpointing(tmp_path, **options).train(dataset, str(base), tmp_path / "out", cut_after(step))
+        left = newest_checkpoint(tmp_path / ".out.partial")
+        assert left is not None and left.name == f"checkpoint-{expected}"
+        assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in left.iterdir()}
     with pytest.raises(TrainingError, match=r"of another processes \(2, here 3\)"):
         checkpointing(tmp_path, **{**options, "processes": 3}).train(
             dataset, str(base), tmp_path / "out", no_progress
         )
     again = checkpointing(tmp_path, **options).train(dataset, str(base), tmp_path / "out", no_progress)
-    assert (again.digest, again.num_steps, again.loss) == (whole.digest, 24, whole.loss)
     assert record_of(again)["curve"] == record_of(whole)["curve"]
+    assert (again.digest, again.num_steps, again.loss) == (whole.digest, 15, whole.loss)
 
 
 def workers_of(process, num=2):

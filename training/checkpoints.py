@@ -2,8 +2,9 @@
 
 Its trainer draws the order of an epoch's samples when the epoch begins and does not keep what it drew from:
 a training that goes on within an epoch would go through it in another order. Where checkpoints lie, and whose
-they are, is `training.resume`'s. Of several processes the first draws and decides for all: dropout makes
-their generators part, and then each would go through its own order and learn samples twice or never.
+they are, is `training.resume`'s. Of several processes the first draws and decides for all: dropout
+drawn on a processor takes their generators apart, and each would go through its own order, learning samples
+twice or never.
 """
 
 from __future__ import annotations

@@ -90,3 +90,15 @@ def gather(model: Any) -> dict[str, torch.Tensor]:
             (matrix,) = unit.module.parameters()
             found[f"{name.replace('_fsdp_wrapped_module.', '')}.weight"] = matrix.detach().cpu().clone()
     return found
+
+
+def unwrap(model: Any) -> Any:
+    """The model without what shares it, if anything does, layer by layer; of use for names alone.
+
+    While layers within are wrapped PEFT 0.21 finds no matrix of the adapter by its name, and saves none.
+    """
+    from accelerate.utils import extract_model_from_parallel
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    is_shared = isinstance(model, FullyShardedDataParallel)
+    return extract_model_from_parallel(model, recursive=True) if is_shared else model

@@ -296,5 +296,5 @@ def save_adapter(model: Any, folder: Path, gathered: dict[str, Any]) -> int:
     trained = gathered or {name: each for name, each in model.named_parameters() if each.requires_grad}
     for each in trained.values():
         each.data = each.data.to(torch.bfloat16)
-    model.save_pretrained(folder, save_embedding_layers=False, state_dict=gathered or None)
+    ranks.unwrap(model).save_pretrained(folder, save_embedding_layers=False, state_dict=gathered or None)
     return sum(each.numel() for each in trained.values())
