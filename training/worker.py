@@ -39,9 +39,11 @@ def main() -> int:
 
     try:
         set_threads(plan["num_threads"], num_processes)
-        from training import ranks, sft
+        from training import ranks
 
-        ranks.join(options)
+        ranks.join(options)  # refuses what it must before the rest loads
+        from training import sft
+
         report = emit if ranks.is_first() else ignore
         prepared = [sft.prepare(job) for job in plan["jobs"]]
         report("plan", num_steps=[each.num_steps + each.num_judged_steps for each in prepared])
