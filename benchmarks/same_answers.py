@@ -239,8 +239,11 @@ def ask_all(workspace: Path, num: int, folder: Path) -> tuple[Answers, list[dict
     of_merged = spec.model_copy(update={"model": str(folder / "merged")})
     print(f"transformers computes in {model.dtype} with the adapter, in {merged.dtype} when merged")
     for name, each in (("base", spec), ("merged model", of_merged)):
-        dtype = find_dtype(each, str((domain.folder / each.model).resolve()), "cpu")
-        print(f"vLLM serves the {name} in {dtype}" + (", its own" if dtype == "auto" else ""))
+        path = (domain.folder / each.model).resolve()
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        own = config.get("dtype") or config.get("torch_dtype")
+        dtype = find_dtype(each, str(path), "cpu")
+        print(f"vLLM serves the {name} in {own if dtype == 'auto' else dtype}")
     answers = {
         ADAPTER: ask_transformers(model, tokenizer, prompts),
         MERGED: ask_transformers(merged.eval(), tokenizer, prompts),
