@@ -32,6 +32,8 @@ REFERENCE_RUBRIC: Final = [
     ),
 ]
 
+MAX_SHOWN: Final = 80  # characters of what is no judgement
+
 
 class JudgeOptions(RubricOptions):
     """By what is judged."""
@@ -70,7 +72,8 @@ class Judged(Asked):
         reply = await ask([Message("user", prompt)], schema=self._rubric.schema)
         scores, reason = self._rubric.read(reply.text)
         if scores is None:
-            what = f"no judgement: {reply.text[:MAX_TOLD]!r} ({reply.finish_reason})"
+            said = " ".join(reply.text.split())[:MAX_SHOWN]
+            what = f"the judge gave no judgement: '{said}' ({reply.finish_reason})"
             raise EndpointError(what, kind="malformed", retryable=False)
         value = (scores[OVERALL] - LOWEST) / (HIGHEST - LOWEST)
         told = ", ".join(f"{name} {score}" for name, score in scores.items() if name != OVERALL)
