@@ -284,8 +284,9 @@ def test_a_workspace_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[
         ["report"],
         ["export", str(tmp_path / "o")],
     ):
-        assert "no database" in refused([*words, "-w", str(tmp_path / "w")], capsys)
+        assert "there is no such folder" in refused([*words, "-w", str(tmp_path / "w")], capsys)
     (tmp_path / "w").mkdir()
+    assert "the folder holds no database" in refused(["status", "-w", str(tmp_path / "w")], capsys)
     (tmp_path / "w" / "factory.duckdb").write_text("hello")
     refused(["status", "-w", str(tmp_path / "w")], capsys)
 
