@@ -97,6 +97,6 @@ def test_nothing_can_be_written_and_nothing_is_made(store, tmp_path):
     workspace = factory.open(tmp_path)
     with pytest.raises(InputError, match="refused"):
         workspace.sql("DELETE FROM samples")
-    with pytest.raises(WorkspaceError, match="no database"):
+    with pytest.raises(WorkspaceError, match="no such folder"):
         factory.open(tmp_path / "nowhere").sql("SELECT 1")
     assert not (tmp_path / "nowhere").exists()

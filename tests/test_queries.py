@@ -93,6 +93,24 @@ def test_a_select_that_would_write_is_refused(tmp_path, sql, held):
     store.close()
 
 
+def test_what_an_older_file_does_not_hold_is_explained(tmp_path):
+    Store.open(tmp_path).close()
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, "FROM nothing")
+    assert caught.value.hint == ""
+    with duckdb.connect(tmp_path / "factory.duckdb") as older:
+        older.execute("DROP TABLE training_steps; DELETE FROM migrations WHERE version > 3")
+    for ask in (read, stream_all):
+        with pytest.raises(InputError, match="training_steps does not exist") as caught:
+            ask(tmp_path, "FROM training_steps")
+        assert caught.value.hint.startswith("the database has version 3;")
+
+
+def stream_all(workspace, sql):
+    with Reader(workspace) as reader, reader.stream(sql) as found:
+        return list(found.batches)
+
+
 def test_a_file_and_a_run_give_the_same_answer(tmp_path):
     with Store.open(tmp_path):
         held = read(tmp_path, VALUES)
@@ -128,7 +146,9 @@ def test_wrong_sql_is_one_clear_line(tmp_path, held):
 
 
 def test_a_workspace_without_a_database_says_so(tmp_path):
-    with pytest.raises(WorkspaceError, match="no database"):
+    with pytest.raises(WorkspaceError, match="the folder holds no database"):
+        read(tmp_path, "SELECT 1")
+    with pytest.raises(WorkspaceError, match="there is no such folder"):
         read(tmp_path / "nowhere", "SELECT 1")
     assert not (tmp_path / "nowhere").exists()
 

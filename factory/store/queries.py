@@ -15,8 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from factory.errors import InputError
 from factory.store import confined, database, remote
 from factory.store.confined import Batches, Params, Table, check_select
+from factory.store.schema import MIGRATIONS
 from factory.store.trace import Node, Selects, Trace, outcomes_in, render, trace
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Reader:
         for _ in self._tries():
             with contextlib.suppress(ConnectionError):
                 return remote.ask(self.workspace, sql, params)
-        with self._open().cursor() as cursor:
+        with self._open().cursor() as cursor, self._explained():
             return confined.run(cursor, sql, params)
 
     @contextlib.contextmanager
@@ -74,6 +76,7 @@ class Reader:
                     break
             if found is None:
                 cursor = stack.enter_context(self._open().cursor())
+                stack.enter_context(self._explained())
                 found = stack.enter_context(confined.stream(cursor, sql, params))
             yield found
 
@@ -88,6 +91,19 @@ class Reader:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says of what is not there that the file is of an older version, where it is."""
+        try:
+            yield
+        except InputError as error:
+            if "does not exist" in error.what:
+                version = database.stored_version(self._open(), self.workspace)
+                if version < len(MIGRATIONS):
+                    hint = f"the database has version {version}; `factory audit` and runs bring it up to date"
+                    raise InputError(error.what, where=error.where, hint=hint) from error
+            raise
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         assert self._connection is not None  # noqa: S101 (what _tries ends with)
