@@ -128,7 +128,7 @@ def test_wrong_sql_is_one_clear_line(tmp_path, held):
 
 
 def test_a_workspace_without_a_database_says_so(tmp_path):
-    with pytest.raises(WorkspaceError, match="no database"):
+    with pytest.raises(WorkspaceError, match="no such folder"):
         read(tmp_path / "nowhere", "SELECT 1")
     assert not (tmp_path / "nowhere").exists()
 
