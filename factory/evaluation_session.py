@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.interpreter import run_work
-from factory.needs import Needs
+from factory.needs import Needs, needs_of_evaluation
 from factory.session import open_bench, open_domain
 from factory.types import Split
 
@@ -29,7 +29,7 @@ def evaluate_models(
     """`factory evaluate --model A --model B`: the same items for each, in one session of their server."""
     from factory.by_hand import evaluate_by_hand
 
-    domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
+    domain = open_domain(recipe_path, profile, needs_of_evaluation)
 
     async def work() -> dict[str, Any]:
         async with open_bench(domain, workspace, progress) as bench:

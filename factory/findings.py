@@ -138,13 +138,17 @@ def collect(store: Selects, run_id: str | None = None) -> Report:
 
 
 def find_run(store: Selects, run_id: str | None = None) -> dict[str, Any]:
-    """The row of a run, by default of that which worked last and is no control; raises InputError."""
+    """The row of a run, by default of that which worked last and is no control; raises InputError.
+
+    A run in which models were only asked by hand has no stage, and stands behind those that have.
+    """
     rows = store.select(
         """
         SELECT r.id, r.recipe, r.control, r.digest, r.config, r.version, epoch(r.started_at) AS started
         FROM runs r LEFT JOIN stages e ON e.run_id = r.id
         WHERE r.id = ? OR (?::VARCHAR IS NULL AND r.control IS NULL)
-        GROUP BY ALL ORDER BY coalesce(max(e.created_at), max(r.started_at)) DESC, r.id LIMIT 1
+        GROUP BY ALL
+        ORDER BY count(e.run_id) = 0, coalesce(max(e.created_at), max(r.started_at)) DESC, r.id LIMIT 1
         """,
         (run_id, run_id),
     )

@@ -30,6 +30,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     warnings = Warnings()
     logging.getLogger("lm_eval").addHandler(warnings)
+    check_files(Path(job["folder"]))
     tasks = TaskManager(include_path=job["folder"], include_defaults=False)
     names = sorted(tasks.all_subtasks)
     if not names:
@@ -59,6 +60,19 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return {"version": __version__, "models": models, "warnings": warnings.told()}
 
 
+def check_files(folder: Path) -> None:
+    """Raises ValueError for a YAML file that cannot be read, which the harness passes over in silence."""
+    import yaml
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for path in sorted(folder.rglob("*.yaml")):
+        try:
+            load_yaml(path, resolve_func=False)
+        except (yaml.YAMLError, OSError, ValueError) as error:
+            told = " ".join(str(error).split())
+            raise ValueError(f"{path.relative_to(folder)} cannot be read: {told}") from None
+
+
 class Warnings(logging.Handler):
     """What the harness warns of, such as prompts that it cut: each text once, with how often it came."""
 
@@ -76,11 +90,21 @@ class Warnings(logging.Handler):
 
 
 def read_task(name: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A task's items by its first metric and filter, in the order of its documents."""
+    """A task's items by its first metric and filter, in the order of its documents.
+
+    Raises ValueError where there are none, or the harness gives an item no score.
+    """
+    if not samples:
+        raise ValueError(f"the task '{name}' has no items")
     kept = samples[0]["filter"]
     rows = sorted((each for each in samples if each["filter"] == kept), key=lambda each: each["doc_id"])
-    metric = rows[0]["metrics"][0]
-    return {"task": name, "metric": metric, "items": [read_item(row, metric) for row in rows]}
+    metric = next(iter(rows[0]["metrics"]), None)
+    if metric is None:
+        raise ValueError(f"no metric of the task '{name}' goes with its `output_type`")
+    try:
+        return {"task": name, "metric": metric, "items": [read_item(row, metric) for row in rows]}
+    except TypeError as error:  # such as a perplexity, which is that of all items
+        raise ValueError(f"'{metric}' of the task '{name}' gives no score of an item: {error}") from error
 
 
 def read_item(row: dict[str, Any], metric: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -15,12 +16,12 @@ from tiny_llama import make_adapter
 
 from factory import loop
 from factory.accuracy import read_results
-from factory.by_hand import differ, evaluate_by_hand, find_contender
+from factory.by_hand import differ, evaluate_by_hand, find_contender, find_contenders
 from factory.cli import main
 from factory.contender import Contender, ask_split, proven
-from factory.errors import FactoryError, InputError
+from factory.errors import FactoryError, InputError, RecipeError
 from factory.evaluations import record_by_hand
-from factory.findings import collect
+from factory.findings import collect, find_run
 from factory.init import write_template
 from factory.models.identity import digest_adapter, name_adapter
 from factory.progress import Progress
@@ -128,6 +129,15 @@ async def test_a_trained_student_whose_files_are_others_is_refused_before_it_is_
             find_contender(bench, "student-y")
 
 
+@pytest.mark.parametrize("config", ["[]", "3", "{"])
+async def test_a_folder_whose_configuration_is_none_is_no_adapter(config, recipe, tmp_path):
+    other = make_adapter(tmp_path / "b", seed=3)
+    (other / "adapter_config.json").write_text(config)
+    async with served(recipe, tmp_path, make_adapter(tmp_path / "a")) as bench:
+        with pytest.raises(RecipeError, match=f"the adapter {other} cannot be read"):
+            find_contenders(bench, [str(other)])
+
+
 async def test_a_round_s_student_is_proven_too(recipe, tmp_path):
     folder = make_adapter(tmp_path / "a")
     async with served(recipe, tmp_path, folder) as bench:
@@ -199,6 +209,16 @@ def test_a_difference_has_bounds_on_both_sides_and_a_two_sided_p(recipe):
     assert (down.low, down.high) == (-up.high, -up.low)
     same = differ(evaluator, "a", low, low)
     assert (same.gain, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_a_run_in_which_models_were_only_asked_is_not_the_one_that_reports_speak_of(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store)
+        (run,) = store.select("SELECT * FROM runs WHERE control IS NULL")
+        started = {"started_at": datetime.now(UTC) + timedelta(days=1), "config": json.loads(run["config"])}
+        store.append("runs", [run | started | {"id": "run_hand"}])
+        assert find_run(store)["id"] == run["id"] != "run_hand"
+        assert find_run(store, "run_hand")["id"] == "run_hand"
 
 
 def test_reports_and_pages_count_no_evaluation_by_hand(tmp_path):

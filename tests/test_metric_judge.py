@@ -275,6 +275,17 @@ def test_what_is_needed_and_what_it_will_cost_counts_the_judge(tmp_path, models)
     assert needs_until(load(folder).recipe, "evaluate").asked == ("teacher", "student")
 
 
+def test_a_judge_that_cannot_be_had_is_told_before_a_student_is_asked(tmp_path, models, capsys, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    made = models({})
+    away = {"kind": "endpoint", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY"}
+    servers = {"main": {"kind": "scripted", "script": "mine"}, "away": away}
+    judge = {"server": "away", "model": "large"}
+    folder = judged(tmp_path, servers=servers, models=JUDGE["models"] | {"judge": judge})
+    assert main(["evaluate", str(folder), "-w", str(tmp_path / "w"), "--model", "base"]) == 2
+    assert "NO_SUCH_KEY" in capsys.readouterr().err and made.asked == []
+
+
 def load_plan(folder):
     from factory.forecast import forecast
 

@@ -41,9 +41,22 @@ def blind(answer, *, expected=""):
 def strange(expected: str, answer: str, kind: Nowhere = 1) -> float:
     return 1.0
 
+class Kind:
+    pass
+
+def typed(expected, answer, kind: Kind = None):
+    return 1.0
+
+def config(expected, answer, model_config=1):
+    return 1.0
+
+async def later(expected, answer):
+    return 1.0
+
 exact = share
 '''
 NAMES = ["share", "odd", "slips", "fails", "unfair", "blind", "strange", "exact", "gone"]
+NAMES += ["typed", "config", "later", "broken"]
 
 
 @pytest.fixture
@@ -56,7 +69,9 @@ def package(tmp_path, monkeypatch):
         info.mkdir(parents=True)
         (folder / "own_metrics.py").write_text(MODULE)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-metrics\nVersion: 1.0\n")
-        points = "\n".join(f"{name} = own_metrics:{name}" for name in names)
+        (folder / "broken_metrics.py").write_text("1 / 0")
+        module = {"broken": "broken_metrics"}
+        points = "\n".join(f"{name} = {module.get(name, 'own_metrics')}:{name}" for name in names)
         (info / "entry_points.txt").write_text(f"[factory.metrics]\n{points}\n")
         monkeypatch.syspath_prepend(folder)
         monkeypatch.delitem(sys.modules, "own_metrics", raising=False)
@@ -129,6 +144,10 @@ def test_what_a_sum_of_floats_is_off_by_is_forgiven(tmp_path, package, answers):
         ("blind", {}, ["evaluation.metric:", "takes no reference and answer", "(expected, answer)"]),
         ("strange", {}, ["evaluation.metric:", "cannot be looked into", "Nowhere"]),
         ("gone", {}, ["evaluation.metric:", "'gone' cannot be loaded"]),
+        ("broken", {}, ["evaluation.metric:", "'broken' cannot be loaded: ZeroDivisionError: division"]),
+        ("typed", {}, ["evaluation.metric:", "has a parameter that can be no option", "Kind"]),
+        ("config", {}, ["evaluation.metric:", "has a parameter that can be no option"]),
+        ("later", {}, ["evaluation.metric:", "is a coroutine function"]),
     ],
 )
 def test_what_cannot_be_used_is_told_when_the_recipe_is_read(

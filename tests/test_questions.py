@@ -161,6 +161,19 @@ def test_items_that_got_worse_come_with_the_nearest_training_samples_and_their_o
     assert ask(reader, "worse-items", before="mdl_1", after="mdl_2", split="dev") == []
 
 
+def test_scores_of_two_metrics_are_not_compared(tmp_path):
+    with Store.open(tmp_path) as store:
+        tell(store)
+        (row,) = store.select("SELECT * FROM evaluations WHERE model_id = 'mdl_2' AND split = 'test'")
+        items = store.select("SELECT * FROM evaluation_items WHERE evaluation_id = ?", (row["id"],))
+        row.pop("created_at")
+        store.append("evaluations", [row | {"id": "evl_f1", "round": None, "metric": "token_f1"}])
+        store.append("evaluation_items", [each | {"evaluation_id": "evl_f1", "score": 0.9} for each in items])
+    with Reader(tmp_path) as reader:
+        found = ask(reader, "worse-items", before="mdl_1", after="mdl_2")
+    assert [(row[1], row[5], row[6]) for row in found] == [("i1", 1.0, 0.0)]
+
+
 def test_people_and_the_run_are_set_side_by_side(reader):
     found = ask(reader, "disagreements")
     assert [(row[0], row[2], row[4], row[6]) for row in found] == [

@@ -16,7 +16,7 @@ from factory.init import write_template
 from factory.load import load
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
-from factory.suite_worker import Warnings, read_task
+from factory.suite_worker import Warnings, check_files, read_task
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "georgia_workers_comp"
 SUITE = RECIPE / "suite"
@@ -54,6 +54,29 @@ def test_a_written_answer_is_what_the_filter_left_of_it():
     (item,) = read_task("t", [row])["items"]
     wanted = {"number": 3, "question": "How long?", "expected": "7 days", "answer": "7 days", "score": 1.0}
     assert item == wanted
+
+
+def test_a_file_that_the_harness_would_pass_over_is_told(tmp_path):
+    pytest.importorskip("lm_eval")
+    check_files(SUITE)
+    (tmp_path / "a.yaml").write_text("task: a\ninclude: b/b.yaml\nprocess_docs: !function nowhere.go\n")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "b.yaml").write_text("test_split: test\n")
+    check_files(tmp_path)
+    (tmp_path / "b" / "b.yaml").write_text("task: [\n")
+    with pytest.raises(ValueError, match=r"^a\.yaml cannot be read: .*, line 2") as caught:
+        check_files(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_without_items_or_scores_is_told_by_name():
+    with pytest.raises(ValueError, match="the task 'letters' has no items"):
+        read_task("letters", [])
+    with pytest.raises(ValueError, match="no metric of the task 'letters' goes with its `output_type`"):
+        read_task("letters", [choice(0, [0, 0, 0], 1.0) | {"metrics": []}])
+    perplexity = {"metrics": ["word_perplexity"], "word_perplexity": (-3.0, 2)}
+    with pytest.raises(ValueError, match="'word_perplexity' of the task 'letters' gives no score of an item"):
+        read_task("letters", [choice(0, [0, 0, 0], 1.0) | perplexity])
 
 
 def test_what_the_harness_warns_of_is_counted():

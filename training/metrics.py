@@ -20,9 +20,10 @@ NUMBER = re.compile(
     r"(?:(?P<decimal>\.\d+)|\s?/\s?(?P<below>[1-9]\d*)|\s(?P<above>\d+)\s?/\s?(?P<under>[1-9]\d*))?"
     r"(?P<percent>\s?%)?"
 )
-# A minus stands for itself and not between words or numbers; a point may lead, a power of ten may follow.
+# A minus stands right before its number and behind no word: "- 5" is an item of a list or a dash. A point may
+# lead, a power of ten may follow.
 SIGNED = re.compile(
-    r"(?P<minus>(?<![\w)\]])[-\u2212]\s?)?(?P<point>(?<![\w.])\.(?=\d))?"
+    r"(?P<minus>(?<![\w)\]])[-\u2212])?(?P<point>(?<![\w.])\.(?=\d))?"
     + NUMBER.pattern
     + r"(?:[eE](?P<power>[-+]?\d{1,3})(?!\w))?"
 )

@@ -12,7 +12,7 @@ from functools import partial
 from numbers import Real
 from typing import Any
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, PydanticUserError, create_model
 
 from factory.consistency import Inconsistency
 from factory.domain import Domain
@@ -78,7 +78,13 @@ def find_own(name: str) -> tuple[type[BaseModel], Callable[[BaseModel, Domain], 
         raise _misfit(name, f"cannot be looked into: {error}") from error
     if len([each for each in parameters[:2] if each.kind in POSITIONAL]) < 2:
         raise _misfit(name, "takes no reference and answer")
-    options = create_model("Options", __base__=Strict, **dict(_fields(parameters[2:])))
+    if inspect.iscoroutinefunction(function):
+        raise _misfit(name, "is a coroutine function")
+    try:
+        options = create_model("Options", __base__=Strict, **dict(_fields(parameters[2:])))
+    except (PydanticUserError, TypeError) as error:
+        what = str(error).partition(". ")[0]
+        raise _misfit(name, f"has a parameter that can be no option: {what}") from error
     return options, partial(Own, name, function)
 
 

@@ -50,6 +50,8 @@ def describe_adapter(path: Path) -> Json:
     """Content hash of an adapter's weights and the part of its configuration that decides its answers."""
     weights = [hash_file(file) for file in adapter_weights(path)]
     config: dict[str, Any] = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("adapter_config.json holds no object")
     values = {key: config.get(key) for key in ADAPTER_KEYS}
     if isinstance(values["target_modules"], list):
         values["target_modules"] = sorted(values["target_modules"])  # PEFT writes a set in any order

@@ -7,21 +7,24 @@
 -- Near is the share of words that two questions have in common (Jaccard). Compared are samples that share one of the
 -- eight words of an item that are rarest in the training set, of each word the first 2,000 samples: the cost
 -- is one reading of the training set, and at most 16,000 comparisons an item.
-WITH RECURSIVE newest AS (  -- a model may have been asked an item more than once
-    SELECT e.model_id, e.split, i.*
+WITH RECURSIVE newest AS (  -- a model may have been asked an item more than once, and scored by several metrics
+    SELECT e.model_id, e.split, e.metric, e.created_at, i.*
     FROM evaluations e JOIN evaluation_items i ON i.evaluation_id = e.id
-    QUALIFY row_number() OVER (PARTITION BY e.model_id, e.split, i.item_key ORDER BY e.created_at DESC, e.id) = 1
+    QUALIFY row_number() OVER (PARTITION BY e.model_id, e.split, e.metric, i.item_key
+                                ORDER BY e.created_at DESC, e.id) = 1
 ), old AS (
-    SELECT split, item_key, score, answer FROM newest
+    SELECT split, metric, item_key, score, answer FROM newest
     WHERE model_id IN (SELECT id FROM models WHERE id = $before OR name = $before)
 ), worse AS MATERIALIZED (
     SELECT i.split, i.item_key, i.slice, i.question, i.expected, old.answer AS answer_before,
            i.answer AS answer_after, old.score AS score_before, i.score AS score_after,
            list_distinct(regexp_extract_all(lower(i.question), '[\p{L}\p{N}]+')) AS words
     FROM newest i
-    JOIN old ON old.split = i.split AND old.item_key = i.item_key
+    JOIN old ON old.split = i.split AND old.metric = i.metric AND old.item_key = i.item_key
     WHERE i.model_id IN (SELECT id FROM models WHERE id = $after OR name = $after)
-      AND i.score < old.score AND i.split = coalesce($split, i.split)
+      AND i.split = coalesce($split, i.split)
+    QUALIFY row_number() OVER (PARTITION BY i.split, i.item_key ORDER BY i.created_at DESC, i.metric) = 1
+        AND i.score < old.score
     ORDER BY i.score - old.score, i.split, i.item_key
     LIMIT coalesce($items::BIGINT, 20)
 ), training AS (
