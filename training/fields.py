@@ -65,7 +65,7 @@ OWN: Final = {
     "fp16_full_eval",
     "use the option `batch_size`": "auto_find_batch_size",
     "the factory chooses number format and devices by what is there": "bf16 fp16 use_cpu local_rank fsdp* "
-    "deepspeed parallelism_config",
+    "deepspeed parallelism_config ddp_find_unused_parameters",
     "the base is loaded by the factory, without code of its own": "model_init_kwargs trust_remote_code",
     "samples come as tokens with labels, whole, by the base's template": "assistant_only_loss eos_token "
     "chat_template_path completion_only_loss dataset_* label_names length_column_name pad_token "
