@@ -77,14 +77,18 @@ def prepare(job: dict[str, Any]) -> Prepared:
     judged = read_judged(Path(job["dataset"]), (options.get("preference") or {}).get("method"))
     check_answers(judged, tokenizer, stop_ids, options["max_length"])
     num_judged = num_judged_steps(len(judged), options)
-    dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options["max_length"])
+    dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options)
     return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged, dev)
 
 
-def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], max_length: int) -> list[Row]:
-    """The chats of dev in tokens; raises TrainingError where one could not be learned either."""
+def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options: dict[str, Any]) -> list[Row]:
+    """The chats of dev in tokens, as samples would be; raises TrainingError where one could not be learned."""
+    if not chats:
+        return []
+    max_length = options["max_length"]
+    parts = split_long(chats, tokenizer, max_length) if options.get("split_long") else chats
     try:
-        return tokenize(chats, tokenizer, stop_ids, max_length) if chats else []
+        return tokenize(parts, tokenizer, stop_ids, max_length)
     except TrainingError as error:
         raise TrainingError(f"of dev, {error.what}", where=error.where, hint=error.hint) from error
 
