@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from transformers import TrainerCallback
 
+from training import ranks
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.tokens import IGNORED, Row
 
@@ -58,6 +59,8 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not ranks.is_first():
+            return
         folder = self._partial / CHECKPOINTS / f"checkpoint-{state.global_step}"
         torch.save({"best": self._best, "weights": self._weights}, folder / FILE)
 
@@ -76,7 +79,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         """The loss over dev, which is logged with this step's."""
         model, will_log = self.trainer.model, control.should_log
         stop_dropping(model)
-        loss = mean_loss(self.trainer, self._rows)
+        loss = ranks.of_first(mean_loss(self.trainer, self._rows))  # all must stop at the same step
         self.trainer.log({"eval_loss": loss})
         model.train()
         control.should_log = will_log  # which logging has put out
