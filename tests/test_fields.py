@@ -54,6 +54,8 @@ def test_what_may_be_set_is_taken(config, values):
         ("SFTConfig", "max_grad_nrm", 1.0, "has no field 'max_grad_nrm'", "did you mean 'max_grad_norm'?"),
         ("SFTConfig", "max_grad_norm", "1", "must be float, found '1'", ""),
         ("SFTConfig", "max_grad_norm", True, "must be float, found True", ""),
+        ("SFTConfig", "max_grad_norm", float("inf"), "must be finite, found inf", ""),
+        ("SFTConfig", "lr_scheduler_kwargs", {"a": [float("nan")]}, "must be finite", ""),
         ("SFTConfig", "full_determinism", 1, "must be bool, found 1", ""),
         ("SFTConfig", "dataloader_num_workers", 1.5, "must be int, found 1.5", ""),
         ("SFTConfig", "dataloader_num_workers", None, "must be int, found None", ""),

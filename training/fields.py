@@ -9,6 +9,7 @@ where they are not installed, nothing is trained, and names and types are not lo
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -102,6 +103,8 @@ def check_fields(config: Config, values: Mapping[str, Any]) -> None:
         if known and not _accepts(known[name], value):
             expected = ast.unparse(known[name].annotation)
             raise KeyedError((name,), f"'{name}' must be {expected}, found {value!r}")
+        if not _is_finite(value):
+            raise KeyedError((name,), f"'{name}' must be finite, found {value!r}")
 
 
 @lru_cache(maxsize=len(CLASSES))
@@ -137,6 +140,14 @@ def _check_served(name: str, value: Any) -> None:
         raise KeyedError(
             (name,), f"'{value}' needs a pass over the data that is not made", f"one of {', '.join(INITS)}"
         )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in it, however deep, is infinite or none; JSON, which they pass through, has no such."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return all(map(_is_finite, inner))
 
 
 def _accepts(field: FieldType, value: Any) -> bool:
