@@ -90,7 +90,8 @@ def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options:
     try:
         return tokenize(parts, tokenizer, stop_ids, max_length)
     except TrainingError as error:
-        raise TrainingError(f"of dev, {error.what}", where=error.where, hint=error.hint) from error
+        where = error.where.replace("the dataset", "dev")
+        raise TrainingError(f"of dev, {error.what}", where=where, hint=error.hint) from error
 
 
 def read_chats(dataset: Path) -> Iterator[Chat]:
