@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from training.trackers import named_run, trackers
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
 RECORDED = ("identity", "options", "seed", "base", "base_digest", "dataset_digest", "dev_digest")
+# What libraries raise where a field's value makes no sense to them, or wants a package that is not here.
+REFUSALS = (ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError, re.error)
 
 # On a CPU, TRL projects every position through the LM head, the ignored ones too, so that shapes stay
 # the same for compilers. Nothing is compiled here, and leaving them out saves a fifth of a step.
@@ -131,9 +134,9 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         if prepared.judged:
             steps = Steps(on_step, partial, before=trainer.state.global_step)
             found |= prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError, ValueError, TypeError) as error:
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError, *REFUSALS) as error:
         passed = {"sft", "lora"} & prepared.job["options"].keys()
-        if passed and isinstance(error, ValueError | TypeError):
+        if passed and isinstance(error, REFUSALS):
             hint = f"it may come of what is set under {' or '.join(sorted(passed))}"
             raise TrainingError(f"the libraries refuse it: {error}", hint=hint) from error
         if not ran_out(error):
@@ -289,7 +292,10 @@ def make_trainer(
 
 def check_first_batch(trainer: SFTTrainer, prepared: Prepared) -> None:
     """Raises TrainingError unless the labels that the model gets end each turn with its stop token."""
-    batch = next(iter(trainer.get_train_dataloader()))
+    batch = next(iter(trainer.get_train_dataloader()), None)
+    if batch is None:
+        hint = "lower batch_size, or leave sft.dataloader_drop_last out"
+        raise TrainingError("the samples do not fill one batch, and less is dropped", hint=hint)
     for labels in batch["labels"].tolist():
         if not ends_every_turn(labels, prepared.stop_ids, prepared.tokenizer):
             text = prepared.tokenizer.decode([label for label in labels if label != IGNORED])
