@@ -15,9 +15,11 @@ from typing import Any, Final
 import torch
 from transformers import TrainerCallback
 
+from factory.errors import TrainingError
 from training import ranks
 from training.resume import CHECKPOINTS, newest_checkpoint
-from training.tokens import IGNORED, Row
+from training.splitting import fitting
+from training.tokens import IGNORED, Chat, Row, tokenize
 
 FILE: Final = "early_stopping.pt"  # of a checkpoint
 
@@ -84,6 +86,16 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         model.train()
         control.should_log = will_log  # which logging has put out
         return loss
+
+
+def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options: dict[str, Any]) -> list[Row]:
+    """The chats of dev in tokens; raises TrainingError where one could not be learned either."""
+    chats = list(fitting(chats, tokenizer, options))
+    try:
+        return tokenize(chats, tokenizer, stop_ids, options["max_length"]) if chats else []
+    except TrainingError as error:
+        where = error.where.replace("the dataset", "dev")
+        raise TrainingError(f"of dev, {error.what}", where=where, hint=error.hint) from error
 
 
 def stop_dropping(model: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -79,6 +80,8 @@ OWN: Final = {
 }
 # Those that vLLM serves and that need no more than the base; its list is factory.models.folders'.
 INITS: Final = ("gaussian", "orthogonal")
+# What the libraries raise where a value makes no sense to them, or wants a package that is not here.
+REFUSALS: Final = (ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError, re.error)
 
 
 class FieldType(NamedTuple):
@@ -143,7 +146,7 @@ def _check_served(name: str, value: Any) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether no number in it, however deep, is infinite or none; JSON, which they pass through, has no such."""
+    """Whether no number in it, however deep, is infinite or none: JSON would make null of it."""
     if isinstance(value, float):
         return math.isfinite(value)
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,21 +27,20 @@ from factory.errors import TrainingError
 from training import ranks
 from training.checkpoints import Checkpoints, tokens_before
 from training.curves import curve_of
-from training.early_stopping import EarlyStopping
+from training.early_stopping import EarlyStopping, dev_rows
 from training.exhausted import ran_out, what_to_lower
+from training.fields import REFUSALS
 from training.launch import samples_per_step
 from training.preference import Judged, check_answers, is_judged, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
-from training.splitting import split_long
+from training.splitting import fitting
 from training.steps import OnStep, Steps
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 from training.trackers import named_run, trackers
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
 RECORDED = ("identity", "options", "seed", "base", "base_digest", "dataset_digest", "dev_digest")
-# What libraries raise where a field's value makes no sense to them, or wants a package that is not here.
-REFUSALS = (ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError, re.error)
 
 # On a CPU, TRL projects every position through the LM head, the ignored ones too, so that shapes stay
 # the same for compilers. Nothing is compiled here, and leaving them out saves a fifth of a step.
@@ -71,9 +69,7 @@ def prepare(job: dict[str, Any]) -> Prepared:
     except (OSError, ValueError) as error:
         raise TrainingError(f"the base has no tokenizer: {error}", where=job["base"]) from error
     stop_ids = stop_ids_of(job["base"], tokenizer)
-    chats: Iterator[Chat] = read_chats(Path(job["dataset"]))
-    if options.get("split_long"):
-        chats = split_long(chats, tokenizer, options["max_length"])
+    chats = fitting(read_chats(Path(job["dataset"])), tokenizer, options)
     rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
     batches = math.ceil(len(rows) / samples_per_step(options))
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
@@ -82,19 +78,6 @@ def prepare(job: dict[str, Any]) -> Prepared:
     num_judged = num_judged_steps(len(judged), options)
     dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options)
     return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged, dev)
-
-
-def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options: dict[str, Any]) -> list[Row]:
-    """The chats of dev in tokens, as samples would be; raises TrainingError where one could not be learned."""
-    if not chats:
-        return []
-    max_length = options["max_length"]
-    parts = split_long(chats, tokenizer, max_length) if options.get("split_long") else chats
-    try:
-        return tokenize(parts, tokenizer, stop_ids, max_length)
-    except TrainingError as error:
-        where = error.where.replace("the dataset", "dev")
-        raise TrainingError(f"of dev, {error.what}", where=where, hint=error.hint) from error
 
 
 def read_chats(dataset: Path) -> Iterator[Chat]:

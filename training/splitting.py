@@ -7,10 +7,15 @@ refused by `training.tokens` like everything that does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from training.tokens import Chat, Turn, length_of
+
+
+def fitting(chats: Iterable[Chat], tokenizer: Any, options: Mapping[str, Any]) -> Iterable[Chat]:
+    """The chats, long ones in parts where the options (`QLoRAOptions`) say so."""
+    return split_long(chats, tokenizer, options["max_length"]) if options.get("split_long") else chats
 
 
 def split_long(chats: Iterable[Chat], tokenizer: Any, max_length: int) -> Iterator[Chat]:
