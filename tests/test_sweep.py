@@ -95,6 +95,14 @@ def test_a_sweep_that_cannot_be_is_refused(folder, tmp_path, more, said, capsys)
     assert said in refused(words(folder, *more, *dataset), 2, capsys)
 
 
+def test_where_no_table_can_be_written_nothing_is_trained(folder, tmp_path, capsys):  # noqa: F811
+    dataset = some(tmp_path / "data.jsonl")
+    line = refused(
+        words(folder, "--sweep", "1e-4,1e-3", "--dataset", dataset, "--output", dataset), 2, capsys
+    )
+    assert line.endswith("data.jsonl: the folder cannot be made: File exists")
+
+
 def test_a_sweep_needs_a_dataset(folder, capsys):  # noqa: F811
     assert "--sweep needs --dataset" in refused(words(folder, "--sweep", "1e-4,1e-3"), 2, capsys)
 
