@@ -21,7 +21,7 @@ from factory.candidates import Selected, select
 from factory.errors import TargetMissed
 from factory.examples import student_examples, write_jsonl
 from factory.store.rows import sample_from_row
-from factory.student_preferences import read_preferences
+from factory.student_preferences import Preference, read_preferences, with_both_sides
 from factory.types import Json
 
 # An empty answer, which only a run without refiners accepts, teaches nothing and is refused in training.
@@ -159,8 +159,17 @@ def _preferences(bench: Bench, dataset_id: str) -> Iterator[Json]:
     checks_leaks = any(step.name == "contamination" for step in bench.recipe.refiners)
     method, origins = preference.get("method", "dpo"), Counter[str]()
     found = read_preferences(bench.store, bench.run_id, dataset_id, method, checks_leaks=checks_leaks)
-    for origin, line in found:
-        origins[origin] += 1
-        yield line
+
+    def counted() -> Iterator[Preference]:
+        for each in found:
+            origins[each.origin] += 1
+            yield each
+
+    num_lines = 0
+    for each in with_both_sides(counted()) if method == "kto" else counted():
+        num_lines += 1
+        yield each.line
     told = ", ".join(f"{num:,} {origin}" for origin, num in sorted(origins.items())) or "none"
+    if origins and not num_lines:
+        told = f"none of {told}, for KTO needs good and bad answers and all are of one kind"
     bench.progress.note(f"{dataset_id}: preferences to learn after its samples: {told}")

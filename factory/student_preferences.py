@@ -8,7 +8,7 @@ what people kept or dropped are good and bad answers. What may hold a test item 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from factory.preference import pair_of
@@ -73,6 +73,21 @@ def read_preferences(
         yield from _of_member(row)
     for row in store.stream(JUDGED, (run_id, checks_leaks)):
         yield from _of_verdict(row, method)
+
+
+def with_both_sides(found: Iterable[Preference]) -> Iterator[Preference]:
+    """All of them, or none where no answer is good or none is bad, of which KTO has nothing to learn.
+
+    A pair holds both. What comes before there are both is held back: it is what people said, and no more.
+    """
+    waiting: list[Preference] = []
+    labels: set[Any] = set()
+    for each in found:
+        labels |= {each.line["label"]} if "label" in each.line else {True, False}
+        waiting.append(each)
+        if len(labels) == 2:
+            yield from waiting
+            waiting.clear()
 
 
 def _of_member(row: Mapping[str, Any]) -> Iterator[Preference]:

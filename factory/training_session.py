@@ -107,11 +107,15 @@ def sweep(
             f"the trainer '{spec.name}' makes no sweeps", where=f"training.{trained.role}", hint=hint
         )
     base, _ = find_model(domain.folder, spec.base)
+    if output is not None:  # before anything is trained
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the folder cannot be made: {error.strerror}", where=str(output)) from error
     with progress.stage(f"sweep {trained.role}", None, "steps") as bar:
         made = cast("SweepingTrainer", trainer).sweep(dataset, base, rates, num_steps, bar.update)
     found = {"base": base, "dataset": str(dataset), "steps": num_steps, **sweeps.as_data(made)}
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "sweep.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 

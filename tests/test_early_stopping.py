@@ -64,6 +64,26 @@ def test_the_best_adapter_is_kept_as_it_was_and_a_cut_training_ends_the_same(tmp
 
 
 @pytest.mark.train
+def test_of_several_processes_the_first_decides_and_writes(tmp_path, monkeypatch):
+    """Two GPUs may sum a loss in another order, and one that stopped a step later would wait for ever."""
+    import torch
+
+    from training import early_stopping, ranks
+
+    monkeypatch.setattr(ranks, "of_first", {0.5: 0.4}.get)
+    monkeypatch.setattr(ranks, "is_first", lambda: False)
+    monkeypatch.setattr(early_stopping, "mean_loss", lambda trainer, rows: 0.5)
+    second = early_stopping.EarlyStopping(EARLY, [], tmp_path)
+    logs, state = [], SimpleNamespace(global_step=4, max_steps=8)
+    second.trainer = SimpleNamespace(model=torch.nn.Linear(1, 1), log=logs.append)
+    second.on_step_end(None, state, SimpleNamespace(should_log=False))
+    assert logs == [{"eval_loss": 0.4}] and second.finish() == {"best_step": 4, "best_dev_loss": 0.4}
+    (tmp_path / "checkpoints/checkpoint-4").mkdir(parents=True)
+    second.on_save(None, state, None)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.train
 def test_an_item_of_dev_that_is_too_long_is_refused(tmp_path, base):  # noqa: F811
     from training import sft
 

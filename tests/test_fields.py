@@ -54,6 +54,8 @@ def test_what_may_be_set_is_taken(config, values):
         ("SFTConfig", "max_grad_nrm", 1.0, "has no field 'max_grad_nrm'", "did you mean 'max_grad_norm'?"),
         ("SFTConfig", "max_grad_norm", "1", "must be float, found '1'", ""),
         ("SFTConfig", "max_grad_norm", True, "must be float, found True", ""),
+        ("SFTConfig", "max_grad_norm", float("inf"), "must be finite, found inf", ""),
+        ("SFTConfig", "lr_scheduler_kwargs", {"a": [float("nan")]}, "must be finite", ""),
         ("SFTConfig", "full_determinism", 1, "must be bool, found 1", ""),
         ("SFTConfig", "dataloader_num_workers", 1.5, "must be int, found 1.5", ""),
         ("SFTConfig", "dataloader_num_workers", None, "must be int, found None", ""),
@@ -218,7 +220,12 @@ def test_they_reach_the_trainer_and_the_adapter(tmp_path, base):  # noqa: F811
     moved = [float(tensor.float().abs().max()) for name, tensor in tensors.items() if "lora_B" in name]
     assert len(moved) == 8 and max(moved) < 1e-9  # a step of so little gradient moves nothing
 
-    bad = trainer(tmp_path, max_steps=2, lora={"target_modules": ["no_such_layer"]})
-    with pytest.raises(TrainingError, match=r"the libraries refuse it: .*no_such_layer") as caught:
-        bad.train(dataset, str(base), tmp_path / "bad", no_progress)
-    assert "set under lora" in caught.value.hint and not (tmp_path / "bad").exists()
+    for modules, said in ((["no_such_layer"], ".*no_such_layer"), ("((", "missing "), ([1], "'int' object")):
+        bad = trainer(tmp_path, max_steps=2, lora={"target_modules": modules})
+        with pytest.raises(TrainingError, match=f"the libraries refuse it: {said}") as caught:
+            bad.train(dataset, str(base), tmp_path / "bad", no_progress)
+        assert "set under lora" in caught.value.hint and not (tmp_path / "bad").exists()
+
+    few = trainer(tmp_path, max_steps=2, batch_size=16, sft={"dataloader_drop_last": True})
+    with pytest.raises(TrainingError, match="the samples do not fill one batch"):
+        few.train(dataset, str(base), tmp_path / "few", no_progress)

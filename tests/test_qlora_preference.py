@@ -109,9 +109,9 @@ REFUSED = [
     ([{**PAIRS[0], "prompt": "claim?"}], "dpo", "a judged answer is a line like"),
     ([{"chosen": PAIRS[0]["chosen"]}], "dpo", "a judged answer is a line like"),
     ([{**LABELLED[0], "completion": [{"role": "assistant"}]}], "kto", "a judged answer is a line like"),
-    (TOO_LONG, "dpo", "longer than max_length"),
+    (TOO_LONG, "dpo", r"of the judged answers \(chosen\), 1 of 1 samples are longer .* split_long does not"),
     (TOO_LONG, "kto", "longer than max_length"),
-    ([pair("claim", "a", "")], "kto", "must end with an answer"),
+    ([pair("claim", "a", "")], "kto", "^sample 2 of them: of the judged answers .* must end with an answer"),
 ]
 
 

@@ -38,6 +38,12 @@ def test_parts_hold_every_exchange_once_and_as_many_as_fit(tokenizer, exchanges,
             assert length_of({"messages": more}, tokenizer) > max_length
 
 
+def test_what_a_user_says_in_two_turns_stays_with_its_answer(tokenizer):  # noqa: F811
+    asked, said = chat("notice claim wage", "burial doctor board")
+    assert parts_of([asked, asked, said] * 2, tokenizer, 20) == [[asked, asked, said]] * 2
+    assert parts_of([], tokenizer, 20) == [[]]  # which is refused as one that is not split
+
+
 def test_a_long_conversation_is_trained_on_in_parts_and_a_long_exchange_is_refused(tmp_path, base):  # noqa: F811
     from training.lengths import read_lengths
 

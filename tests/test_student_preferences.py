@@ -131,6 +131,30 @@ def test_nothing_is_taken_that_disputes_leaks_or_says_nothing(store):
     assert [row[1] for row in read(store, "kto")] == ["2", "6"]  # nobody asked for a check
 
 
+async def test_answers_of_one_kind_are_left_out_and_told(recipe, tmp_path, capsys):  # noqa: F811
+    """A run does not end over them: KTO waits for what people say of later rounds."""
+    domain = open_domain(recipe, None)
+    spec = {"name": "qlora", "base": "some/base", "preference": {"method": "kto"}}
+    domain.recipe.training["student"] = TrainingSpec.model_validate(spec)
+    async with open_bench(domain, tmp_path / "w", Progress(bars=False)) as bench:
+        bench.record_run()
+        accept(bench, 1, VARIED[:20])
+        dataset_id = await freeze_round(bench, 1)
+        ids = [row["id"] for row in bench.store.select("SELECT id FROM samples ORDER BY id LIMIT 3")]
+        passed = [Decision(id, "contamination", "keep", "ok") for id in ids]
+        bench.store.append("decisions", decision_rows(passed, bench.run_id, 1, 5, ())[0])
+        for id in ids[:2]:
+            said = {"sample_id": id, "reviewer": "ann", "action": "keep", "reason": "r"}
+            bench.store.append("verdicts", [said])
+        path = write_dataset(bench, dataset_id)
+        assert len(path.read_text().splitlines()) == 20
+        assert "none of 2 verdict, for KTO needs good and bad answers" in capsys.readouterr().err
+        path.unlink()
+        bench.store.append("verdicts", [{**said, "sample_id": ids[2], "action": "drop"}])
+        lines = [json.loads(line) for line in write_dataset(bench, dataset_id).read_text().splitlines()[20:]]
+    assert sorted(line["label"] for line in lines) == [False, True, True]
+
+
 async def test_a_rounds_dataset_holds_them_where_its_student_learns_them(recipe, tmp_path):  # noqa: F811
     domain = open_domain(recipe, None)
     async with open_bench(domain, tmp_path / "w", Progress(bars=False)) as bench:

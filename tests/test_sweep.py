@@ -7,11 +7,11 @@ import math
 from collections import Counter
 
 import pytest
-from test_qlora import base, facts_dataset, no_progress, trainer, write_dataset  # noqa: F401 (a fixture)
+from test_qlora import base, chat, no_progress, trainer, write_dataset  # noqa: F401 (a fixture)
 from test_train_command import chats, folder, refused, some, words  # noqa: F401 (a fixture)
 
 from factory import cli
-from factory.errors import TrainingError
+from factory.errors import RecipeError, TrainingError
 from factory.sweep import Sweep, SweptRate, as_data
 from training.sweep import split
 
@@ -48,6 +48,34 @@ def test_a_tenth_is_held_out_the_same_for_a_seed_and_none_of_it_is_learned(tmp_p
     path.write_text("no JSON\n")
     with pytest.raises(TrainingError, match=r"data\.jsonl:1: not a line of JSON"):
         split(path, 1)
+    path.write_text("".join(lines) + '{"message": []}\n')
+    with pytest.raises(TrainingError, match=r"data\.jsonl:51: neither a chat nor a judged answer"):
+        split(path, 1)
+
+
+def test_a_sample_may_hold_what_ends_a_line_elsewhere(tmp_path):
+    turns = [{"role": role, "content": "notice\u2028claim\x85"} for role in ("user", "assistant")]
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"messages": turns}, ensure_ascii=False) + "\n" + some(path, 9).read_text())
+    learned, held_out = split(path, 1)
+    assert {json.loads(line)["messages"][0]["content"] for line in learned + held_out} >= {
+        "notice\u2028claim\x85"
+    }
+    assert len(learned + held_out) == 10
+
+
+def test_a_base_that_is_shared_is_not_swept(tmp_path):
+    shared = trainer(tmp_path, processes=2, parallel="fsdp")
+    with pytest.raises(RecipeError, match="needs the whole base on each GPU"):
+        shared.sweep(some(tmp_path / "data.jsonl"), "base", [1e-4, 1e-3], 4, no_progress)
+
+
+@pytest.mark.train
+def test_long_conversations_are_split_on_both_sides_where_the_recipe_says_so(tmp_path, base):  # noqa: F811
+    turns = [turn for number in range(8) for turn in chat(f"notice {number}?", f"{number} days of notice")]
+    dataset = write_dataset(tmp_path, [turns] * 4)
+    found = trainer(tmp_path, split_long=True).sweep(dataset, str(base), [1e-4, 1e-3], 1, no_progress)
+    assert found.num_held_out == 1 and all(each.loss for each in found.rates)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +93,14 @@ def test_a_tenth_is_held_out_the_same_for_a_seed_and_none_of_it_is_learned(tmp_p
 def test_a_sweep_that_cannot_be_is_refused(folder, tmp_path, more, said, capsys):  # noqa: F811
     dataset = ["--dataset", str(some(tmp_path / "data.jsonl"))]
     assert said in refused(words(folder, *more, *dataset), 2, capsys)
+
+
+def test_where_no_table_can_be_written_nothing_is_trained(folder, tmp_path, capsys):  # noqa: F811
+    dataset = some(tmp_path / "data.jsonl")
+    line = refused(
+        words(folder, "--sweep", "1e-4,1e-3", "--dataset", dataset, "--output", dataset), 2, capsys
+    )
+    assert line.endswith("data.jsonl: the folder cannot be made: File exists")
 
 
 def test_a_sweep_needs_a_dataset(folder, capsys):  # noqa: F811

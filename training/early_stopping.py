@@ -15,8 +15,11 @@ from typing import Any, Final
 import torch
 from transformers import TrainerCallback
 
+from factory.errors import TrainingError
+from training import ranks
 from training.resume import CHECKPOINTS, newest_checkpoint
-from training.tokens import IGNORED, Row
+from training.splitting import fitting
+from training.tokens import IGNORED, Chat, Row, tokenize
 
 FILE: Final = "early_stopping.pt"  # of a checkpoint
 
@@ -58,6 +61,8 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not ranks.is_first():
+            return
         folder = self._partial / CHECKPOINTS / f"checkpoint-{state.global_step}"
         torch.save({"best": self._best, "weights": self._weights}, folder / FILE)
 
@@ -76,11 +81,21 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         """The loss over dev, which is logged with this step's."""
         model, will_log = self.trainer.model, control.should_log
         stop_dropping(model)
-        loss = mean_loss(self.trainer, self._rows)
+        loss = ranks.of_first(mean_loss(self.trainer, self._rows))  # all must stop at the same step
         self.trainer.log({"eval_loss": loss})
         model.train()
         control.should_log = will_log  # which logging has put out
         return loss
+
+
+def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options: dict[str, Any]) -> list[Row]:
+    """The chats of dev in tokens; raises TrainingError where one could not be learned either."""
+    chats = list(fitting(chats, tokenizer, options))
+    try:
+        return tokenize(chats, tokenizer, stop_ids, options["max_length"]) if chats else []
+    except TrainingError as error:
+        where = error.where.replace("the dataset", "dev")
+        raise TrainingError(f"of dev, {error.what}", where=where, hint=error.hint) from error
 
 
 def stop_dropping(model: Any) -> None:

@@ -9,6 +9,8 @@ where they are not installed, nothing is trained, and names and types are not lo
 from __future__ import annotations
 
 import ast
+import math
+import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -65,7 +67,7 @@ OWN: Final = {
     "fp16_full_eval",
     "use the option `batch_size`": "auto_find_batch_size",
     "the factory chooses number format and devices by what is there": "bf16 fp16 use_cpu local_rank fsdp* "
-    "deepspeed parallelism_config",
+    "deepspeed parallelism_config ddp_find_unused_parameters",
     "the base is loaded by the factory, without code of its own": "model_init_kwargs trust_remote_code",
     "samples come as tokens with labels, whole, by the base's template": "assistant_only_loss eos_token "
     "chat_template_path completion_only_loss dataset_* label_names length_column_name pad_token "
@@ -78,6 +80,8 @@ OWN: Final = {
 }
 # Those that vLLM serves and that need no more than the base; its list is factory.models.folders'.
 INITS: Final = ("gaussian", "orthogonal")
+# What the libraries raise where a value makes no sense to them, or wants a package that is not here.
+REFUSALS: Final = (ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError, re.error)
 
 
 class FieldType(NamedTuple):
@@ -102,6 +106,8 @@ def check_fields(config: Config, values: Mapping[str, Any]) -> None:
         if known and not _accepts(known[name], value):
             expected = ast.unparse(known[name].annotation)
             raise KeyedError((name,), f"'{name}' must be {expected}, found {value!r}")
+        if not _is_finite(value):
+            raise KeyedError((name,), f"'{name}' must be finite, found {value!r}")
 
 
 @lru_cache(maxsize=len(CLASSES))
@@ -137,6 +143,14 @@ def _check_served(name: str, value: Any) -> None:
         raise KeyedError(
             (name,), f"'{value}' needs a pass over the data that is not made", f"one of {', '.join(INITS)}"
         )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in it, however deep, is infinite or none: JSON would make null of it."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return all(map(_is_finite, inner))
 
 
 def _accepts(field: FieldType, value: Any) -> bool:

@@ -155,7 +155,7 @@ def explain(
 def _event(process: int, what: str, num_processes: int, log: Path) -> dict[str, Any]:
     hint = "perhaps memory ran out: lower batch_size" if "SIGKILL" in what else "the log tells more"
     text = f"process {process + 1} of {num_processes} {what}"
-    return {"event": "error", "what": text[:600], "where": str(log), "hint": hint}
+    return {"event": "error", "what": text[:600], "where": str(log), "hint": hint, "diverged": False}
 
 
 if __name__ == "__main__":

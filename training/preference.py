@@ -64,8 +64,14 @@ def check_answers(judged: Sequence[Judged], tokenizer: Any, stop_ids: set[int], 
     """Raises TrainingError where an answer cannot be learned as it is."""
     for side in ANSWERS:
         chats = [{"messages": [*line["prompt"], *line[side]]} for line in judged if side in line]
-        if chats:
-            tokenize(chats, tokenizer, stop_ids, max_length)
+        try:
+            if chats:
+                tokenize(chats, tokenizer, stop_ids, max_length)
+        except TrainingError as error:
+            what, where = f"of the judged answers ({side}), {error.what}", error.where
+            hint = error.hint if where else "raise max_length, or drop them; split_long does not cut these"
+            where = where.replace("the dataset", "them")
+            raise TrainingError(what, where=where, hint=hint) from error
 
 
 def num_steps(num_judged: int, options: dict[str, Any]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,13 +27,14 @@ from factory.errors import TrainingError
 from training import ranks
 from training.checkpoints import Checkpoints, tokens_before
 from training.curves import curve_of
-from training.early_stopping import EarlyStopping
+from training.early_stopping import EarlyStopping, dev_rows
 from training.exhausted import ran_out, what_to_lower
+from training.fields import REFUSALS
 from training.launch import samples_per_step
 from training.preference import Judged, check_answers, is_judged, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
-from training.splitting import split_long
+from training.splitting import fitting
 from training.steps import OnStep, Steps
 from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
 from training.trackers import named_run, trackers
@@ -68,25 +69,15 @@ def prepare(job: dict[str, Any]) -> Prepared:
     except (OSError, ValueError) as error:
         raise TrainingError(f"the base has no tokenizer: {error}", where=job["base"]) from error
     stop_ids = stop_ids_of(job["base"], tokenizer)
-    chats: Iterator[Chat] = read_chats(Path(job["dataset"]))
-    if options.get("split_long"):
-        chats = split_long(chats, tokenizer, options["max_length"])
+    chats = fitting(read_chats(Path(job["dataset"])), tokenizer, options)
     rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
     batches = math.ceil(len(rows) / samples_per_step(options))
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
     judged = read_judged(Path(job["dataset"]), (options.get("preference") or {}).get("method"))
     check_answers(judged, tokenizer, stop_ids, options["max_length"])
     num_judged = num_judged_steps(len(judged), options)
-    dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options["max_length"])
+    dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options)
     return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged, dev)
-
-
-def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], max_length: int) -> list[Row]:
-    """The chats of dev in tokens; raises TrainingError where one could not be learned either."""
-    try:
-        return tokenize(chats, tokenizer, stop_ids, max_length) if chats else []
-    except TrainingError as error:
-        raise TrainingError(f"of dev, {error.what}", where=error.where, hint=error.hint) from error
 
 
 def read_chats(dataset: Path) -> Iterator[Chat]:
@@ -126,9 +117,9 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         if prepared.judged:
             steps = Steps(on_step, partial, before=trainer.state.global_step)
             found |= prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError, ValueError, TypeError) as error:
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError, *REFUSALS) as error:
         passed = {"sft", "lora"} & prepared.job["options"].keys()
-        if passed and isinstance(error, ValueError | TypeError):
+        if passed and isinstance(error, REFUSALS):
             hint = f"it may come of what is set under {' or '.join(sorted(passed))}"
             raise TrainingError(f"the libraries refuse it: {error}", hint=hint) from error
         if not ran_out(error):
@@ -284,7 +275,10 @@ def make_trainer(
 
 def check_first_batch(trainer: SFTTrainer, prepared: Prepared) -> None:
     """Raises TrainingError unless the labels that the model gets end each turn with its stop token."""
-    batch = next(iter(trainer.get_train_dataloader()))
+    batch = next(iter(trainer.get_train_dataloader()), None)
+    if batch is None:
+        hint = "lower batch_size, or leave sft.dataloader_drop_last out"
+        raise TrainingError("the samples do not fill one batch, and less is dropped", hint=hint)
     for labels in batch["labels"].tolist():
         if not ends_every_turn(labels, prepared.stop_ids, prepared.tokenizer):
             text = prepared.tokenizer.decode([label for label in labels if label != IGNORED])

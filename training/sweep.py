@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from factory.errors import DivergedError, TrainingError
+from factory.errors import DivergedError, RecipeError, TrainingError
 from factory.ports import OnProgress
 from factory.sweep import Sweep, SweptRate
 from training.options import EarlyStoppingOptions, QLoRAOptions
@@ -35,7 +35,10 @@ def sweep(
     num_steps: int,
     on_progress: OnProgress,
 ) -> Sweep:
-    """Trains at each rate; raises TrainingError for samples that cannot be learned."""
+    """Trains at each rate; raises TrainingError for samples that cannot be learned, RecipeError for fsdp."""
+    if trainer.options.parallel == "fsdp":
+        what = "a sweep looks at held-out samples, which needs the whole base on each GPU"
+        raise RecipeError(what, where="parallel", hint="sweep with parallel: ddp")
     learned, held_out = split(dataset, trainer.domain.recipe.seed)
     found: list[SweptRate] = []
     with tempfile.TemporaryDirectory() as name:
@@ -60,16 +63,19 @@ def sweep(
 def split(dataset: Path, seed: int) -> tuple[list[str], list[str]]:
     """The chats of a dataset as lines: those to learn, and those held out, at least one."""
     try:
-        lines = dataset.read_text(encoding="utf-8").splitlines(keepends=True)
+        with dataset.open(encoding="utf-8") as file:
+            lines = list(file)
     except OSError as error:
         raise TrainingError(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
     chats = []
     for number, line in enumerate(lines, 1):
         try:
-            is_chat = "messages" in json.loads(line)
-        except (ValueError, TypeError) as error:
+            found = json.loads(line)
+        except ValueError as error:
             raise TrainingError("not a line of JSON", where=f"{dataset}:{number}") from error
-        if is_chat:
+        if not isinstance(found, dict) or not {"messages", "prompt"} & found.keys():
+            raise TrainingError("neither a chat nor a judged answer", where=f"{dataset}:{number}")
+        if "messages" in found:
             chats.append(line if line.endswith("\n") else line + "\n")
     if len(chats) < 2:
         hint = "one to learn and one to hold out at least"
