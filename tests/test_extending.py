@@ -98,8 +98,9 @@ def test_its_corruption_spoils_answers_for_the_refiner(folder: Path) -> None:
 
 def test_its_metric_scores_what_a_student_answers(folder: Path) -> None:
     found = json.loads(run(folder, f"{COMMANDS[6]} --json"))
-    assert found["items"] > 0 and 0 < found["mean"] < 1
-    assert found["mean"] == pytest.approx(0.1)  # the script says neither yes nor no
+    (scored,) = found["models"]
+    assert scored["num_items"] > 0 and 0 < scored["mean"] < 1
+    assert scored["mean"] == pytest.approx(0.1)  # the script says neither yes nor no
 
 
 def test_an_option_of_its_metric_is_checked_with_file_and_line(folder: Path) -> None:
