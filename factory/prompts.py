@@ -14,9 +14,12 @@ from typing import Any
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 
+_FRAME = re.compile(r"^(\s*)(BEGIN|END)(\s*)$", re.MULTILINE)
 _FILLED_IN = re.compile(r"\{[{%#].*?[}%#]\}", re.DOTALL)
 # Prompts are plain text: escaping HTML would change what the model reads.
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+# Of material that stands between the lines BEGIN and END, so that none of its own lines ends it.
+_ENVIRONMENT.filters["inside"] = lambda text: _FRAME.sub(r"\1'\2'\3", text)
 
 
 @cache
