@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import socket
 import threading
@@ -54,6 +55,22 @@ def test_the_page_is_there_while_the_run_goes_on(
     assert ("Ada", "keep") in read(tmp_path / "w", "SELECT reviewer, action FROM verdicts").rows
     with contextlib.suppress(ConnectionRefusedError):
         pytest.fail(f"it still answers: {visitors[0].get('/').status}")
+
+
+def test_a_page_beside_a_run_leaves_the_logging_of_others_alone(tmp_path: Path) -> None:
+    closed = list[str]()
+
+    class Handler(logging.Handler):
+        def close(self) -> None:
+            closed.append("closed")
+            super().close()
+
+    handler = Handler()
+    try:
+        with Store.open(tmp_path) as store, serve_beside(store.workspace, lambda _: None):
+            assert closed == []
+    finally:
+        handler.close()
 
 
 def test_an_address_that_cannot_be_told_leaves_no_server(tmp_path: Path) -> None:

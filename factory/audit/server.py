@@ -68,7 +68,11 @@ class AuditServer:
         self._app = application(self._access, self.token, self.port)
         self._server = uvicorn.Server(
             uvicorn.Config(
-                self._app, log_level="warning", lifespan="off", timeout_graceful_shutdown=PATIENCE_SECONDS
+                self._app,
+                log_config=None,  # its own would close the handlers of everybody else in this process
+                log_level="warning",
+                lifespan="off",
+                timeout_graceful_shutdown=PATIENCE_SECONDS,
             )
         )
 
