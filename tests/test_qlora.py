@@ -304,6 +304,27 @@ def test_a_base_that_is_not_in_4_bit_is_noticed(base):
 
 
 @pytest.mark.train
+def test_a_base_in_4_bit_is_the_same_after_it_has_answered(base):
+    """Where bitsandbytes packs weights anew for an answer, no gradient passes from then on."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    from training.sft import load_base
+
+    model, _ = load_base({"base": str(base), "options": {"quantize": True}})
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    before = [layer.weight.data.clone() for layer in layers]
+    model.eval()
+    with torch.no_grad():
+        model(torch.arange(8).unsqueeze(0))
+    assert all(torch.equal(layer.weight.data, old) for layer, old in zip(layers, before, strict=True))
+    given = torch.randn(1, 4, layers[0].in_features, requires_grad=True)
+    layers[0].train()(given).sum().backward()
+    assert given.grad is not None and given.grad.abs().sum() > 0
+
+
+@pytest.mark.train
 def test_packed_samples_do_not_see_each_other(tmp_path, base):
     """The loss of the first step is the same whether samples share a row or not."""
     import torch

@@ -80,7 +80,7 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
     def _look(self, control: Any) -> float:
         """The loss over dev, which is logged with this step's."""
         model, will_log = self.trainer.model, control.should_log
-        stop_dropping(model)
+        model.eval()  # `check_quantized` sees to it that a 4-bit base stands this
         loss = ranks.of_first(mean_loss(self.trainer, self._rows))  # all must stop at the same step
         self.trainer.log({"eval_loss": loss})
         model.train()
@@ -96,20 +96,6 @@ def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options:
     except TrainingError as error:
         where = error.where.replace("the dataset", "dev")
         raise TrainingError(f"of dev, {error.what}", where=where, hint=error.hint) from error
-
-
-def stop_dropping(model: Any) -> None:
-    """Sets the model to evaluation, all but its 4-bit layers.
-
-    On a processor with AVX512-BF16, bitsandbytes (0.50) lays the weights of such a layer out anew in its
-    first pass of evaluation, for a kernel that rounds to bfloat16 and, in training too, gives no gradient.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.training = True
 
 
 def mean_loss(trainer: Any, rows: Sequence[Row]) -> float:
