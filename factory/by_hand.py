@@ -113,17 +113,24 @@ def record_contender(bench: Bench, served: Proven) -> None:
         bench.record_model("student", served.model_id, str(served.folder), digest)
 
 
-def describe(served: Proven, evaluation: Evaluation) -> dict[str, Any]:
-    """A model's result with what was found out about it, as data that can be printed."""
-    slices: dict[str, list[float]] = {}
-    for item in evaluation.items:
-        slices.setdefault(item.slice, []).append(item.score)
+def describe_contender(served: Proven) -> dict[str, Any]:
+    """Who was asked, and what was found out about its adapter, as data that can be printed."""
     return {
         "model": served.name,
         "model_id": served.model_id,
         "adapter": str(served.folder) if served.folder else None,
         "digest": served.proof.digest if served.proof else None,
         "served": asdict(served.proof) if served.proof else None,
+    }
+
+
+def describe(served: Proven, evaluation: Evaluation) -> dict[str, Any]:
+    """A model's result with what was found out about it, as data that can be printed."""
+    slices: dict[str, list[float]] = {}
+    for item in evaluation.items:
+        slices.setdefault(item.slice, []).append(item.score)
+    return {
+        **describe_contender(served),
         "num_items": len(evaluation.items),
         "mean": evaluation.mean,
         "low": evaluation.low,

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from factory.by_hand import differ, find_contenders, record_contender
+from factory.by_hand import describe_contender, differ, find_contenders, record_contender
 from factory.contender import Proven, proven
 from factory.errors import FactoryError, InputError, RecipeError
 from factory.evaluations import record_by_hand
@@ -200,11 +200,4 @@ def describe(
             tasks, found, holm([each.p_value for each in found]), strict=True
         ):
             task["difference"] = asdict(difference) | {"p_value": p_value}
-    return {
-        "model": served.name,
-        "model_id": served.model_id,
-        "adapter": str(served.folder) if served.folder else None,
-        "digest": served.proof.digest if served.proof else None,
-        "served": asdict(served.proof) if served.proof else None,
-        "tasks": tasks,
-    }
+    return {**describe_contender(served), "tasks": tasks}

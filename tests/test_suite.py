@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from test_by_hand import recipe  # noqa: F401 (fixture)
 
 from factory import suite
 from factory.cli import main
 from factory.errors import FactoryError, RecipeError
-from factory.init import write_template
 from factory.load import load
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
@@ -27,14 +26,6 @@ def choice(number: int, likelihoods: list[float], acc: float, kept: str = "none"
     found = [[each, False] for each in likelihoods]
     metrics = {"filter": kept, "metrics": ["acc", "acc_norm"], "acc": acc, "acc_norm": 0.0}
     return {"doc_id": number, "target": 1, "arguments": asked, "filtered_resps": found, **metrics}
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    write_template(tmp_path / "domain")
-    profile = {"models": {"student": {"server": "main"}}, "training": {"student": {"base": "tiny-base"}}}
-    (tmp_path / "domain" / "profiles" / "scripted.yaml").write_text(yaml.safe_dump(profile))
-    return tmp_path / "domain"
 
 
 def test_the_likeliest_choice_is_the_answer_by_the_first_metric_and_filter():
@@ -98,7 +89,7 @@ def test_a_task_becomes_an_evaluation_with_its_interval():
         suite.read_evaluation("m", read_task("letters", [choice(0, [0, 0, 0], 12.5)]))
 
 
-def test_without_the_harness_it_is_told_how_to_get_it(recipe, tmp_path, capsys, monkeypatch):
+def test_without_the_harness_it_is_told_how_to_get_it(recipe, tmp_path, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else name)
     asked = ["evaluate", str(recipe), "-w", str(tmp_path / "w"), "--suite", str(SUITE)]
     assert main(asked) == 2
@@ -107,7 +98,7 @@ def test_without_the_harness_it_is_told_how_to_get_it(recipe, tmp_path, capsys, 
     assert not (tmp_path / "w").exists()
 
 
-def test_a_folder_without_tasks_and_a_split_are_refused(recipe, tmp_path, capsys, monkeypatch):
+def test_a_folder_without_tasks_and_a_split_are_refused(recipe, tmp_path, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     asked = ["evaluate", str(recipe), "-w", str(tmp_path / "w"), "--suite"]
     assert main([*asked, str(tmp_path / "none")]) == 2
@@ -116,7 +107,7 @@ def test_a_folder_without_tasks_and_a_split_are_refused(recipe, tmp_path, capsys
     assert "a suite has no splits" in capsys.readouterr().err
 
 
-async def test_a_student_that_only_we_can_ask_has_no_suite(recipe, tmp_path):
+async def test_a_student_that_only_we_can_ask_has_no_suite(recipe, tmp_path):  # noqa: F811
     async with open_bench(open_domain(recipe, "scripted"), tmp_path / "w", Progress(bars=False)) as bench:
         with pytest.raises(RecipeError, match="nobody else can ask the student"):
             await suite.evaluate_suite(bench, ["base"], SUITE)
