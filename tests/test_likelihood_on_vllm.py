@@ -19,6 +19,7 @@ from factory.types import Completion, Message, Sampling
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
 SECTION = "§ 34-9-80 Notice\nNotice of the accident is due within 30 days.\n\nHow long is notice?"
+BUSY = Sampling(max_tokens=300, temperature=2.0)
 CHATS = (
     (Message("user", SECTION), Message("assistant", "30 days (§ 34-9-80)")),
     (Message("user", SECTION), Message("assistant", "21 days (§ 34-9-80)")),
@@ -34,19 +35,29 @@ CHATS = (
 
 
 async def ask(folder: Path, run_as: str) -> list[Completion]:
-    """What base and adapter say to every chat, through engine and pool."""
+    """What base and adapter say to every chat, through engine and pool, while both generate for others."""
     made = recipe(run_as, 1)  # in float32, as transformers below: bfloat16 is less exact than the tolerance
     made.servers["main"] = made.servers["main"].model_copy(update={"dtype": "float32"})
     with Store.open(folder / run_as) as store:
         pool = ModelPool(made, folder, folder / run_as, print)
         engine = Engine(store, Budget(BudgetSpec()), "run_1")
         try:
-            asked = []
+            asks = []
             for role in ("student", "teacher"):
                 model = await pool.model(role)
-                of_role = engine.ask(role, model, made.models[role], "refine", 1)
-                asked += [of_role(chat, sampling=Sampling(max_tokens=1), given=True) for chat in CHATS]
-            return list(await asyncio.gather(*asked))
+                asks.append(engine.ask(role, model, made.models[role], "refine", 1))
+            # Far more requests in the batch than the chats have tokens.
+            others = [
+                asyncio.create_task(ask([Message("user", f"Number {number}")], sampling=BUSY))
+                for number in range(48)
+                for ask in asks
+            ]
+            await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED, timeout=1)
+            assert not all(task.done() for task in others)
+            given = [ask(chat, sampling=Sampling(max_tokens=1), given=True) for ask in asks for chat in CHATS]
+            found = list(await asyncio.gather(*given))
+            await asyncio.gather(*others)
+            return found
         finally:
             await pool.close()
 

@@ -17,7 +17,7 @@ from tiny_llama import make_adapter, make_tiny_llama
 from factory.budget import Budget
 from factory.engine import Engine
 from factory.errors import EndpointError, RecipeError, ServerError
-from factory.models import shares, vllm_server
+from factory.models import shares, vllm_replicas, vllm_server
 from factory.models.pool import ModelPool
 from factory.models.remote_adapter import load_adapter
 from factory.recipe import BudgetSpec, Recipe
@@ -249,7 +249,7 @@ async def test_more_replicas_than_gpus_are_refused(pooled, monkeypatch):
         assert servers_left() == []
 
 
-async def test_calls_of_a_replica_that_died_go_to_the_others_until_none_is_left(pooled, store):
+async def test_calls_of_a_replica_that_died_go_to_the_others_until_none_is_left(pooled, store, monkeypatch):
     told: list[str] = []
     async with pooled(THREE, TAUGHT, told=told) as pool:
         teacher = await pool.model("teacher")
@@ -266,6 +266,7 @@ async def test_calls_of_a_replica_that_died_go_to_the_others_until_none_is_left(
         assert sum("one-2' died" in text for text in told) == 1, told
         assert len(pids) == 2 and not engine.counts.failed
         assert (await pool.model("teacher")) is teacher
+        monkeypatch.setattr(vllm_replicas, "MAX_RETURNS", 0)
         for replica in (0, 2):
             await kill(teacher.replicas[replica])
         with pytest.raises(ServerError, match="died"):
@@ -273,6 +274,20 @@ async def test_calls_of_a_replica_that_died_go_to_the_others_until_none_is_left(
                 with suppress(EndpointError):
                     await teacher.complete(request())
                 await asyncio.sleep(0.05)
+
+
+async def test_where_no_replica_is_left_all_of_them_come_back(pooled, store):
+    async with pooled(THREE, TAUGHT) as pool:
+        teacher = await pool.model("teacher")
+        pids = {await pid_of(replica) for replica in teacher.replicas}
+        for replica in teacher.replicas:
+            await kill(replica)
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        asked = [ask([Message("user", f"hello {number}")]) for number in range(30)]
+        after = {int(answer.text.rpartition(" ")[2]) for answer in await asyncio.gather(*asked)}
+        assert after <= set(servers_left()) - pids and not engine.counts.failed
+        assert len(servers_left()) == 3
 
 
 async def kill(model) -> None:
@@ -342,7 +357,73 @@ async def test_training_that_fails_leaves_a_pool_that_works(pooled):
         await pid_of(teacher)
 
 
-async def test_a_server_that_died_is_an_error_of_the_run_not_of_a_call(pooled):
+async def test_a_server_that_dies_is_started_again_with_its_adapters_and_its_log_is_kept(
+    pooled, store, tmp_path
+):
+    told: list[str] = []
+    adapter = {"teacher": {"server": "one", "adapter": "a"}}
+    async with pooled(ONE, adapter, told=told) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        first = (await ask([Message("user", "hello")])).text
+        logs = tmp_path / "logs"
+        (logs / "one.log").write_text("IndexError: a fault of the engine\n")
+        await kill(teacher)
+        asked = [ask([Message("user", f"hello {number}")]) for number in range(20)]
+        answers = {answer.text for answer in await asyncio.gather(*asked)}
+        assert len(answers) == 1 and first not in answers
+        assert answers.pop().split()[0] == first.split()[0] == teacher.name, "with its adapter"
+        assert not engine.counts.failed and engine.counts.num_attempts > 21
+        assert (logs / "one-died-1.log").read_text() == "IndexError: a fault of the engine\n"
+        again = [text for text in told if "started again" in text]
+        assert len(again) == 1
+        assert "servers.one: the vLLM server 'one' died: IndexError: a fault of the engine" in again[0]
+        assert "one-died-1.log" in again[0]
+
+
+async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, store, monkeypatch, tmp_path):
+    told: list[str] = []
+    async with pooled(ONE, {"teacher": {"server": "one"}}, told=told) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        for number in range(vllm_replicas.MAX_RETURNS + 1):
+            await ask([Message("user", f"hello {number}")])
+            await kill(teacher)
+        with pytest.raises(ServerError, match="died"):
+            await ask([Message("user", "one more")])
+        assert sum("started again" in text for text in told) == vllm_replicas.MAX_RETURNS
+        kept = {f"one-died-{number}.log" for number in range(1, vllm_replicas.MAX_RETURNS + 1)}
+        assert {path.name for path in (tmp_path / "logs").glob("*.log")} == {"one.log"} | kept
+        monkeypatch.setattr(vllm_replicas, "HOUR_SECONDS", 0.0)
+        await ask([Message("user", "an hour later")])
+
+
+async def test_a_call_that_kills_its_server_each_time_ends_the_run_soon(pooled, store):
+    told: list[str] = []
+    async with pooled(ONE, {"teacher": {"server": "one"}}, told=told) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        await ask([Message("user", "hello")])
+        with pytest.raises(ServerError, match="died"):
+            await ask([Message("user", "die")])
+        assert sum("started again" in text for text in told) == 1
+
+
+async def test_one_that_died_in_its_sleep_is_started_again(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}, device="cuda", while_training="sleep") as pool:
+        teacher = await pool.model("teacher")
+        before = await pid_of(teacher)
+        async with pool.device_free():
+            psutil.Process(before).kill()
+            while pool._servers["one"].is_running:  # noqa: ASYNC110 (it is another process)
+                await asyncio.sleep(0.01)
+        assert await pid_of(teacher) != before
+
+
+async def test_a_server_that_died_without_an_answer_is_an_error_of_the_run_not_of_a_call(pooled):
     async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
         teacher = await pool.model("teacher")
         for _ in range(100):

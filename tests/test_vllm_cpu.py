@@ -10,8 +10,9 @@ from factory.models import vllm_cpu  # noqa: E402
 class Wrapper:
     """As much of vLLM's PunicaWrapperCPU as the grouped methods see."""
 
-    def update_metadata(self, indices) -> None:
-        self.token_lora_indices = self.sampler_indices = indices
+    def update_metadata(self, indices, sampled=None) -> None:
+        self.token_lora_indices = indices
+        self.sampler_indices = indices if sampled is None else sampled
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,6 +59,30 @@ def test_products(indices):
     want = expected(embedded, rows, [torch.eye(rank).repeat(slots, 1, 1, 1)], [head_b], [7], index)
     wrapper.add_lora_embedding(embedded, rows, head_b)
     assert torch.allclose(embedded, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(2, 9, 4), (9, 1, 2), (5, 5, 5)], ids=str)
+def test_the_head_over_a_prompt_is_that_of_its_own_adapter_whatever_else_is_in_the_batch(lengths):
+    """As for `prompt_logprobs`: a slice of all tokens' states, all but the last token of one request."""
+    torch.manual_seed(0)
+    slots = [1, -1, 0]
+    token_slots = torch.repeat_interleave(torch.tensor(slots), torch.tensor(lengths))
+    wrapper = Wrapper()
+    wrapper.update_metadata(token_slots, torch.tensor(slots))
+    states, head_a, head_b = torch.randn(sum(lengths), 6), torch.randn(2, 1, 4, 6), torch.randn(2, 1, 7, 4)
+    start = 0
+    for slot, length in zip(slots, lengths, strict=True):
+        x = states[start : start + length - 1]
+        logits = torch.randn(length - 1, 7)
+        want = expected(logits, x, [head_a], [head_b], [7], torch.full((length - 1,), slot))
+        wrapper.add_lora_logits(logits, x, head_a, head_b, 1.0)
+        assert torch.allclose(logits, want, atol=1e-5)
+        start += length
+    sampled = states[torch.tensor(lengths).cumsum(0) - 1]
+    logits = torch.zeros(3, 7)
+    want = expected(logits, sampled, [head_a], [head_b], [7], torch.tensor(slots))
+    wrapper.add_lora_logits(logits, sampled, head_a, head_b, 1.0)
+    assert torch.allclose(logits, want, atol=1e-5)
 
 
 def test_a_head_narrower_than_its_adapter_takes_what_fits():

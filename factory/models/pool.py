@@ -2,7 +2,8 @@
 
 Roles that name the same server share its processes, each with its own adapter. Servers on a GPU take turns:
 one is awake at a time, and none while a model trains. A model that was handed out stays good: it
-wakes its server again when it is asked. How a server is started or asked is not here.
+wakes its server again when it is asked, or starts it where it died. How a server is started or asked is
+not here.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class ModelPool:
         return self._models[key]
 
     async def ready(self, server: str) -> VllmReplicas:
-        """The server, started or woken where it was put aside; raises ServerError where it died."""
+        """The server, started or woken where need be; raises ServerError where it died once too often."""
         process = self._opened(server)
         if server in self._awake and process.is_running:
             return process
@@ -207,13 +208,14 @@ class ModelPool:
     async def _awaken(self, name: str) -> VllmReplicas:
         """The server running and awake, with all its adapters; on a GPU the others are put aside first."""
         process = self._opened(name)
-        if process.has_died:
+        has_died = process.has_died
+        if has_died:
             process.raise_if_dead()
-        if name in self._awake:
+        elif name in self._awake:
             return process
         others = [other for other in self._servers.values() if other is not process]
         await self._put_to_sleep(process.device)
-        if process.is_asleep:
+        if process.is_asleep and not has_died:
             await process.wake()
         else:
             await self._start(name, process, [other for other in others if other.is_asleep])

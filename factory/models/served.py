@@ -41,14 +41,16 @@ class ServedModel:
         return self._id
 
     async def complete(self, request: Request) -> Completion:
-        """One answer; raises EndpointError, or ServerError where all replicas of the server have died."""
+        """One answer; raises EndpointError, or ServerError where all replicas of the server keep dying."""
         server = await self._ready(self.server)
         endpoint = await self._connect(server.processes[self._replica])
         try:
-            return await endpoint.complete(request)
+            answer = await endpoint.complete(request)
         except EndpointError:
             server.raise_if_dead()
             raise
+        server.has_answered = True
+        return answer
 
     async def list_models(self) -> dict[str, Listed]:
         """What its replica serves, by name; raises ServerError."""

@@ -63,12 +63,26 @@ def add_lora_linear(
             start += size
 
 
+def groups_of_head(wrapper: Any, x: Tensor) -> Groups:
+    """The groups of rows that go through the head.
+
+    Those are a copy of the rows to be sampled, in the batch's order. But for `prompt_logprobs` vLLM takes
+    one request's tokens after the other, as slices of all tokens' states: there the place of the slice says
+    whose. vLLM's own code goes by the order of the batch there too, and gives a prompt others' adapters.
+    """
+    num_stored = x.untyped_storage().nbytes() // x.element_size() // x.shape[-1]
+    if len(x) == num_stored:
+        return list(wrapper.sampler_groups)
+    slot = int(wrapper.token_lora_indices[x.storage_offset() // x.shape[-1]])
+    return [(slot, None)] if slot >= 0 else []
+
+
 def add_lora_logits(
     wrapper: Any, y: Tensor, x: Tensor, lora_a_stacked: Tensor, lora_b_stacked: Tensor, scale: float, **_: Any
 ) -> None:
-    """The same for the head, over the rows that are sampled."""
+    """The same for the head, over the rows that are sampled, or over those of one prompt."""
     y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-    for slot, rows in wrapper.sampler_groups:
+    for slot, rows in groups_of_head(wrapper, x):
         chosen = x if rows is None else x[rows]
         product = scale * (chosen @ lora_a_stacked[slot, 0].T @ lora_b_stacked[slot, 0].T)
         add_product(y, rows, 0, y.shape[1], product)

@@ -1,21 +1,26 @@
 """The processes of one vLLM server of the recipe: started, given adapters, put aside and stopped as one.
 
 One replica, mostly; with several each has its own GPUs, or its share of the cores. One that dies is told
-once and stays away until the server is started again: as long as another runs, calls go there. What a single
-process does is `vllm_server`'s, or `in_process`'.
+once and stays away until the server is started again: as long as another runs, calls go there. Where none is
+left the server may be started again if it had answered, a few times an hour: what kills it each time must
+not go on for ever. What a single process does is `vllm_server`'s, or `in_process`'.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from factory.errors import ServerError
 from factory.models.in_process import VllmInProcess
 from factory.models.vllm_server import VllmProcess, replica_name
 from factory.servers import VllmServer
+
+MAX_RETURNS: Final = 3  # of a server that died, within an hour
+HOUR_SECONDS: Final = 3600.0
 
 
 class VllmReplicas:
@@ -33,6 +38,8 @@ class VllmReplicas:
         self.device = self.processes[0].device
         self._on_progress = on_progress
         self._told: set[int] = set()
+        self._returns: list[float] = []  # when it was started again after it died (monotonic)
+        self.has_answered = False  # since its last start
 
     @property
     def is_running(self) -> bool:
@@ -45,6 +52,12 @@ class VllmReplicas:
         return all(process.has_died for process in self.processes)
 
     @property
+    def may_return(self) -> bool:
+        """Whether it is worth starting again where it died."""
+        latest = [moment for moment in self._returns if time.monotonic() - moment < HOUR_SECONDS]
+        return self.has_answered and len(latest) < MAX_RETURNS
+
+    @property
     def is_asleep(self) -> bool:
         return any(process.is_asleep for process in self.processes)
 
@@ -55,9 +68,12 @@ class VllmReplicas:
     async def start(self, port: int | None = None) -> None:
         """All ready to answer when it returns, else none is left; raises RecipeError or ServerError.
 
-        `port` is where the first listens; each further one has the next number.
+        `port` is where the first listens; each further one has the next number. Where it died, what became
+        of it is told, and its logs are kept.
         """
         self._told.clear()
+        self._note_return()
+        self.has_answered = False
         ports = [None if port is None else port + index for index in range(len(self.processes))]
         try:
             await _all(process.start(at) for process, at in zip(self.processes, ports, strict=True))
@@ -82,9 +98,11 @@ class VllmReplicas:
         await asyncio.gather(*[process.stop() for process in self.processes])
 
     def raise_if_dead(self) -> None:
-        """Raises ServerError where none runs; says of one that died beside others what became of it."""
+        """Raises ServerError where none runs and none may return; says of one that died beside others why."""
         if not self.is_running:
-            self.processes[0].raise_if_dead()
+            if not self.may_return:
+                self.processes[0].raise_if_dead()
+            return
         for index, process in enumerate(self.processes):
             if process.has_died and index not in self._told:
                 self._told.add(index)
@@ -92,6 +110,13 @@ class VllmReplicas:
                     process.raise_if_dead()
                 except ServerError as error:
                     self._on_progress(f"{error}; its calls go to the other replicas")
+
+    def _note_return(self) -> None:
+        if not self.has_died:
+            return
+        self._returns.append(time.monotonic())
+        errors = [process.put_log_aside() for process in self.processes]
+        self._on_progress(f"{errors[0]}; it is started again")
 
     def describe(self) -> str:
         """What serves where, for a person."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import socket
@@ -230,6 +231,14 @@ class VllmProcess:
         if not self.is_running:
             raise self._failure(what)
 
+    def put_log_aside(self) -> ServerError:
+        """Why it died; its log is kept under a number, since the next start writes over it."""
+        aside = (self.log.with_name(f"{self.log.stem}-died-{number}.log") for number in itertools.count(1))
+        kept = next(path for path in aside if not path.exists())
+        with contextlib.suppress(OSError):  # somebody may have tidied up
+            self.log.replace(kept)
+        return self._failure("died", kept)
+
     @property
     def key_file(self) -> Path:
         return self.log.with_suffix(".key")
@@ -263,12 +272,13 @@ class VllmProcess:
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where
             ) from error
 
-    def _failure(self, what: str) -> ServerError:
-        lines = read_tail(self.log)
+    def _failure(self, what: str, log: Path | None = None) -> ServerError:
+        log = log or self.log
+        lines = read_tail(log)
         return ServerError(
             f"the vLLM server '{self.name}' {what}: {find_cause(lines)}",
             where=self.where,
-            hint=f"the whole log is in {self.log}",
+            hint=f"the whole log is in {log}",
             log_tail=lines[-TAIL_LINES:],
         )
 
