@@ -400,6 +400,20 @@ async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, stor
         await ask([Message("user", "an hour later")])
 
 
+async def test_one_that_does_not_come_back_is_told_and_tried_again_by_whoever_asks_next(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill(teacher)
+        while pool._servers["one"].is_running:  # noqa: ASYNC110 (it is another process)
+            await asyncio.sleep(0.01)
+        pooled.words[:] = ["--die", "RuntimeError: out of memory"]
+        for _ in range(2):
+            with pytest.raises(ServerError, match="did not start: RuntimeError: out of memory"):
+                await teacher.complete(request())
+        pooled.words.clear()
+        await teacher.complete(request())
+
+
 async def test_a_call_that_kills_its_server_each_time_ends_the_run_soon(pooled, store):
     told: list[str] = []
     async with pooled(ONE, {"teacher": {"server": "one"}}, told=told) as pool:

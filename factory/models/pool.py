@@ -211,6 +211,7 @@ class ModelPool:
         has_died = process.has_died
         if has_died:
             process.raise_if_dead()
+            self._awake.discard(name)
         elif name in self._awake:
             return process
         others = [other for other in self._servers.values() if other is not process]
