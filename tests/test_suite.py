@@ -7,15 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from test_by_hand import recipe  # noqa: F401 (fixture)
 
 from factory import suite
 from factory.cli import main
-from factory.errors import FactoryError, RecipeError
+from factory.errors import BudgetExceeded, FactoryError, InputError, RecipeError
 from factory.load import load
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
-from factory.suite_worker import Warnings, check_files, read_task
+from factory.suite_tasks import check_files, check_tasks
+from factory.suite_worker import Warnings, read_task
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "georgia_workers_comp"
 SUITE = RECIPE / "suite"
@@ -55,18 +57,113 @@ def test_a_file_that_the_harness_would_pass_over_is_told(tmp_path):
     (tmp_path / "b" / "b.yaml").write_text("test_split: test\n")
     check_files(tmp_path)
     (tmp_path / "b" / "b.yaml").write_text("task: [\n")
-    with pytest.raises(ValueError, match=r"^a\.yaml cannot be read: .*, line 2") as caught:
+    with pytest.raises(InputError, match=r"^a\.yaml: it cannot be read: .*, line 2") as caught:
         check_files(tmp_path)
     assert "\n" not in str(caught.value)
 
 
+LINE = '{"question": "a?", "answer": "x", "choices": ["x", "y"], "label": 1}\n'
+TASK = {
+    "task": "t",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "d.jsonl"}},
+    "test_split": "test",
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "answer",
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_choice": "{{choices}}",
+    "doc_to_target": "label",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+
+
+@pytest.fixture
+def suite_of(tmp_path, monkeypatch):
+    """Writes a folder of one task, or a task and a group, as the worker finds it."""
+    pytest.importorskip("lm_eval")
+    import datasets
+    from lm_eval import utils
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(utils.env, "finalize", None)
+
+    def write(lines: str | None, **changed: object) -> Path:
+        folder = tmp_path / "suite"
+        folder.mkdir()
+        (folder / "t.yaml").write_text(yaml.safe_dump(TASK | changed))
+        if lines is not None:
+            (folder / "d.jsonl").write_text(lines)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, CHOICE, CHOICE | {"doc_to_target": "y", "doc_to_choice": ["x", "y"]}]
+)
+def test_tasks_that_can_be_asked_are_named(changed, suite_of):
+    folder = suite_of(LINE * 2, **changed)
+    (folder / "g.yaml").write_text("group: all\ntask: [t]\n")
+    assert check_tasks(folder) == ["t"]
+    (folder / "g.yaml").write_text("group: all\ntask: [t, {task: nowhere}]\n")
+    with pytest.raises(
+        InputError, match=r"^g\.yaml: there is no task 'nowhere', which the group 'all' names"
+    ):
+        check_tasks(folder)
+
+
+@pytest.mark.parametrize(
+    ("lines", "changed", "told"),
+    [
+        ("", {}, "its data file d.jsonl is empty — one JSON object a line"),
+        (None, {}, "there is no data file d.jsonl — "),
+        (LINE + "hello\n", {}, "d.jsonl:2 is no JSON object: hello"),
+        ("5\n6\n", {}, "d.jsonl:1 is no JSON object: 5"),
+        (
+            LINE,
+            {"test_split": "dev"},
+            "its `test_split` 'dev' is none of its data — its `data_files` make: test",
+        ),
+        (LINE, {"doc_to_text": "{{asked}}"}, "it cannot be loaded: UndefinedError: 'asked' is undefined"),
+        (
+            LINE,
+            {"doc_to_target": "anser"},
+            "`doc_to_target` names the field 'anser', which its items have not",
+        ),
+        (LINE + '{"question": "b?"}', {}, ", item 1: `doc_to_target` gives nothing for it"),
+        (LINE + '{"answer": "x"}', {}, ", item 1: it cannot be asked: .* a field that its template prints"),
+        (LINE + LINE.replace("1}", "2}"), CHOICE, ", item 1: the right answer 2 is none of its 2 choices"),
+        (LINE, {"doc_to_txt": "x"}, "it cannot be loaded: .*doc_to_txt.* — mend its file"),
+    ],
+)
+def test_a_task_that_cannot_be_asked_is_one_line_with_its_file(lines, changed, told, suite_of):
+    with pytest.raises(InputError, match=rf"^t\.yaml: task 't'(: |, ){told.removeprefix(', ')}") as caught:
+        check_tasks(suite_of(lines, **changed))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_a_task_is_told_before_anything_is_opened(recipe, tmp_path, capsys, suite_of):  # noqa: F811
+    asked = ["evaluate", str(recipe), "-w", str(tmp_path / "w"), "--suite", str(suite_of(""))]
+    assert main(asked) == 2
+    told = capsys.readouterr().err
+    assert (
+        told.startswith("error: t.yaml: task 't': its data file d.jsonl is empty") and told.count("\n") == 1
+    )
+    assert not (tmp_path / "w").exists()
+
+
 def test_a_task_without_items_or_scores_is_told_by_name():
-    with pytest.raises(ValueError, match="the task 'letters' has no items"):
+    with pytest.raises(InputError, match="task 'letters': it has no items"):
         read_task("letters", [])
-    with pytest.raises(ValueError, match="no metric of the task 'letters' goes with its `output_type`"):
+    with pytest.raises(InputError, match="task 'letters': no metric goes with its `output_type`"):
         read_task("letters", [choice(0, [0, 0, 0], 1.0) | {"metrics": []}])
     perplexity = {"metrics": ["word_perplexity"], "word_perplexity": (-3.0, 2)}
-    with pytest.raises(ValueError, match="'word_perplexity' of the task 'letters' gives no score of an item"):
+    with pytest.raises(InputError, match="letters': its metric 'word_perplexity' gives no score of an item"):
         read_task("letters", [choice(0, [0, 0, 0], 1.0) | perplexity])
 
 
