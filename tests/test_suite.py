@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fake_endpoint import FakeEndpoint, Status
 from test_by_hand import recipe  # noqa: F401 (fixture)
 
 from factory import suite
+from factory.budget import Budget, Spend
 from factory.cli import main
 from factory.errors import BudgetExceeded, FactoryError, InputError, RecipeError
 from factory.load import load
 from factory.progress import Progress
 from factory.session import open_bench, open_domain
+from factory.spend import read_spend
 from factory.suite_tasks import check_files, check_tasks
 from factory.suite_worker import Warnings, read_task
 
@@ -209,6 +212,66 @@ async def test_a_student_that_only_we_can_ask_has_no_suite(recipe, tmp_path):  #
         with pytest.raises(RecipeError, match="nobody else can ask the student"):
             await suite.evaluate_suite(bench, ["base"], SUITE)
         assert suite.find_tokenizer(bench) == "tiny-base"
+
+
+def written(answers: list[int]):
+    """An endpoint that answers completions with these statuses, the last one for ever."""
+
+    def answer(body):
+        status = answers.pop(0) if len(answers) > 1 else answers[0]
+        used = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+        return Status(status, {"choices": [{"index": 0, "text": "x"}], "usage": used})
+
+    return FakeEndpoint(answer)
+
+
+def at(endpoint: FakeEndpoint, recipe: Path, **budget: float):  # noqa: F811
+    """The domain with its student at an endpoint."""
+    here = {"kind": "endpoint", "base_url": endpoint.base_url, "can_load_adapters": True}
+    price = {"prompt": 1.0, "completion": 2.0}
+    profile = {
+        "servers": {"here": here},
+        "models": {"student": {"server": "here", "model": "fake", "price": price}},
+        "training": {"student": {"base": str(RECIPE.parents[1] / "tiny" / "models" / "base")}},
+        "budget": budget,
+    }
+    (recipe / "profiles" / "there.yaml").write_text(yaml.safe_dump(profile))
+    return open_domain(recipe, "there")
+
+
+async def test_what_the_harness_sends_is_counted_and_a_spent_budget_refuses_it(recipe, tmp_path, suite_of):  # noqa: F811
+    folder = suite_of(LINE + LINE.replace("a?", "b?"))
+    async with written([500, 200]) as endpoint:
+        domain = at(endpoint, recipe, calls=3)
+        async with open_bench(domain, tmp_path / "w", Progress(bars=False)) as bench:
+            bench.record_run()
+            found = await suite.evaluate_suite(bench, ["base"], folder)
+            (row,) = bench.store.select("SELECT * FROM calls")
+            budget = Budget.from_store(bench.store, bench.run_id, bench.recipe.budget)
+            (spend,) = read_spend(bench.store, {bench.run_id: ""})
+        assert [task["mean"] for task in found["models"][0]["tasks"]] == [1.0]
+        assert (row["stage"], row["status"], row["attempts"]) == ("suite", "ok", 3)
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (14, 2)
+        assert row["cost_dollars"] == pytest.approx(18e-6)
+        assert budget.spent == Spend(3, 16, row["cost_dollars"])
+        assert budget.minutes == pytest.approx(row["latency_ms"] / 60_000, rel=0.1) and spend.num_unused == 0
+        async with open_bench(domain, tmp_path / "w", Progress(bars=False)) as bench:
+            with pytest.raises(BudgetExceeded, match=r"budget\.calls: .* \(3 used\)"):
+                await suite.evaluate_suite(bench, ["base"], folder)
+        assert len(endpoint.requests) == 3
+
+
+async def test_a_suite_ends_with_the_run_s_minutes(recipe, tmp_path, suite_of):  # noqa: F811
+    folder = suite_of(LINE)
+    async with (
+        written([200]) as endpoint,
+        open_bench(at(endpoint, recipe, minutes=0.01), tmp_path / "w", Progress(bars=False)) as bench,
+    ):
+        bench.record_run()
+        with pytest.raises(BudgetExceeded, match=r"budget\.minutes"):
+            await suite.evaluate_suite(bench, ["base"], folder)
+        (row,) = bench.store.select("SELECT status, error, attempts FROM calls")
+    assert (row["status"], row["error"], row["attempts"]) == ("failed", "harness", 0)
 
 
 async def test_a_harness_that_fails_is_told_by_its_last_words(tmp_path):
