@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -380,6 +381,42 @@ async def test_a_server_that_dies_is_started_again_with_its_adapters_and_its_log
         assert len(again) == 1
         assert "servers.one: the vLLM server 'one' died: IndexError: a fault of the engine" in again[0]
         assert "one-died-1.log" in again[0]
+
+
+async def test_a_server_that_comes_back_is_asked_once_it_has_its_adapters(pooled):
+    """At the same port too, where it has another key; nobody's call is refused meanwhile."""
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        pool._port = vllm_server.find_free_port()
+        teacher = await pool.model("teacher")
+        before = await teacher.complete(request())
+        await kill(teacher)
+        process = pool._servers["one"]
+        while process.is_running:  # noqa: ASYNC110 (until it is known to be dead)
+            await asyncio.sleep(0.01)
+
+        async def later(seconds: float) -> str:
+            await asyncio.sleep(seconds)
+            return (await teacher.complete(request())).text
+
+        answers = await asyncio.gather(*[later(0.02 * number) for number in range(30)])
+        assert {text.split()[0] for text in answers} == {teacher.name}
+        assert before.text not in answers and len(set(answers)) == 1
+
+
+async def test_a_server_that_comes_back_loads_no_other_adapter_under_the_old_name(pooled, folder, tmp_path):
+    mine = shutil.copytree(folder / "a", tmp_path / "mine")
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher", mine)
+        await teacher.complete(request())
+        shutil.copy(folder / "b" / "adapter_model.safetensors", mine)
+        await kill(teacher)
+        with pytest.raises(ServerError, match=f"'{teacher.name}' cannot be loaded: {mine} does not hold it"):
+            for _ in range(100):
+                with suppress(EndpointError):
+                    await teacher.complete(request())
+                await asyncio.sleep(0.05)
+        shutil.copy(folder / "a" / "adapter_model.safetensors", mine)
+        assert (await teacher.complete(request())).text.split()[0] == teacher.name
 
 
 async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, store, monkeypatch, tmp_path):

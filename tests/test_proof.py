@@ -137,6 +137,22 @@ async def test_what_the_base_varies_by_is_no_difference(adapter, tuned, is_told)
     assert (await asked(adapter, -1.0, tuned, noise=0.1)).difference > 1.5
 
 
+async def test_what_other_work_beside_it_changes_is_no_difference(adapter):
+    """A base under the adapter's name, at a server that is busy while it is first asked."""
+    name, told = name_adapter("student", adapter), {"root": str(adapter), "parent": "base"}
+    async with FakeVllm(name, {"base": -1.0, "adapter": -1.0}, **told) as endpoint:
+        quiet = endpoint.answers
+        num = len(PROBING.items)
+
+        def busy(body):
+            endpoint.logprobs["adapter"] = -1.1 if num < len(endpoint.requests) <= 2 * num else -1.0
+            return quiet(body)
+
+        endpoint.answers = busy
+        with pytest.raises(FactoryError, match="answers as its base 'base' does"):
+            await proof_at(endpoint, adapter)
+
+
 async def test_an_adapter_of_zeros_may_answer_as_its_base(adapter):
     proof = await asked(zeroed(adapter), -1.0, -1.0)
     assert (proof.difference, proof.largest_change) == (0.0, 0.0)
