@@ -21,9 +21,10 @@ from factory.errors import EndpointError, RecipeError, ServerError
 from factory.models import shares, vllm_replicas, vllm_server
 from factory.models.pool import ModelPool
 from factory.models.remote_adapter import load_adapter
+from factory.proof import Probing, look, prove, read_proof
 from factory.recipe import BudgetSpec, Recipe
 from factory.store.store import Store
-from factory.types import Message, Request, Sampling
+from factory.types import GoldItem, Message, Request, Sampling
 
 FAKE = str(Path(__file__).with_name("fake_vllm.py"))
 BASICS = {
@@ -417,6 +418,25 @@ async def test_a_server_that_comes_back_loads_no_other_adapter_under_the_old_nam
                 await asyncio.sleep(0.05)
         shutil.copy(folder / "a" / "adapter_model.safetensors", mine)
         assert (await teacher.complete(request())).text.split()[0] == teacher.name
+
+
+async def test_a_proof_goes_on_where_its_server_dies_in_the_middle(pooled, folder, store, tmp_path):
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        teacher = await pool.model("teacher")
+        await teacher.complete(request())
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+
+        def ask_at(place):
+            return engine.for_run("run_1", apart=True).ask("teacher", place, spec, "prove", 1)
+
+        seen = await look(teacher)
+        assert await look(teacher) == seen
+        items = [GoldItem("i", f"die once {tmp_path / 'died'}", "7 days", "s")]
+        probing = Probing(items, ask_at, pool.base_id("teacher"))
+        proof = await prove(teacher, read_proof(folder / "a"), folder / "a", probing)
+        assert (proof.difference, proof.served_as) == (1.0, teacher.name)
+        assert await look(teacher) != seen, "which says that it has to be proven again"
+        assert (tmp_path / "died").exists() and engine.counts.num_attempts == 5
 
 
 async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, store, monkeypatch, tmp_path):
