@@ -155,6 +155,15 @@ class Budget:
         """Raises BudgetExceeded where no call at all would fit: for work that asks by itself."""
         self._refuse(bound_spend(1, 0, price))
 
+    def left(self) -> dict[str, float]:
+        """What is left of each limit but minutes, for work that asks by itself and is counted with `add`."""
+        taken = self.spent + self.reserved + self.held
+        return {name: limit - getattr(taken, name) for name, limit in self._limits}
+
+    def add(self, used: Spend) -> None:
+        """Counts what was spent without a reservation."""
+        self.spent = self.spent + used
+
     async def reserve(self, prompt_tokens: int, max_tokens: int, price: Price, call_id: str = "") -> Spend:
         """Sets aside what one call can cost at most, waiting where only calls in flight stand in the way.
 

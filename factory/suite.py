@@ -29,6 +29,7 @@ from factory.models.vllm_log import read_tail
 from factory.servers import VllmServer
 from factory.significance import holm, wilson
 from factory.suite_requests import counted
+from factory.suite_worker import OVER
 from factory.types import Evaluation, ItemResult
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ async def run_harness(bench: Bench, folder: Path, asked: Sequence[tuple[Proven, 
     addresses = [await place.address() for _, place in asked]
     listed = await asked[0][1].list_models()
     lengths = [each.max_model_len for each in listed.values() if each.max_model_len]
-    job = {
+    job: dict[str, Any] = {
         "folder": str(folder),
         "tokenizer": find_tokenizer(bench),
         "max_length": min(lengths, default=MAX_LENGTH),
@@ -137,13 +138,18 @@ async def run_harness(bench: Bench, folder: Path, asked: Sequence[tuple[Proven, 
         environment["OPENAI_API_KEY"] = addresses[0][1] or "none"
         sent = Path(scratch) / "sent.jsonl"
         models = {place.name: served.model_id for served, place in asked}
-        with counted(bench, models, sent, folder):
-            budget = bench.engine.budget
-            try:
+        price, budget = bench.recipe.models["student"].price, bench.engine.budget
+        job |= {"sent": str(sent), "left": budget.left(), "price": price.model_dump()}
+        try:
+            with counted(bench, models, sent, folder):
                 async with asyncio.timeout(budget.seconds_left()):
-                    await _run(words, json.dumps(job | {"sent": str(sent)}).encode(), environment, log)
-            except TimeoutError:
-                raise budget.exceeded("minutes") from None
+                    await _run(words, json.dumps(job).encode(), environment, log)
+        except TimeoutError:
+            raise budget.exceeded("minutes") from None
+        except FactoryError:
+            if (over := sent.with_suffix(OVER)).exists():
+                raise budget.exceeded(over.read_text(encoding="utf-8")) from None
+            raise
         found = _read_results(Path(scratch))
     for warning in found["warnings"]:
         bench.progress.note(f"lm-evaluation-harness: {warning}")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from factory.budget import cost_dollars
+from factory.budget import Spend, cost_dollars
 
 if TYPE_CHECKING:
     from factory.bench import Bench
@@ -43,6 +43,9 @@ def counted(bench: Bench, models: Mapping[str, str], sent: Path, folder: Path) -
             for name, numbers in used.items()
         ]
         bench.store.append("calls", rows)
+        for row in rows:
+            tokens = row["prompt_tokens"] + row["completion_tokens"]
+            bench.engine.budget.add(Spend(row["attempts"], tokens, row["cost_dollars"]))
 
 
 def _lines(sent: Path) -> Iterator[str]:

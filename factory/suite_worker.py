@@ -3,10 +3,11 @@
     python -m factory.suite_worker RESULTS < JOB
 
 JOB is JSON: `folder` of tasks, `tokenizer`, `max_length` in tokens, `models` with `name` and `base_url` of
-an OpenAI-compatible endpoint, whose key is in OPENAI_API_KEY, and `sent`, a file that gets a line for each
-request. Without models the tasks are checked. RESULTS is written as JSON: for each model the tasks, each with
-answer and score of every item; or, as `refused`, what is wrong with the folder. Only this process imports the
-harness, which is what `pip install 'dataset-factory[suite]'` brings.
+an OpenAI-compatible endpoint, whose key is in OPENAI_API_KEY, `sent`, a file that gets a line for each
+request and reply, `left`, limits by name, `price` of a million tokens. Without models the tasks are checked.
+RESULTS is written as JSON: for each model the tasks, each with answer and score of every item; or, as
+`refused`, what is wrong with the folder. Only this process imports the harness, which is what
+`pip install 'dataset-factory[suite]'` brings.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Final
 from factory.errors import InputError
 from factory.suite_tasks import check_tasks
 
+OVER: Final = ".over"
 COUNTED: Final = "counted-completions"
 CONCURRENCY: Final = 8  # more than 1: then the harness asks without the environment's proxies
 TIMEOUT_SECONDS: Final = 600
@@ -35,7 +37,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     warnings = Warnings()
     logging.getLogger("lm_eval").addHandler(warnings)
-    count_requests(Path(job["sent"]))
+    count_requests(Path(job["sent"]), job["left"], job["price"])
     tasks = TaskManager(include_path=job["folder"], include_defaults=False)
     names = sorted(tasks.all_subtasks)
     models = []
@@ -63,30 +65,61 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return {"version": __version__, "models": models, "warnings": warnings.told()}
 
 
-def count_requests(sent: Path) -> None:
-    """Registers `COUNTED`: the harness's client of completions, which writes into `sent` what it uses."""
+def count_requests(sent: Path, left: dict[str, float], price: dict[str, float]) -> None:
+    """Registers `COUNTED`: the harness's client of completions, with a meter."""
     from lm_eval.api.registry import register_model
     from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    meter = Meter(sent, left, price)
 
     @register_model(COUNTED)
     class Counted(LocalCompletionsAPI):  # type: ignore[misc]
         def _create_payload(self, *args: Any, **more: Any) -> Any:  # once for each attempt
-            write(self.model, 1, {})
+            meter.request(self.model)
             return super()._create_payload(*args, **more)
 
         def parse_generations(self, outputs: Any, **more: Any) -> Any:
-            write(self.model, 0, outputs)
+            meter.reply(self.model, outputs)
             return super().parse_generations(outputs=outputs, **more)
 
         def parse_logprobs(self, outputs: Any, **more: Any) -> Any:
-            write(self.model, 0, outputs)
+            meter.reply(self.model, outputs)
             return super().parse_logprobs(outputs=outputs, **more)
 
-    def write(model: str, num_requests: int, outputs: Any) -> None:
+
+class Meter:
+    """Writes each request and reply into a file as it comes; at a limit it names that and ends the process.
+
+    What is in flight then is not known.
+    """
+
+    def __init__(self, sent: Path, left: dict[str, float], price: dict[str, float]) -> None:
+        self._sent, self._left, self._price = sent, left, price
+        self._used = dict.fromkeys(("calls", "tokens", "dollars"), 0.0)
+
+    def request(self, model: str) -> None:
+        """An attempt that is about to leave."""
+        self._used["calls"] += 1
+        self._end_beyond()
+        self._write(model, 1, 0, 0)
+
+    def reply(self, model: str, outputs: Any) -> None:
+        """The tokens that a reply says it took; limits of these are passed by what was in flight."""
         usage = (outputs.get("usage") if isinstance(outputs, dict) else None) or {}
-        tokens = [usage.get(f"{kind}_tokens") or 0 for kind in ("prompt", "completion")]
-        with sent.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([model, num_requests, *tokens]) + "\n")
+        tokens = {kind: usage.get(f"{kind}_tokens") or 0 for kind in ("prompt", "completion")}
+        self._used["tokens"] += sum(tokens.values())
+        self._used["dollars"] += sum(self._price[kind] * num for kind, num in tokens.items()) / 1_000_000
+        self._write(model, 0, *tokens.values())
+
+    def _end_beyond(self) -> None:
+        for name, limit in self._left.items():
+            if self._used[name] > limit or (name != "calls" and self._used[name] >= limit):
+                self._sent.with_suffix(OVER).write_text(name, encoding="utf-8")
+                os._exit(1)  # at once: the harness takes an error for one to be tried again
+
+    def _write(self, model: str, *numbers: int) -> None:
+        with self._sent.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([model, *numbers]) + "\n")
 
 
 class Warnings(logging.Handler):

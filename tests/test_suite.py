@@ -261,6 +261,29 @@ async def test_what_the_harness_sends_is_counted_and_a_spent_budget_refuses_it(r
         assert len(endpoint.requests) == 3
 
 
+async def test_a_suite_ends_at_a_limit_that_it_comes_to(recipe, tmp_path, monkeypatch):  # noqa: F811
+    work = """import json, sys
+from factory.suite_worker import Meter
+job = json.load(sys.stdin)
+meter = Meter(Path(job["sent"]), job["left"], job["price"])
+for _ in range(3):
+    meter.request("fake")
+    meter.reply("fake", {"usage": {"prompt_tokens": 7, "completion_tokens": 1}})
+"""
+    words = [sys.executable, "-c", f"from pathlib import Path\n{work}"]
+    monkeypatch.setattr(suite, "_worker", lambda _: (words, dict(os.environ)))
+    for name, limit, used in (("calls", 2, 2), ("tokens", 9, 16), ("dollars", 10e-6, 1.8e-5)):
+        async with (
+            written([200]) as endpoint,
+            open_bench(at(endpoint, recipe, **{name: limit}), tmp_path / name, Progress(bars=False)) as bench,
+        ):
+            bench.record_run()
+            with pytest.raises(BudgetExceeded, match=rf"budget\.{name}: .* \({used:.4g} used\)"):
+                await suite.evaluate_suite(bench, ["base"], SUITE)
+            (row,) = bench.store.select("SELECT status, attempts, prompt_tokens FROM calls")
+        assert tuple(row.values()) == ("failed", 2, 14)
+
+
 async def test_a_suite_ends_with_the_run_s_minutes(recipe, tmp_path, suite_of):  # noqa: F811
     folder = suite_of(LINE)
     async with (
