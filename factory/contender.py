@@ -80,7 +80,7 @@ async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIt
     yield Proven(contender.name, folder, ask, model_id, proof)
     refuse_if_changed(proof, folder)
     if await look(model) != seen:  # what answered last may not be what was proven
-        bench.progress.note(f"{contender.name}: its server was started anew meanwhile, and is proven again")
+        bench.progress.note(f"{contender.name}: its server went down or came back meanwhile: proven again")
         await prove(model, proof, folder, probing)
 
 

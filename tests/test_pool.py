@@ -406,18 +406,26 @@ async def test_a_server_that_comes_back_is_asked_once_it_has_its_adapters(pooled
 
 async def test_a_server_that_comes_back_loads_no_other_adapter_under_the_old_name(pooled, folder, tmp_path):
     mine = shutil.copytree(folder / "a", tmp_path / "mine")
-    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+    base = shutil.copytree(folder / "one", tmp_path / "base")
+    server = {"one": {"kind": "vllm", "model": str(base)}}
+    changed = [
+        (mine / "adapter_model.safetensors", folder / "b", f"cannot be loaded: {mine} does not hold it"),
+        (base / "model.safetensors", folder / "two", f"cannot come back: {base} holds another model"),
+    ]
+    async with pooled(server, {"teacher": {"server": "one"}}) as pool:
         teacher = await pool.model("teacher", mine)
-        await teacher.complete(request())
-        shutil.copy(folder / "b" / "adapter_model.safetensors", mine)
-        await kill(teacher)
-        with pytest.raises(ServerError, match=f"'{teacher.name}' cannot be loaded: {mine} does not hold it"):
-            for _ in range(100):
-                with suppress(EndpointError):
-                    await teacher.complete(request())
-                await asyncio.sleep(0.05)
-        shutil.copy(folder / "a" / "adapter_model.safetensors", mine)
-        assert (await teacher.complete(request())).text.split()[0] == teacher.name
+        for file, other, told in changed:
+            await teacher.complete(request())
+            before = file.read_bytes()
+            shutil.copy(other / file.name, file)
+            await kill(teacher)
+            with pytest.raises(ServerError, match=told):
+                for _ in range(100):
+                    with suppress(EndpointError):
+                        await teacher.complete(request())
+                    await asyncio.sleep(0.05)
+            file.write_bytes(before)
+            assert (await teacher.complete(request())).text.split()[0] == teacher.name
 
 
 async def test_a_proof_goes_on_where_its_server_dies_in_the_middle(pooled, folder, store, tmp_path):

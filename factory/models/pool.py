@@ -61,6 +61,7 @@ class ModelPool:
         self._models: dict[str, Model] = {}
         self._servers: dict[str, VllmReplicas] = {}
         self._adapters: dict[str, dict[str, Path]] = {}
+        self._bases: dict[str, object] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._awake: set[str] = set()
         self.batched = BatchedModels(recipe, folder, on_progress, self)
@@ -242,7 +243,15 @@ class ModelPool:
                 await process.sleep()
 
     async def _start(self, name: str, process: VllmReplicas, sleeping: list[VllmReplicas]) -> None:
-        """Starts a server and loads the adapters that it had; if need be, stops those that sleep."""
+        """Starts a server and loads the adapters that it had; if need be, stops those that sleep.
+
+        Raises ServerError where files of base or adapters are others than when they were first loaded.
+        """
+        base = describe_folder(Path(process.model)) if process.is_folder else process.model
+        if self._bases.setdefault(name, base) != base:
+            what = f"the server cannot come back: {process.model} holds another model than at its start"
+            hint = "put its files back, or run again with those that are there"
+            raise ServerError(what, where=f"servers.{name}", hint=hint)
         try:
             await process.start(self._port)
         except ServerError:
