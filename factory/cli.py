@@ -80,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, SystemExit) as error:  # noqa: BLE001 (the one place where everything ends)
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            raise  # typer's own, where the reader went away
         if debug:
             traceback.print_exc()
         return _tell(error, as_json="json" in _values(words, "--log-format"))

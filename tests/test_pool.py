@@ -444,7 +444,7 @@ async def test_a_proof_goes_on_where_its_server_dies_in_the_middle(pooled, folde
         proof = await prove(teacher, read_proof(folder / "a"), folder / "a", probing)
         assert (proof.difference, proof.served_as) == (1.0, teacher.name)
         assert await look(teacher) != seen, "which says that it has to be proven again"
-        assert (tmp_path / "died").exists() and engine.counts.num_attempts == 5
+        assert (tmp_path / "died").exists() and engine.counts.num_attempts > 4
 
 
 async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, store, monkeypatch, tmp_path):
