@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`); nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (the one place where everything ends)
+    except (Exception, SystemExit) as error:  # the one place where everything ends
         if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
             raise  # typer's own, where the reader went away
         if debug:
