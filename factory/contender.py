@@ -63,7 +63,7 @@ def check_files(bench: Bench, contender: Contender) -> Proof | None:
 
 @asynccontextmanager
 async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIterator[Proven]:
-    """The contender, served and proven; its files are looked at again at the end.
+    """The contender, served and proven; its files and its server are looked at again at the end.
 
     Raises FactoryError where it is not what it is called.
     """
