@@ -30,7 +30,7 @@ COUNTED = ("calls", "tokens", "dollars")  # limits on what calls cost; minutes p
 
 # Earlier time is the time between one recorded event of the run and the next. The start of a stage ends no
 # such interval, since the pause before it is a restart's. What a killed process did after its last
-# record is not known and not counted.
+# record is not known and not counted. A suite is in no stage: its row says how long its harness took.
 SPENT = """
 SELECT coalesce(sum(attempts), 0)::BIGINT AS calls,
        coalesce(sum(prompt_tokens + completion_tokens), 0)::BIGINT AS tokens,
@@ -41,10 +41,11 @@ FROM calls WHERE starts_with(run_id, ?)
 """
 MINUTES = """
 WITH events AS (
-    SELECT epoch(created_at) AS second, false AS starts FROM calls WHERE starts_with(run_id, ?)
-    UNION ALL SELECT epoch(created_at), status = 'started' FROM stages WHERE starts_with(run_id, ?)
+    SELECT epoch(created_at) AS second, stage = 'suite' AS starts FROM calls WHERE starts_with(run_id, $1)
+    UNION ALL SELECT epoch(created_at), status = 'started' FROM stages WHERE starts_with(run_id, $1)
 ), intervals AS (
     SELECT second - lag(second) OVER (ORDER BY second, starts) AS seconds, starts FROM events
+    UNION ALL SELECT latency_ms / 1000, false FROM calls WHERE starts_with(run_id, $1) AND stage = 'suite'
 )
 SELECT coalesce(sum(seconds) FILTER (NOT starts), 0)::DOUBLE / 60 AS minutes FROM intervals
 """
@@ -136,7 +137,7 @@ class Budget:
         """
         row = store.select(SPENT, (run_id,))[0]
         lost = Spend(0, row["lost_tokens"], row["lost_dollars"])
-        minutes = store.select(MINUTES, (run_id, run_id))[0]["minutes"]
+        minutes = store.select(MINUTES, (run_id,))[0]["minutes"]
         return cls(spec, Spend(row["calls"], row["tokens"], row["dollars"]) + lost, minutes, held, lost)
 
     @property
@@ -149,6 +150,19 @@ class Budget:
         if self.spec.minutes is None:
             return None
         return max(0.0, 60 * (self.spec.minutes - self.minutes))
+
+    def refuse_if_spent(self, price: Price) -> None:
+        """Raises BudgetExceeded where no call at all would fit: for work that asks by itself."""
+        self._refuse(bound_spend(1, 0, price))
+
+    def left(self) -> dict[str, float]:
+        """What is left of each limit but minutes, for work that asks by itself and is counted with `add`."""
+        taken = self.spent + self.reserved + self.held
+        return {name: limit - getattr(taken, name) for name, limit in self._limits}
+
+    def add(self, used: Spend) -> None:
+        """Counts what was spent without a reservation."""
+        self.spent = self.spent + used
 
     async def reserve(self, prompt_tokens: int, max_tokens: int, price: Price, call_id: str = "") -> Spend:
         """Sets aside what one call can cost at most, waiting where only calls in flight stand in the way.

@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from types import FrameType
@@ -78,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`); nothing more may be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 (the one place where everything ends)
+    except (Exception, SystemExit) as error:  # the one place where everything ends
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            raise  # typer's own, where the reader went away
         if debug:
-            import traceback
-
             traceback.print_exc()
         return _tell(error, as_json="json" in _values(words, "--log-format"))
     if result == 130:
@@ -95,7 +96,7 @@ def _values(words: Sequence[str], option: str) -> set[str]:
     return joined | {value for word, value in pairwise(words) if word == option}
 
 
-def _tell(error: Exception, as_json: bool) -> int:
+def _tell(error: Exception | SystemExit, as_json: bool) -> int:
     """Prints an error on one line of stderr; returns the exit code that it deserves."""
     code, text = 1, f"internal error: {type(error).__name__}: {error} (--debug shows where)"
     if isinstance(error, FactoryError):
@@ -104,6 +105,10 @@ def _tell(error: Exception, as_json: bool) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "factory"
         code, text = error.exit_code, f"error: {error.format_message()} — see `{command} --help`"
+    elif isinstance(error, SystemExit):  # only a plug-in of somebody else's, which may not end the program
+        text = (
+            f"error: {_origin(error)} ended the program: SystemExit: {error} — it must raise an error instead"
+        )
     elif isinstance(error, OSError) and error.errno in DISK_TROUBLE:
         code, text = 2, f"error: {error.filename or 'disk'}: {error.strerror}"
     text = printable(" ".join(text.split()))
@@ -115,6 +120,12 @@ def _tell(error: Exception, as_json: bool) -> int:
     for line in getattr(error, "log_tail", ()):
         print("  " + printable(line), file=sys.stderr)
     return code
+
+
+def _origin(error: BaseException) -> str:
+    """The file and line that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{last.filename}:{last.lineno}"
 
 
 def _interrupt(_number: int, frame: FrameType | None) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.errors import FactoryError
-from factory.proof import Proof, choose_probes, prove, read_proof, refuse_if_changed
+from factory.proof import Probing, Proof, choose_probes, look, prove, read_proof, refuse_if_changed
 from factory.servers import ScriptedServer
 from factory.types import Evaluation, Split
 
 if TYPE_CHECKING:
     from factory.bench import Bench
-    from factory.ports import Ask
+    from factory.ports import Ask, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def check_files(bench: Bench, contender: Contender) -> Proof | None:
 
 @asynccontextmanager
 async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIterator[Proven]:
-    """The contender, served and proven; its files are looked at again at the end.
+    """The contender, served and proven; its files and its server are looked at again at the end.
 
     Raises FactoryError where it is not what it is called.
     """
@@ -73,11 +73,27 @@ async def proven(bench: Bench, contender: Contender, number: int = 0) -> AsyncIt
         yield Proven(contender.name, contender.folder, ask, model_id, None)
         return
     model = await bench.pool.model("student", contender.folder)
-    proof = await prove(model, proof, folder, choose_probes(bench.domain.dev))
+    seen, probing = await look(model), probing_of(bench, number)
+    proof = await prove(model, proof, folder, probing)
     if proof.note:
         bench.progress.note(f"{contender.name}: {proof.note}")
     yield Proven(contender.name, folder, ask, model_id, proof)
     refuse_if_changed(proof, folder)
+    if await look(model) != seen:  # what answered last may not be what was proven
+        bench.progress.note(f"{contender.name}: its server went down or came back meanwhile: proven again")
+        await prove(model, proof, folder, probing)
+
+
+def probing_of(bench: Bench, number: int) -> Probing:
+    """How the student's places are asked: by the engine, each for itself, so that budget and store know."""
+    base_id = bench.pool.base_id("student")
+    bench.record_model("student", base_id, None)
+
+    def ask_at(place: Model) -> Ask:
+        engine = bench.engine.for_run(bench.run_id, apart=True)
+        return engine.ask("student", place, bench.recipe.models["student"], "prove", number)
+
+    return Probing(choose_probes(bench.domain.dev), ask_at, base_id)
 
 
 def _is_scripted(bench: Bench) -> bool:

@@ -3,8 +3,7 @@
 `Engine.ask` binds a role and a model to a coroutine that generators, refiners and evaluators
 call. It answers from the store where the same request was answered before, so running work again is
 resuming it. Two equal requests in flight share one call. An answer that is not what its schema asks for
-is asked again, each time as a call of its own. `Engine.run_tasks` keeps a bounded number of tasks going,
-where one that fails is data. What is asked and what becomes of answers is not here.
+is asked again. `Engine.run_tasks` keeps a bounded number of tasks going, where one that fails is data.
 """
 
 from __future__ import annotations
@@ -81,10 +80,11 @@ class Engine:
         """Rate, tokens, cost and failures, as the text of a progress line."""
         return describe(self._counts, self._rate.update(self._counts.num_answered))
 
-    def for_run(self, run_id: str) -> Engine:
-        """The same engine for another run: budget, slots, counts and calls in flight are shared."""
+    def for_run(self, run_id: str, apart: bool = False) -> Engine:
+        """The same engine for another run: all else is shared, but for the slots where it is `apart`."""
         other = copy.copy(self)
         other.run_id = run_id
+        other._slots = {} if apart else self._slots
         return other
 
     def slots_of(self, spec: ModelSpec, num_replicas: int = 1) -> Slots:

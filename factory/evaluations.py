@@ -55,11 +55,11 @@ async def judge_answers(
     if role is None:
         return list(answered)
     judge = cast("Any", bench.evaluator).judge
-    ask, _ = await bench.ask(role, "evaluate", number)
+    ask, judge_id = await bench.ask(role, "evaluate", number)
     judged: list[Evaluation] = []
     for each in answered:
         with bench.progress.stage(f"{label} {each.split} {role}", len(each.items), "items") as bar:
-            judged.append(await judge(each, ask, bar.update))
+            judged.append(await judge(judge_id, each, ask, bar.update))
     return judged
 
 

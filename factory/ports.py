@@ -281,7 +281,8 @@ class Evaluator(Protocol):
 
     One that knows how long a prompt is offers `num_characters(item) -> int`, which the forecast counts.
     One whose scores are a second model's says which in a property `role: Role | None` of its Options, and has
-    `judge(evaluation, ask, on_progress) -> Evaluation`, called with what `evaluate` gave, once it gave all.
+    `judge(judge_id, evaluation, ask, on_progress) -> Evaluation`, called with that model's id and what
+    `evaluate` gave, once it gave all.
     """
 
     Options: ClassVar[type[BaseModel]]

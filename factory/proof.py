@@ -3,13 +3,15 @@
 Three things are looked at, since each can be right while another is wrong: the files on disk have the digest
 of what was trained; the endpoint lists the adapter as one of a base, loaded from such files; it answers
 otherwise than that base, or its weights are so small that it need not. Where one of them does not hold a
-FactoryError is raised. Who is asked what afterwards is not here.
+FactoryError is raised. A proof is about what is served now: no answer of the store counts. Who is asked what
+afterwards is not here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -22,7 +24,7 @@ from factory.models.listing import Listed, find_adapter
 from factory.types import Completion, GoldItem, Message, Request, Sampling
 
 if TYPE_CHECKING:
-    from factory.ports import Model
+    from factory.ports import Ask, Model
 
 NUM_PROBES: Final = 3
 NOISE_TIMES: Final = 4.0  # how far beyond the base's own unrest an answer is another one
@@ -42,7 +44,7 @@ class Place(Protocol):
 
     async def address(self) -> tuple[str, str]: ...
 
-    def beside(self, name: str) -> Place: ...
+    def beside(self, name: str, model_id: str) -> Place: ...
 
     async def close(self) -> None: ...
 
@@ -66,6 +68,15 @@ class Proof:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """The items whose checked answers adapter and base are given, how a place is asked, and the base's id."""
+
+    items: Sequence[GoldItem]
+    ask_at: Callable[[Any], Ask]
+    base_id: str
+
+
 def read_proof(folder: Path) -> Proof:
     """The digests of the files on disk, read anew; raises FactoryError where they are no adapter."""
     try:
@@ -86,33 +97,61 @@ def refuse_if_changed(proof: Proof, folder: Path) -> None:
         )
 
 
-async def prove(model: Model, proof: Proof, folder: Path, probes: Sequence[GoldItem]) -> Proof:
+async def prove(model: Model, proof: Proof, folder: Path, probing: Probing) -> Proof:
     """The proof with what every place said that answers for the model; one that is down is left out.
 
-    `probes` are items whose checked answers are given to adapter and base, to see how likely they hold them.
+    What it asks is stored and counted as every call is. Raises BudgetExceeded too.
     """
     refuse_if_changed(proof, folder)
-    places: Sequence[Any] = getattr(model, "replicas", (model,))
-    if not all(hasattr(place, "list_models") for place in places):
+    places = _places(model)
+    if not places:
         note = "the server is asked in batches or is a script: only the files were checked"
         return Proof(proof.digest, proof.content, note=note)
     found = await asyncio.gather(
-        *[_prove_at(place, proof, folder, probes) for place in places], return_exceptions=True
+        *[_prove_at(place, proof, folder, probing) for place in places], return_exceptions=True
     )
     proofs = [each for each in found if isinstance(each, Proof)]
     for each in found:
-        is_down = isinstance(each, ServerError) or getattr(each, "kind", "") in DOWN
-        if isinstance(each, BaseException) and not (is_down and proofs):
+        if isinstance(each, BaseException) and not (_is_down(each) and proofs):
             raise each
     return min(proofs, key=lambda each: each.difference or 0.0)
 
 
-async def _prove_at(place: Place, proof: Proof, folder: Path, probes: Sequence[GoldItem]) -> Proof:
+async def look(model: Model) -> list[tuple[tuple[str, str], Listed | None] | None]:
+    """What every place says of itself, None where it is down; a server says otherwise once it came back."""
+    return await asyncio.gather(*map(_look_at, _places(model)))
+
+
+async def _look_at(place: Place) -> tuple[tuple[str, str], Listed | None] | None:
+    try:
+        listed = await place.list_models()
+        return await place.address(), listed.get(place.name)
+    except (EndpointError, ServerError) as error:
+        if not _is_down(error):
+            raise
+        return None
+
+
+def _places(model: Model) -> Sequence[Any]:
+    """Where a model answers; none where it cannot be asked what it serves."""
+    places: Sequence[Any] = getattr(model, "replicas", (model,))
+    return places if all(hasattr(place, "list_models") for place in places) else ()
+
+
+def _is_down(error: BaseException) -> bool:
+    return isinstance(error, ServerError) or getattr(error, "kind", "") in DOWN
+
+
+async def _prove_at(place: Place, proof: Proof, folder: Path, probing: Probing) -> Proof:
+    """What one place says. It may be busy with other work meanwhile, and answer a little otherwise each time.
+
+    So both are asked twice, in turns: a base under two names would vary as much as it seems to differ.
+    """
     listed = find_adapter(await place.list_models(), place.name, str(folder))
     _check_root(listed, proof, folder)
-    base = place.beside(listed.parent or "")
+    base = place.beside(listed.parent or "", probing.base_id)
     try:
-        told = [await _likelihoods(each, probes) for each in (base, place, base)]
+        told = [await _likelihoods(probing.ask_at(each), probing.items) for each in (base, place) * 2]
     except EndpointError as error:
         if error.kind not in ("refused", "malformed"):
             raise
@@ -120,7 +159,8 @@ async def _prove_at(place: Place, proof: Proof, folder: Path, probes: Sequence[G
         return Proof(proof.digest, proof.content, listed.name, note=note)
     finally:
         await base.close()
-    noise, difference = _apart(told[0], told[2]), _apart(told[0], told[1])
+    noise = max(_apart(told[0], told[2]), _apart(told[1], told[3]))
+    difference = min(_apart(of_base, own) for of_base in told[::2] for own in told[1::2])
     change = largest_change(folder)
     note = "" if difference > max(LEAST_NATS, NOISE_TIMES * noise) else _explain(listed, change, folder)
     return Proof(proof.digest, proof.content, listed.name, difference, len(told[0]), change, note)
@@ -146,13 +186,13 @@ def _explain(listed: Listed, change: float | None, folder: Path) -> str:
     raise FactoryError(what, where=str(folder), hint=HINT)
 
 
-async def _likelihoods(place: Place, probes: Sequence[GoldItem]) -> list[float]:
-    """The log-probabilities of the tokens of the probes' checked answers, one probe after another."""
+async def _likelihoods(ask: Ask, items: Sequence[GoldItem]) -> list[float]:
+    """The log-probabilities of the tokens of the items' checked answers, one item after another."""
     found: list[float] = []
-    for item in probes:
+    for item in items:
         messages = (*item.before, Message("user", item.question), Message("assistant", item.answer))
-        request = Request("probe", messages, None, Sampling(max_tokens=1), given=True)
-        answer = await place.complete(request)
+        anew = secrets.randbits(53)  # an ordinal that no stored answer has
+        answer = await ask(messages, sampling=Sampling(max_tokens=1), ordinal=anew, given=True)
         found += [token.logprob for token in answer.logprobs or ()]
     return found
 

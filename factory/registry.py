@@ -43,7 +43,7 @@ def find(group: Group, name: str, where: str = "") -> type[Any]:
             loaded: type[Any] = point.load()
         except (ImportError, AttributeError) as error:
             raise RecipeError(f"the plug-in '{name}' cannot be loaded: {error}", where=where) from error
-        except Exception as error:  # importing it runs code of somebody else's
+        except (Exception, SystemExit) as error:  # importing it runs code of somebody else's
             what = f"the plug-in '{name}' cannot be loaded: {type(error).__name__}: {error}"
             raise RecipeError(what, where=where) from error
         return loaded

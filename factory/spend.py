@@ -21,7 +21,7 @@ class Spend:
 
     `num_asked_again`: not as the schema asks, so that a later call took its place. `num_unused`: no sample,
     decision or evaluated item rests on it, because its task failed later or is still under way; rows of an
-    embedder are kept, and so none of these. `num_found`
+    embedder are kept, and so none of these, nor are what proved an adapter or ran a suite. `num_found`
     are answers that another run had paid for, over and above `num_calls`.
     `seconds` is the sum of latencies, so it exceeds the wall clock where calls overlap. `lost_tokens` and
     `lost_dollars` may have been billed without an answer, over and above what was reported.
@@ -67,7 +67,7 @@ SPEND = """
         SELECT run_id, stage, role, 1 AS num_calls, (status = 'failed')::INT AS num_failed,
                (status = 'ok' AND replaced.id IS NOT NULL)::INT AS num_asked_again,
                (status = 'ok' AND used.id IS NULL AND replaced.id IS NULL
-                AND role <> 'embedder')::INT AS num_unused,
+                AND role <> 'embedder' AND stage NOT IN ('prove', 'suite'))::INT AS num_unused,
                0 AS num_found, prompt_tokens, completion_tokens, cost_dollars, latency_ms,
                lost_tokens, lost_dollars
         FROM CALLS LEFT JOIN (SELECT DISTINCT id FROM used) used USING (id) LEFT JOIN replaced USING (id)

@@ -2,7 +2,8 @@
 
 The harness runs in a process of its own (`factory.suite_worker`) and asks the served models over HTTP, all in
 one session of their server; nothing is fetched. Its answers and scores come back item by item and are stored
-as evaluations of no round. Which task means what is the harness's.
+as evaluations of no round, its requests are counted (`factory.suite_requests`). Which task means what is the
+harness's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from contextlib import AsyncExitStack
@@ -26,6 +28,8 @@ from factory.models.folders import find_model
 from factory.models.vllm_log import read_tail
 from factory.servers import VllmServer
 from factory.significance import holm, wilson
+from factory.suite_requests import counted
+from factory.suite_worker import OVER
 from factory.types import Evaluation, ItemResult
 
 if TYPE_CHECKING:
@@ -36,11 +40,12 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("lm_eval", "tenacity", "datasets", "transformers")
 OFFLINE: Final = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+RESULTS: Final = "results.json"
 MAX_LENGTH: Final = 2048  # tokens, where an endpoint does not tell
 
 
 def check_suite(folder: Path) -> Path:
-    """The folder, absolute; raises InputError where it holds no task or the harness is not installed."""
+    """The folder, absolute; raises InputError where a task cannot be asked or there is no harness."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         what = f"lm-evaluation-harness is not installed ({', '.join(missing)})"
@@ -48,14 +53,40 @@ def check_suite(folder: Path) -> Path:
     if not any(folder.rglob("*.yaml")):
         what = f"there is no task in {folder}"
         raise InputError(what, where="--suite", hint="a folder with a YAML file for each task")
-    return folder.resolve()
+    folder = folder.resolve()
+    with tempfile.TemporaryDirectory() as scratch:
+        job = json.dumps({"folder": str(folder), "models": []}).encode()
+        words, environment = _worker(Path(scratch))
+        done = subprocess.run(words, input=job, capture_output=True, env=environment, check=False)  # noqa: S603
+        if done.returncode:
+            lines = done.stderr.decode("utf-8", "replace").split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), f"exit code {done.returncode}")
+            raise FactoryError(f"the harness failed: {last[:300]}", where=str(folder))
+        _read_results(Path(scratch))
+    return folder
+
+
+def _worker(scratch: Path) -> tuple[list[str], dict[str, str]]:
+    """The words and the environment that start the harness; its results come into `scratch`."""
+    words = [sys.executable, "-m", "factory.suite_worker", str(scratch / RESULTS)]
+    return words, {**os.environ, **OFFLINE, "HF_DATASETS_CACHE": str(scratch / "datasets")}
+
+
+def _read_results(scratch: Path) -> dict[str, Any]:
+    """What the worker wrote; raises InputError where it refused the folder."""
+    found: dict[str, Any] = json.loads((scratch / RESULTS).read_text(encoding="utf-8"))
+    if refused := found.get("refused"):
+        raise InputError(refused["what"], where=refused["where"], hint=refused["hint"])
+    return found
 
 
 async def evaluate_suite(bench: Bench, words: Sequence[str], folder: Path) -> dict[str, Any]:
     """What `factory evaluate --suite` prints: every model's result of each task, and how it differs.
 
-    Raises InputError, RecipeError or FactoryError where models cannot be asked so, or the harness fails.
+    Raises InputError, RecipeError or FactoryError where models cannot be asked so, or the harness fails, and
+    BudgetExceeded where nothing is left before, or the run's minutes end meanwhile.
     """
+    bench.engine.budget.refuse_if_spent(bench.recipe.models["student"].price)
     async with AsyncExitStack() as stack:
         served = [
             await stack.enter_async_context(proven(bench, each)) for each in find_contenders(bench, words)
@@ -92,7 +123,7 @@ async def run_harness(bench: Bench, folder: Path, asked: Sequence[tuple[Proven, 
     addresses = [await place.address() for _, place in asked]
     listed = await asked[0][1].list_models()
     lengths = [each.max_model_len for each in listed.values() if each.max_model_len]
-    job = {
+    job: dict[str, Any] = {
         "folder": str(folder),
         "tokenizer": find_tokenizer(bench),
         "max_length": min(lengths, default=MAX_LENGTH),
@@ -103,16 +134,23 @@ async def run_harness(bench: Bench, folder: Path, asked: Sequence[tuple[Proven, 
     }
     bench.progress.note(f"lm-evaluation-harness asks {len(asked)} models, log in {log}")
     with tempfile.TemporaryDirectory() as scratch:
-        results = Path(scratch) / "results.json"
-        words = [sys.executable, "-m", "factory.suite_worker", str(results)]
-        environment = {
-            **os.environ,
-            **OFFLINE,
-            "HF_DATASETS_CACHE": str(Path(scratch) / "datasets"),
-            "OPENAI_API_KEY": addresses[0][1] or "none",
-        }
-        await _run(words, json.dumps(job).encode(), environment, log)
-        found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+        words, environment = _worker(Path(scratch))
+        environment["OPENAI_API_KEY"] = addresses[0][1] or "none"
+        sent = Path(scratch) / "sent.jsonl"
+        models = {place.name: served.model_id for served, place in asked}
+        price, budget = bench.recipe.models["student"].price, bench.engine.budget
+        job |= {"sent": str(sent), "left": budget.left(), "price": price.model_dump()}
+        try:
+            with counted(bench, models, sent, folder):
+                async with asyncio.timeout(budget.seconds_left()):
+                    await _run(words, json.dumps(job).encode(), environment, log)
+        except TimeoutError:
+            raise budget.exceeded("minutes") from None
+        except FactoryError:
+            if (over := sent.with_suffix(OVER)).exists():
+                raise budget.exceeded(over.read_text(encoding="utf-8")) from None
+            raise
+        found = _read_results(Path(scratch))
     for warning in found["warnings"]:
         bench.progress.note(f"lm-evaluation-harness: {warning}")
     return found

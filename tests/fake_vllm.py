@@ -14,8 +14,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+
+
+def die_unless(there: Path) -> None:
+    if not there.exists():
+        there.touch()
+        os._exit(3)
 
 
 def serve(port: int, ready: bool) -> None:
@@ -33,7 +40,8 @@ def serve(port: int, ready: bool) -> None:
         return await handler(request)
 
     async def models(_):
-        return web.json_response({"data": [{"id": name} for name in ("base", *adapters)]})
+        loaded = [{"id": name, "root": path, "parent": "base"} for name, path in adapters.items()]
+        return web.json_response({"data": [{"id": "base", "root": "/base", "parent": None}, *loaded]})
 
     async def load(request):
         body = await request.json()
@@ -49,10 +57,18 @@ def serve(port: int, ready: bool) -> None:
 
     async def complete(request):
         body = await request.json()
-        if body["messages"][-1]["content"] == "die":
+        said = [message["content"] for message in body["messages"]]
+        if said[-1] == "die":
             os._exit(3)
+        if said[0].startswith("die once "):
+            die_unless(Path(said[0].removeprefix("die once ")))
         message = {"role": "assistant", "content": f"{body['model']} at {os.getpid()}"}
-        return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}]})
+        reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
+        if body.get("prompt_logprobs") is not None:
+            held = -1.0 if body["model"] == "base" else -2.0
+            words = [{"7": {"decoded_token": word, "logprob": held}} for word in said[-1].split()]
+            reply["prompt_logprobs"] = [None, *words]
+        return web.json_response(reply)
 
     app = web.Application(middlewares=[with_key])
     app.router.add_get("/health", models)

@@ -16,16 +16,20 @@ from tiny_llama import make_adapter
 
 from factory import loop
 from factory.accuracy import read_results
+from factory.budget import Budget
 from factory.by_hand import differ, evaluate_by_hand, find_contender, find_contenders
 from factory.cli import main
 from factory.contender import Contender, ask_split, proven
-from factory.errors import FactoryError, InputError, RecipeError
+from factory.errors import BudgetExceeded, FactoryError, InputError, RecipeError
 from factory.evaluations import record_by_hand
 from factory.findings import collect, find_run
 from factory.init import write_template
 from factory.models.identity import digest_adapter, name_adapter
+from factory.models.listing import Listed
 from factory.progress import Progress
+from factory.proof import NUM_PROBES
 from factory.session import open_bench, open_domain
+from factory.spend import read_spend
 from factory.store.queries import Reader, trace
 from factory.store.store import Store
 from factory.types import Adapter, Evaluation, ItemResult
@@ -42,7 +46,7 @@ def recipe(tmp_path):
 
 
 @asynccontextmanager
-async def served(recipe, tmp_path, folder, tuned=-2.0):
+async def served(recipe, tmp_path, folder, tuned=-2.0, budget=None):
     """A bench whose student is at an endpoint that serves one adapter, right answers from it alone."""
     told = {"root": str(folder), "parent": "base"}
     async with FakeVllm(
@@ -59,6 +63,7 @@ async def served(recipe, tmp_path, folder, tuned=-2.0):
         student = {"server": "here", "model": "base"}
         profile = {"servers": {"here": server}, "models": {"student": student}}
         profile |= {"training": {"student": {"base": "tiny-base"}}}
+        profile |= {"budget": budget} if budget else {}
         (recipe / "profiles" / "served.yaml").write_text(yaml.safe_dump(profile))
         domain = open_domain(recipe, "served")
         right |= {item.question: item.answer for item in (*domain.dev, *domain.test)}
@@ -71,6 +76,12 @@ async def test_models_are_asked_the_same_items_and_stored_item_by_item(recipe, t
     folder = make_adapter(tmp_path / "a")
     async with served(recipe, tmp_path, folder) as bench:
         found = [await evaluate_by_hand(bench, ["base", str(folder)], "dev") for _ in range(2)]
+        probes = bench.store.select(
+            "SELECT model_id, status, count(*) AS n FROM calls WHERE stage = 'prove' GROUP BY ALL"
+        )
+        items = bench.store.select("SELECT count(*) AS n FROM calls WHERE stage = 'evaluate'")[0]["n"]
+        counted = Budget.from_store(bench.store, bench.run_id, bench.recipe.budget).spent.calls
+        unused = {row.stage: row.num_unused for row in read_spend(bench.store, {bench.run_id: ""})}
         rows = bench.store.select(
             """SELECT e.round, e.split, e.num_items, count(*) AS n, avg(i.score) AS mean, m.adapter_digest
                FROM evaluations e JOIN evaluation_items i ON i.evaluation_id = e.id
@@ -78,6 +89,11 @@ async def test_models_are_asked_the_same_items_and_stored_item_by_item(recipe, t
                GROUP BY ALL ORDER BY mean"""
         )
     assert found[0] == found[1]
+    base_id = found[0]["models"][0]["model_id"]
+    own_id = found[0]["models"][1]["model_id"]
+    asked = 2 * 2 * NUM_PROBES  # of either, and asked anew for the second proof
+    assert {tuple(row.values()) for row in probes} == {(base_id, "ok", asked), (own_id, "ok", asked)}
+    assert counted == 2 * asked + items and unused == {"evaluate": 0, "prove": 0}
     num = len(bench.domain.dev)
     digest = digest_adapter(folder)[0]
     common = {"round": None, "split": "dev", "num_items": num, "n": num}
@@ -101,6 +117,30 @@ async def test_a_base_under_the_adapter_s_name_is_refused_and_nothing_is_stored(
         with pytest.raises(FactoryError, match="answers as its base 'base' does"):
             await evaluate_by_hand(bench, ["base", str(folder)], "dev")
         assert bench.store.select("SELECT * FROM evaluations") == []
+
+
+async def test_a_proof_that_the_budget_cannot_bear_is_refused(recipe, tmp_path):
+    folder = make_adapter(tmp_path / "a")
+    async with served(recipe, tmp_path, folder, budget={"calls": 4 * NUM_PROBES - 1}) as bench:
+        with pytest.raises(BudgetExceeded, match=r"budget\.calls"):
+            await evaluate_by_hand(bench, [str(folder)], "dev")
+
+
+async def test_what_is_served_otherwise_in_the_end_is_proven_again(recipe, tmp_path):
+    folder = make_adapter(tmp_path / "a")
+    async with served(recipe, tmp_path, folder) as bench:
+        model = await bench.pool.model("student", folder)
+        with pytest.raises(FactoryError, match="loaded from /elsewhere, which does not hold this adapter"):
+            async with proven(bench, Contender("mine", folder)) as student:
+                await ask_split(bench, student, "dev")
+                model.list_models = list_elsewhere(model.name)
+
+
+def list_elsewhere(name):
+    async def listed():
+        return {"base": Listed("base"), name: Listed(name, "/elsewhere", "base")}
+
+    return listed
 
 
 async def test_an_adapter_that_is_swapped_while_it_is_asked_is_refused(recipe, tmp_path):

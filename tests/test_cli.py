@@ -15,7 +15,9 @@ import pytest
 
 from factory import cli, session
 from factory.errors import EndpointError, InputError
+from factory.init import write_template
 from factory.store.store import Store
+from generators.seeded import Seeded
 
 FACTORY = [sys.executable, "-m", "factory.cli"]
 COMMANDS = (
@@ -119,6 +121,22 @@ def test_what_goes_wrong_is_one_line_and_its_exit_code(
     monkeypatch.setattr(session, "run", fail)
     assert cli.main(["run", "recipe"]) == code
     assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_plug_in_that_ends_the_program_is_told_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def make(*_: object) -> None:
+        sys.exit(0)
+
+    monkeypatch.setattr(Seeded, "make", make)
+    write_template(tmp_path / "domain")
+    words = ["generate", str(tmp_path / "domain"), "--workspace", str(tmp_path / "w")]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"^error: .*test_cli\.py:\d+ ended the program: SystemExit: 0 ", said), said
+    monkeypatch.undo()
+    assert cli.main(words) == 0  # nothing holds the workspace, and the round goes on
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 
 import pytest
 import yaml
+from fake_endpoint import FakeEndpoint, answer
 from metric_kit import evaluate_base, number_of, with_bench, write
+from tiny_llama import make_adapter
 
 from factory.check import check_recipe
 from factory.cli import main
 from factory.errors import BudgetExceeded, EndpointError, FactoryError, RecipeError
+from factory.evaluations import load_evaluation
 from factory.load import load
 from factory.loop import evaluate
 from factory.models import scripted
@@ -188,6 +191,28 @@ def test_another_rubric_and_another_judge_are_other_runs_whose_answers_are_found
     assert calls(tmp_path / "w") == [("judge", "ok", 15), ("student", "ok", 5)]
 
 
+async def test_a_judge_is_known_by_its_weights_and_not_by_its_path(tmp_path, models):
+    models({})
+    said = {"reason": "so", "scores": {"correct": 5, "complete": 5}}
+
+    async def label(bench):
+        bench.record_run()
+        await evaluate(bench, 0, None)
+        return load_evaluation(bench, 0, "dev").metric
+
+    labels = []
+    async with FakeEndpoint([answer(json.dumps(said))]) as endpoint:
+        there = {"kind": "endpoint", "base_url": endpoint.base_url, "can_load_adapters": True}
+        servers = {"main": {"kind": "scripted", "script": "mine"}, "there": there}
+        judge = {"server": "there", "model": "fake", "adapter": "judge"}
+        folder = judged(tmp_path, num=1, servers=servers, models=JUDGE["models"] | {"judge": judge})
+        for seed in (1, 2, 1):
+            make_adapter(folder / "judge", seed=seed)
+            labels.append(await with_bench(folder, tmp_path / "w", label))
+    assert labels[0] == labels[2] != labels[1]
+    assert all(each.startswith("judge#") and len(each) == len("judge#") + 8 for each in labels)
+
+
 async def test_a_student_is_compared_by_its_judgements(tmp_path, models):
     folder = judged(tmp_path, num=24)
     models(dict.fromkeys(range(24), (2, 2)))
@@ -201,7 +226,7 @@ async def test_a_student_is_compared_by_its_judgements(tmp_path, models):
     models({}, answers={n: f"It is {n} exactly" for n in range(24)})
 
     async def round_1(bench):
-        from factory.evaluations import judge_answers, load_evaluation
+        from factory.evaluations import judge_answers
 
         ask, model_id = await bench.ask("student", "evaluate", 1)
 

@@ -148,7 +148,7 @@ def test_other_options_are_another_run_and_another_name(tmp_path):
     for options in ({}, {"relative": 0.0}, {"relative": 0.1}, {"relative": 0.2}):
         folder = write(tmp_path / "domain", ["5"], {"metric": "numeric", "metric_options": options})
         domain = load(folder)
-        names.append((domain.run_digest(), domain.evaluator._label))
+        names.append((domain.run_digest(), domain.evaluator._named.label()))
     assert [label == "numeric" for _, label in names] == [True, True, False, False]
     assert len({run for run, _ in names}) == 4 and len({label for _, label in names}) == 3
 

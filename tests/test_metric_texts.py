@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from training.json_fields import compare_fields, read_fields
-from training.metrics import citation, facts, normalise, normalized, numbers, numeric, token_f1
+from training.metrics import (
+    citation,
+    extract,
+    facts,
+    normalise,
+    normalized,
+    numbers,
+    numeric,
+    token_f1,
+)
 
 CITATION = r"§ \d+-\d+-\d+(?:\.\d+)?"
 WORDS = [
@@ -223,3 +234,41 @@ def test_a_tolerance_ends_where_it_says(number, off, above):
     answer = str(number + (off if above else -off))
     assert numeric(f"{number:,}", answer, absolute=float(off)).value == 1
     assert numeric(f"{number:,}", answer, absolute=max(0, off - 0.5)).value == float(off == 0)
+
+
+@given(
+    st.lists(st.integers(-6, 6), max_size=6),
+    st.lists(st.integers(-6, 6), max_size=6),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    st.sampled_from([0.0, 0.2, 1.0]),
+)
+def test_a_number_is_right_near_any_of_the_reference(right, answer, absolute, relative):
+    def agree(one, other):
+        return abs(one - other) <= max(Fraction(str(absolute)), Fraction(str(relative)) * abs(one))
+
+    wanted = all(any(agree(one, other) for other in answer) for one in right)
+    wanted = wanted and all(any(agree(one, other) for one in right) for other in answer)
+    texts = (" and ".join(map(str, each)) for each in (right, answer))
+    assert numeric(*texts, relative=relative, absolute=absolute).value == float(wanted)
+
+
+@given(*[st.lists(st.sampled_from(["5", "6", "5 days", "6 weeks", "5 sick days", "$5"]), max_size=5)] * 2)
+def test_a_quantity_is_right_with_its_unit_behind(right, answer):
+    def agree(one, other):
+        return one.value == other.value and (not one.words or one.words[0] in other.words)
+
+    texts = ["; ".join(each) for each in (right, answer)]
+    ours, theirs = (extract(text).quantities for text in texts)
+    wanted = all(any(agree(one, other) for other in theirs) for one in ours)
+    wanted = wanted and all(any(agree(one, other) for one in ours) for other in theirs)
+    assert facts(*texts) == float(wanted if ours else not theirs)
+
+
+@pytest.mark.parametrize("metric", [numeric, facts])
+def test_thousands_of_numbers_take_no_time(metric):
+    """Compared each with each, they would hold up every call in the event loop for half a minute."""
+    right = " ".join(f"{number}.5 days" for number in range(3_000))
+    began = time.process_time()
+    assert metric(right, right.replace("2999.5", "2999.25")) != 1.0
+    assert metric(right, right) in (1.0, (1.0, ""))
+    assert time.process_time() - began < 2

@@ -17,6 +17,8 @@ from factory.models import scripted
 MODULE = '''
 from __future__ import annotations
 
+import sys
+
 def share(expected: str, answer: str, *, least: int = 0, words: bool = False) -> float:
     """Words of the reference that stand in the answer."""
     wanted = expected.split() if words else [*expected]
@@ -31,6 +33,9 @@ def slips(expected, answer):
 
 def fails(expected, answer):
     return 1.0 if expected == answer else 1 / 0
+
+def leaves(expected, answer):
+    return 1.0 if expected == answer else sys.exit(0)
 
 def unfair(expected, answer):
     return 0.5
@@ -56,7 +61,7 @@ async def later(expected, answer):
 exact = share
 '''
 NAMES = ["share", "odd", "slips", "fails", "unfair", "blind", "strange", "exact", "gone"]
-NAMES += ["typed", "config", "later", "broken"]
+NAMES += ["typed", "config", "later", "broken", "ending"]
 
 
 @pytest.fixture
@@ -70,7 +75,8 @@ def package(tmp_path, monkeypatch):
         (folder / "own_metrics.py").write_text(MODULE)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-metrics\nVersion: 1.0\n")
         (folder / "broken_metrics.py").write_text("1 / 0")
-        module = {"broken": "broken_metrics"}
+        (folder / "ending_metrics.py").write_text("import sys; sys.exit()")
+        module = {"broken": "broken_metrics", "ending": "ending_metrics"}
         points = "\n".join(f"{name} = {module.get(name, 'own_metrics')}:{name}" for name in names)
         (info / "entry_points.txt").write_text(f"[factory.metrics]\n{points}\n")
         monkeypatch.syspath_prepend(folder)
@@ -115,12 +121,13 @@ def test_it_scores_answers_with_its_options(options, scores, tmp_path, package, 
         ("odd", {"value": "text"}, "gave '1', which"),
         ("odd", {"value": "none"}, "gave None, which"),
         ("fails", {}, r"item 'dev-0': the metric 'fails' failed: ZeroDivisionError: division by zero"),
+        ("leaves", {}, r"item 'dev-0': the metric 'leaves' failed: SystemExit: 0"),
     ],
 )
 def test_what_is_no_score_is_an_error_with_its_name_and_item(
     metric, options, told, tmp_path, package, answers
 ):
-    package("odd", "fails")
+    package("odd", "fails", "leaves")
     answers("no", "no")
     with pytest.raises(FactoryError, match=told) as caught:
         evaluate_base(domain(tmp_path, metric, **options), tmp_path / "w")
@@ -145,6 +152,7 @@ def test_what_a_sum_of_floats_is_off_by_is_forgiven(tmp_path, package, answers):
         ("strange", {}, ["evaluation.metric:", "cannot be looked into", "Nowhere"]),
         ("gone", {}, ["evaluation.metric:", "'gone' cannot be loaded"]),
         ("broken", {}, ["evaluation.metric:", "'broken' cannot be loaded: ZeroDivisionError: division"]),
+        ("ending", {}, ["evaluation.metric:", "'ending' cannot be loaded: SystemExit"]),
         ("typed", {}, ["evaluation.metric:", "has a parameter that can be no option", "Kind"]),
         ("config", {}, ["evaluation.metric:", "has a parameter that can be no option"]),
         ("later", {}, ["evaluation.metric:", "is a coroutine function"]),

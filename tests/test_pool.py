@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -20,9 +21,10 @@ from factory.errors import EndpointError, RecipeError, ServerError
 from factory.models import shares, vllm_replicas, vllm_server
 from factory.models.pool import ModelPool
 from factory.models.remote_adapter import load_adapter
+from factory.proof import Probing, look, prove, read_proof
 from factory.recipe import BudgetSpec, Recipe
 from factory.store.store import Store
-from factory.types import Message, Request, Sampling
+from factory.types import GoldItem, Message, Request, Sampling
 
 FAKE = str(Path(__file__).with_name("fake_vllm.py"))
 BASICS = {
@@ -380,6 +382,69 @@ async def test_a_server_that_dies_is_started_again_with_its_adapters_and_its_log
         assert len(again) == 1
         assert "servers.one: the vLLM server 'one' died: IndexError: a fault of the engine" in again[0]
         assert "one-died-1.log" in again[0]
+
+
+async def test_a_server_that_comes_back_is_asked_once_it_has_its_adapters(pooled):
+    """At the same port too, where it has another key; nobody's call is refused meanwhile."""
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        pool._port = vllm_server.find_free_port()
+        teacher = await pool.model("teacher")
+        before = await teacher.complete(request())
+        await kill(teacher)
+        process = pool._servers["one"]
+        while process.is_running:  # noqa: ASYNC110 (until it is known to be dead)
+            await asyncio.sleep(0.01)
+
+        async def later(seconds: float) -> str:
+            await asyncio.sleep(seconds)
+            return (await teacher.complete(request())).text
+
+        answers = await asyncio.gather(*[later(0.02 * number) for number in range(30)])
+        assert {text.split()[0] for text in answers} == {teacher.name}
+        assert before.text not in answers and len(set(answers)) == 1
+
+
+async def test_a_server_that_comes_back_loads_no_other_adapter_under_the_old_name(pooled, folder, tmp_path):
+    mine = shutil.copytree(folder / "a", tmp_path / "mine")
+    base = shutil.copytree(folder / "one", tmp_path / "base")
+    server = {"one": {"kind": "vllm", "model": str(base)}}
+    changed = [
+        (mine / "adapter_model.safetensors", folder / "b", f"cannot be loaded: {mine} does not hold it"),
+        (base / "model.safetensors", folder / "two", f"cannot come back: {base} holds another model"),
+    ]
+    async with pooled(server, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher", mine)
+        for file, other, told in changed:
+            await teacher.complete(request())
+            before = file.read_bytes()
+            shutil.copy(other / file.name, file)
+            await kill(teacher)
+            with pytest.raises(ServerError, match=told):
+                for _ in range(100):
+                    with suppress(EndpointError):
+                        await teacher.complete(request())
+                    await asyncio.sleep(0.05)
+            file.write_bytes(before)
+            assert (await teacher.complete(request())).text.split()[0] == teacher.name
+
+
+async def test_a_proof_goes_on_where_its_server_dies_in_the_middle(pooled, folder, store, tmp_path):
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        teacher = await pool.model("teacher")
+        await teacher.complete(request())
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+
+        def ask_at(place):
+            return engine.for_run("run_1", apart=True).ask("teacher", place, spec, "prove", 1)
+
+        seen = await look(teacher)
+        assert await look(teacher) == seen
+        items = [GoldItem("i", f"die once {tmp_path / 'died'}", "7 days", "s")]
+        probing = Probing(items, ask_at, pool.base_id("teacher"))
+        proof = await prove(teacher, read_proof(folder / "a"), folder / "a", probing)
+        assert (proof.difference, proof.served_as) == (1.0, teacher.name)
+        assert await look(teacher) != seen, "which says that it has to be proven again"
+        assert (tmp_path / "died").exists() and engine.counts.num_attempts > 4
 
 
 async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, store, monkeypatch, tmp_path):

@@ -16,10 +16,22 @@ from factory.models.change import largest_change
 from factory.models.client import EndpointModel
 from factory.models.identity import hash_file, name_adapter
 from factory.models.replicated import replicated
-from factory.proof import choose_probes, prove, read_proof, refuse_if_changed
-from factory.types import GoldItem
+from factory.proof import Probing, choose_probes, prove, read_proof, refuse_if_changed
+from factory.types import GoldItem, Request
 
 PROBES = [GoldItem(f"i{n}", f"question {n}?", f"{n} days", "s") for n in range(5)]
+
+
+def ask_at(place):
+    """Asks a place without an engine."""
+
+    async def ask(messages, *, sampling, ordinal, given):
+        return await place.complete(Request(place.id, tuple(messages), None, sampling, ordinal, given=given))
+
+    return ask
+
+
+PROBING = Probing(choose_probes(PROBES), ask_at, "base_m")
 BF16_ADAPTER = Path(__file__).parents[1] / "tiny" / "models" / "teacher"
 
 
@@ -55,7 +67,7 @@ async def proof_at(endpoint: FakeVllm, folder: Path, *further: str):
     places = [EndpointModel(url, name, "m") for url in (endpoint.base_url, *further)]
     model = replicated(places)
     try:
-        return await prove(model, read_proof(folder), folder, choose_probes(PROBES))
+        return await prove(model, read_proof(folder), folder, PROBING)
     finally:
         await model.close()
 
@@ -125,6 +137,22 @@ async def test_what_the_base_varies_by_is_no_difference(adapter, tuned, is_told)
     assert (await asked(adapter, -1.0, tuned, noise=0.1)).difference > 1.5
 
 
+async def test_what_other_work_beside_it_changes_is_no_difference(adapter):
+    """A base under the adapter's name, at a server that is busy while it is first asked."""
+    name, told = name_adapter("student", adapter), {"root": str(adapter), "parent": "base"}
+    async with FakeVllm(name, {"base": -1.0, "adapter": -1.0}, **told) as endpoint:
+        quiet = endpoint.answers
+        num = len(PROBING.items)
+
+        def busy(body):
+            endpoint.logprobs["adapter"] = -1.1 if num < len(endpoint.requests) <= 2 * num else -1.0
+            return quiet(body)
+
+        endpoint.answers = busy
+        with pytest.raises(FactoryError, match="answers as its base 'base' does"):
+            await proof_at(endpoint, adapter)
+
+
 async def test_an_adapter_of_zeros_may_answer_as_its_base(adapter):
     proof = await asked(zeroed(adapter), -1.0, -1.0)
     assert (proof.difference, proof.largest_change) == (0.0, 0.0)
@@ -148,7 +176,7 @@ async def test_what_the_endpoint_says_of_it_must_fit(adapter, entry, what):
     async with FakeVllm(named, {"base": -1.0, "adapter": -2.0}, **told) as endpoint:
         model = EndpointModel(endpoint.base_url, name_adapter("student", adapter), "m")
         with pytest.raises(FactoryError, match=what):
-            await prove(model, read_proof(adapter), adapter, choose_probes(PROBES))
+            await prove(model, read_proof(adapter), adapter, PROBING)
         await model.close()
 
 
@@ -182,7 +210,7 @@ async def test_a_place_that_is_down_is_left_out_and_one_that_is_wrong_is_not(ada
 
 
 async def test_a_script_and_a_batch_have_only_files_to_check(adapter):
-    proof = await prove(object(), read_proof(adapter), adapter, PROBES)
+    proof = await prove(object(), read_proof(adapter), adapter, PROBING)
     assert (proof.served_as, proof.difference) == ("", None) and "only the files" in proof.note
 
 

@@ -74,7 +74,8 @@ class Answers:
     def __init__(self, options: AnswersOptions, domain: Domain) -> None:
         self.options = options
         self.domain = domain
-        self._task, self._label = make_task(options.metric, options.metric_options, domain)
+        self._named = make_task(options.metric, options.metric_options, domain)
+        self._task = self._named.task
         known = {item.slice for item in domain.dev} if options.slice_drops else set()
         if unknown := sorted(options.slice_drops.keys() - known):
             raise RecipeError(
@@ -119,8 +120,10 @@ class Answers:
         ]
         return self._evaluation(model_id, split, results)
 
-    async def judge(self, evaluation: Evaluation, ask: Ask, on_progress: OnProgress) -> Evaluation:
-        """The evaluation with the scores of the model that `ask` asks.
+    async def judge(
+        self, judge_id: str, evaluation: Evaluation, ask: Ask, on_progress: OnProgress
+    ) -> Evaluation:
+        """The evaluation with the scores of the model of that id, which `ask` asks.
 
         Raises, when all are settled, as `evaluate` does; and FactoryError where one answer is left without a
         score, since 0 would say of the student what is true of the judge.
@@ -140,7 +143,7 @@ class Answers:
             hint = "raise `models.judge.sampling.max_tokens`, name another judge, or take the item out"
             raise FactoryError(what, where=evaluation.split, hint=hint)
         results = [judged.get(item.key, item) for item in evaluation.items]
-        return self._evaluation(evaluation.model_id, evaluation.split, results)
+        return self._evaluation(evaluation.model_id, evaluation.split, results, judge_id)
 
     def compare(self, old: Evaluation, new: Evaluation) -> Comparison:
         """The gate's verdict on `new` in place of `old`; raises FactoryError where their items differ."""
@@ -177,10 +180,13 @@ class Answers:
         failures.finish()
         return found
 
-    def _evaluation(self, model_id: str, split: Split, results: Sequence[ItemResult]) -> Evaluation:
+    def _evaluation(
+        self, model_id: str, split: Split, results: Sequence[ItemResult], judge_id: str = ""
+    ) -> Evaluation:
         mean = sum(result.score for result in results) / len(results) if results else 0.0
         low, high = (mean, mean) if isnan(mean) else wilson(mean, len(results))
-        return Evaluation(model_id, split, self._label, mean, low, high, tuple(results))
+        label = self._named.label(judge_id)
+        return Evaluation(model_id, split, label, mean, low, high, tuple(results))
 
 
 def _result(item: GoldItem, answer: Completion, score: float, why: str) -> ItemResult:

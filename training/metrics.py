@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import accumulate
 from typing import NamedTuple
 
 NUMBER = re.compile(
@@ -109,12 +111,26 @@ def numeric(
     right, given = (numbers(text, citation_pattern) for text in (expected, answer))
     share, most = (Fraction(str(each)) for each in (relative, absolute))
 
-    def agree(one: Number, other: Number) -> bool:
-        return abs(one.value - other.value) <= max(most, share * abs(one.value))
+    spans = [
+        (each.value - off, each.value + off) for each in right for off in [max(most, share * abs(each.value))]
+    ]
+    values = sorted(each.value for each in given)
+    missing = [each.text for each, span in zip(right, spans, strict=True) if not _holds_one(span, values)]
+    spans.sort()
+    lows, reached = [low for low, _ in spans], [*accumulate((high for _, high in spans), max)]
 
-    missing = [each.text for each in right if not any(agree(each, other) for other in given)]
-    extra = [each.text for each in given if not any(agree(one, each) for one in right)]
+    def is_right(value: Fraction) -> bool:
+        num_below = bisect_right(lows, value)
+        return num_below > 0 and value <= reached[num_below - 1]
+
+    extra = [each.text for each in given if not is_right(each.value)]
     return Scored(float(not missing and not extra), difference(missing, extra))
+
+
+def _holds_one(span: tuple[Fraction, Fraction], values: Sequence[Fraction]) -> bool:
+    """Whether one of the values, which are sorted, lies within."""
+    first = bisect_left(values, span[0])
+    return first < len(values) and values[first] <= span[1]
 
 
 def numbers(text: str, citation_pattern: str = "") -> list[Number]:
@@ -156,11 +172,7 @@ def facts(expected: str, answer: str, citation_pattern: str = "") -> float:
     right, given = extract(expected, citation_pattern), extract(answer, citation_pattern)
     if not right.citations and not right.quantities:
         return exact(expected, answer)
-    return float(
-        right.citations == given.citations
-        and all(any(_same(quantity, other) for other in given.quantities) for quantity in right.quantities)
-        and all(any(_same(quantity, other) for quantity in right.quantities) for other in given.quantities)
-    )
+    return float(right.citations == given.citations and _same(right.quantities, given.quantities))
 
 
 def extract(text: str, citation_pattern: str = "") -> Facts:
@@ -200,9 +212,18 @@ def _value(match: re.Match[str]) -> Fraction:
     return value
 
 
-def _same(right: Quantity, given: Quantity) -> bool:
-    """Whether the given quantity has the right one's value, and its unit close behind."""
-    return right.value == given.value and (not right.words or right.words[0] in given.words)
+def _same(right: Iterable[Quantity], given: Sequence[Quantity]) -> bool:
+    """Whether each has its like among the others: the value, and the right one's unit close behind."""
+    units: dict[Fraction, set[str]] = {}  # '' of a reference that names none
+    for quantity in right:
+        units.setdefault(quantity.value, set()).add(quantity.words[0] if quantity.words else "")
+    found: dict[Fraction, set[str]] = {value: set() for value in units}
+    for other in given:
+        named = {"", *other.words}
+        if not units.get(other.value, set()) & named:
+            return False
+        found[other.value] |= named
+    return all(named <= found[value] for value, named in units.items())
 
 
 def _singular(word: str) -> str:

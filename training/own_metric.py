@@ -57,7 +57,7 @@ class Own(Asked):
     def _call(self, expected: str, answer: str) -> float:
         try:
             value = self._function(expected, answer, **self._options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"the metric '{self._name}' failed: {type(error).__name__}: {error}"
             raise FactoryError(what, hint="the package that it is of must mend it") from error
         if not isinstance(value, Real) or not -NEAR <= value <= 1 + NEAR:

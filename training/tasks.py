@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from factory.asking import who_answers
 from factory.consistency import Inconsistency
 from factory.domain import Domain
 from factory.errors import RecipeError
@@ -123,13 +122,16 @@ TASKS: Final[Mapping[str, Any]] = {
 
 
 class NamedTask(NamedTuple):
-    """A metric made for a domain; evaluations of the same `label` were scored alike.
-
-    It is the name, with a hash of options that are not the default and of the judge.
-    """
+    """A metric made for a domain; `special` are its options that are not the default."""
 
     task: ScoredTask
-    label: str
+    name: str
+    special: Mapping[str, Json]
+
+    def label(self, judge_id: str = "") -> str:
+        """Of evaluations that were scored alike: the name, with a hash of options and of who judged."""
+        special = {**self.special, **({"judge": judge_id} if judge_id else {})}
+        return f"{self.name}#{digest(special, 8)}" if special else self.name
 
 
 def make_task(name: str, options: Mapping[str, Json], domain: Domain) -> NamedTask:
@@ -141,10 +143,7 @@ def make_task(name: str, options: Mapping[str, Json], domain: Domain) -> NamedTa
         finding = explain(error, kind)
         what = f"{finding.what} (option of the metric '{name}')"
         raise Inconsistency(("evaluation", "metric_options", *finding.loc), what, finding.hint) from error
-    special = given.model_dump(mode="json", exclude_defaults=True)
-    if create is Judged and "judge" in domain.recipe.models:
-        special["judge"] = who_answers(domain.recipe, "judge")
-    return NamedTask(create(given, domain), f"{name}#{digest(special, 8)}" if special else name)
+    return NamedTask(create(given, domain), name, given.model_dump(mode="json", exclude_defaults=True))
 
 
 def _find(name: str) -> tuple[type[BaseModel], Callable[[Any, Domain], ScoredTask]]:

@@ -93,9 +93,9 @@ class EndpointModel:
         """Where others can ask it and with what key."""
         return self.base_url, self._key
 
-    def beside(self, name: str) -> EndpointModel:
+    def beside(self, name: str, model_id: str) -> EndpointModel:
         """Another model of the same endpoint."""
-        return EndpointModel(self.base_url, name, self.id, self._key, self.timeout_seconds, self.structured)
+        return EndpointModel(self.base_url, name, model_id, self._key, self.timeout_seconds, self.structured)
 
     async def close(self) -> None:
         """Closes the connections; calling it again does nothing."""

@@ -13,9 +13,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from factory.errors import ServerError
 from factory.types import Json, digest
 
 EDGE_BYTES: Final = 1 << 26
+NAME_DIGITS: Final = 8
 # What changes an answer besides weights: not the README, not the trainer's own state.
 MODEL_FILES: Final = (
     "*.safetensors",
@@ -77,7 +79,23 @@ def digest_adapter(path: Path) -> tuple[str, str]:
 
 def name_adapter(role: str, path: Path) -> str:
     """The name an adapter is served under: role and eight digits of its content."""
-    return f"{role}-{digest(describe_adapter(path), 8)}"
+    return f"{role}-{digest(describe_adapter(path), NAME_DIGITS)}"
+
+
+def refuse_other_content(name: str, path: Path, where: str) -> None:
+    """Raises ServerError where the folder no longer holds the adapter that is served under this name.
+
+    Loaded then, another adapter would answer in its place.
+    """
+    try:
+        content = digest_adapter(path)[1]
+    except (OSError, ValueError):
+        content = ""
+    if content[:NAME_DIGITS] != name.rpartition("-")[2]:
+        what = f"the adapter '{name}' cannot be loaded: {path} does not hold it any more"
+        raise ServerError(
+            what, where=where, hint="put its files back, or run again with those that are there"
+        )
 
 
 def hash_file(path: Path) -> str:

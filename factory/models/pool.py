@@ -19,7 +19,12 @@ from factory.address import without_password
 from factory.errors import RecipeError, ServerError
 from factory.models.batched import BatchedModels, is_batched
 from factory.models.folders import find_model
-from factory.models.identity import describe_adapter, describe_folder, name_adapter
+from factory.models.identity import (
+    describe_adapter,
+    describe_folder,
+    name_adapter,
+    refuse_other_content,
+)
 from factory.models.replicated import replicated
 from factory.models.scripted import SCRIPTS, ScriptedModel, check_script
 from factory.models.served import ServedModel
@@ -56,6 +61,7 @@ class ModelPool:
         self._models: dict[str, Model] = {}
         self._servers: dict[str, VllmReplicas] = {}
         self._adapters: dict[str, dict[str, Path]] = {}
+        self._bases: dict[str, object] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._awake: set[str] = set()
         self.batched = BatchedModels(recipe, folder, on_progress, self)
@@ -63,8 +69,14 @@ class ModelPool:
 
     def model_id(self, role: Role, adapter: Path | None = None) -> str:
         """'model_' and a hash of what answers for a role: weights and adapter, or endpoint and name."""
+        return self._identify(role, self.adapter_of(role, adapter))
+
+    def base_id(self, role: Role) -> str:
+        """The same of what answers for a role where it has no adapter."""
+        return self._identify(role, None)
+
+    def _identify(self, role: Role, path: Path | None) -> str:
         spec, server = self._find(role)
-        path = self.adapter_of(role, adapter)
         if isinstance(server, ScriptedServer):
             return f"scripted:{server.script}"
         if isinstance(server, EndpointServer):
@@ -210,6 +222,7 @@ class ModelPool:
         process = self._opened(name)
         has_died = process.has_died
         if has_died:
+            self._awake.discard(name)  # so that nobody asks it before it has its adapters
             process.raise_if_dead()
             self._awake.discard(name)
         elif name in self._awake:
@@ -231,7 +244,15 @@ class ModelPool:
                 await process.sleep()
 
     async def _start(self, name: str, process: VllmReplicas, sleeping: list[VllmReplicas]) -> None:
-        """Starts a server and loads the adapters that it had; if need be, stops those that sleep."""
+        """Starts a server and loads the adapters that it had; if need be, stops those that sleep.
+
+        Raises ServerError where files of base or adapters are others than when they were first loaded.
+        """
+        base = describe_folder(Path(process.model)) if process.is_folder else process.model
+        if self._bases.setdefault(name, base) != base:
+            what = f"the server cannot come back: {process.model} holds another model than at its start"
+            hint = "put its files back, or run again with those that are there"
+            raise ServerError(what, where=f"servers.{name}", hint=hint)
         try:
             await process.start(self._port)
         except ServerError:
@@ -241,6 +262,7 @@ class ModelPool:
                 await other.stop()
             await process.start(self._port)
         for adapter, path in self._adapters.get(name, {}).items():
+            refuse_other_content(adapter, path, f"servers.{name}")
             await process.load_adapter(adapter, path)
 
     async def _load(self, server: str, process: VllmReplicas, name: str, path: Path) -> str:
@@ -250,6 +272,7 @@ class ModelPool:
         for known in loaded:
             if known.rpartition("-")[2] == content:
                 return known
+        refuse_other_content(name, path, f"servers.{server}")
         await process.load_adapter(name, path)
         loaded[name] = path
         return name

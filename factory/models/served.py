@@ -35,6 +35,7 @@ class ServedModel:
         self._id = model_id
         self._timeout_seconds = timeout_seconds
         self._endpoint: EndpointModel | None = None
+        self._connected_to = ("", "")
 
     @property
     def id(self) -> str:
@@ -63,9 +64,9 @@ class ServedModel:
         process = server.processes[self._replica]
         return process.base_url, process.api_key
 
-    def beside(self, name: str) -> ServedModel:
+    def beside(self, name: str, model_id: str) -> ServedModel:
         """Another model of the same replica."""
-        return ServedModel(self.server, name, self.id, self._timeout_seconds, self._ready, self._replica)
+        return ServedModel(self.server, name, model_id, self._timeout_seconds, self._ready, self._replica)
 
     async def close(self) -> None:
         endpoint, self._endpoint = self._endpoint, None
@@ -73,8 +74,12 @@ class ServedModel:
             await endpoint.close()
 
     async def _connect(self, process: VllmProcess) -> EndpointModel:
-        """The client; a new one where the server came back at another address."""
-        if self._endpoint is None or self._endpoint.base_url != process.base_url:
-            await self.close()
-            self._endpoint = process.open_model(self.name, self.id, self._timeout_seconds)
+        """The client; a new one where the server came back, with another key and maybe at another address."""
+        where = process.base_url, process.api_key
+        if self._endpoint is None or self._connected_to != where:
+            before, self._connected_to = self._endpoint, where
+            endpoint = self._endpoint = process.open_model(self.name, self.id, self._timeout_seconds)
+            if before is not None:
+                await before.close()
+            return endpoint
         return self._endpoint

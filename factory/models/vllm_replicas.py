@@ -36,6 +36,7 @@ class VllmReplicas:
             for index in range(spec.replicas)
         ]
         self.device = self.processes[0].device
+        self.model, self.is_folder = self.processes[0].model, self.processes[0].is_folder
         self._on_progress = on_progress
         self._told: set[int] = set()
         self._returns: list[float] = []  # when it was started again after it died (monotonic)
