@@ -1,14 +1,16 @@
 """Stands in for vLLM's server process where a test is about processes, not about models.
 
-    python fake_vllm.py --port P [--die TEXT] [--never-ready] [--children]
+    python fake_vllm.py --port P [--die TEXT] [--never-ready] [--children] [--slow SECONDS]
 
 It has the paths that the factory uses, behind the key in VLLM_API_KEY, and tells what happened to it
 at /v1/history. `--children` starts some that do not want to go: one ignores TERM, one left the group.
+With `--slow` it listens only after so many seconds, and loads an adapter as slowly.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import subprocess
@@ -18,7 +20,7 @@ import time
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
-def serve(port: int, ready: bool) -> None:
+def serve(port: int, ready: bool, slow: float) -> None:
     from aiohttp import web
 
     adapters: dict[str, str] = {}
@@ -37,6 +39,7 @@ def serve(port: int, ready: bool) -> None:
 
     async def load(request):
         body = await request.json()
+        await asyncio.sleep(slow)
         if body["lora_name"] in adapters:
             return web.json_response({"error": {"message": "already loaded"}}, status=400)
         adapters[body["lora_name"]] = body["lora_path"]
@@ -51,6 +54,8 @@ def serve(port: int, ready: bool) -> None:
         body = await request.json()
         if body["messages"][-1]["content"] == "die":
             os._exit(3)
+        if body["model"] not in ("base", *adapters):
+            return web.json_response({"error": {"message": "no such model"}}, status=404)
         message = {"role": "assistant", "content": f"{body['model']} at {os.getpid()}"}
         return web.json_response({"choices": [{"message": message, "finish_reason": "stop"}]})
 
@@ -71,6 +76,7 @@ def main() -> None:
     parser.add_argument("--die", default="")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--children", action="store_true")
+    parser.add_argument("--slow", type=float, default=0.0)
     options = parser.parse_args()
     print("(EngineCore pid=7) INFO 11-23 18:38:02 [core.py:133] loading weights", flush=True)
     if options.die:
@@ -86,7 +92,8 @@ def main() -> None:
         print(f"pids {os.getpid()} {stubborn.pid} {gone.pid} {made.stdout.strip()}", flush=True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if options.port:
-        serve(options.port, not options.never_ready)
+        time.sleep(options.slow)
+        serve(options.port, not options.never_ready, options.slow)
     else:
         time.sleep(600)
 

@@ -382,6 +382,74 @@ async def test_a_server_that_dies_is_started_again_with_its_adapters_and_its_log
         assert "one-died-1.log" in again[0]
 
 
+async def test_calls_wait_until_a_server_that_died_is_back_with_its_adapters(pooled, store):
+    """None is sent to one that only just starts, where it would be lost, or refused for want of its adapter."""
+    adapter = {"teacher": {"server": "one", "adapter": "a", "max_retries": 0}}
+    async with pooled(ONE, adapter) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        await ask([Message("user", "hello")])
+        await kill_until_it_ended(pool, teacher)
+        pooled.words[:] = ["--slow", "0.7"]
+        asked = []
+        for number in range(20):
+            asked.append(asyncio.create_task(ask([Message("user", f"hello {number}")])))
+            await asyncio.sleep(0.1)
+        assert {answer.text.split()[0] for answer in await asyncio.gather(*asked)} == {teacher.name}
+        assert engine.counts.num_attempts == 21
+
+
+async def test_a_restart_whose_call_is_cancelled_is_made_by_the_next(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        pooled.words[:] = ["--slow", "0.5"]
+        first = asyncio.create_task(teacher.complete(request()))
+        while not servers_left():  # noqa: ASYNC110 (it is another process)
+            await asyncio.sleep(0.01)
+        first.cancel()
+        answer = await teacher.complete(request())
+        assert answer.text.split()[0] == teacher.name, "with its adapter"
+
+
+async def test_a_call_that_is_lost_while_its_server_comes_back_does_not_end_the_run(pooled):
+    """Between the end of one process and the start of the next it is not dead for good."""
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        server = pool._servers["one"]
+        starting = asyncio.create_task(teacher.complete(request()))
+        states = set()
+        while not starting.done():
+            states.add((server.has_died, server.is_running))
+            server.raise_if_dead()
+            await asyncio.sleep(0)
+        assert states == {(True, False), (False, False), (False, True)}
+
+
+async def test_calls_that_come_back_together_leave_no_connection_open(pooled, monkeypatch):
+    opened = []
+    open_model = vllm_server.VllmProcess.open_model
+
+    def counted(*arguments):
+        opened.append(open_model(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(vllm_server.VllmProcess, "open_model", counted)
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        await asyncio.gather(*[pid_of(teacher) for _ in range(20)])
+        assert len(opened) == 2, "one for each start"
+
+
+async def kill_until_it_ended(pool, model) -> None:
+    await kill(model)
+    while pool._servers["one"].is_running:  # noqa: ASYNC110 (it is another process)
+        await asyncio.sleep(0.01)
+
+
 async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, store, monkeypatch, tmp_path):
     told: list[str] = []
     async with pooled(ONE, {"teacher": {"server": "one"}}, told=told) as pool:

@@ -208,15 +208,14 @@ class ModelPool:
     async def _awaken(self, name: str) -> VllmReplicas:
         """The server running and awake, with all its adapters; on a GPU the others are put aside first."""
         process = self._opened(name)
-        has_died = process.has_died
-        if has_died:
+        if process.has_died:
             process.raise_if_dead()
-            self._awake.discard(name)
-        elif name in self._awake:
+            self._awake.discard(name)  # nobody is sent there before it is back, with its adapters
+        if name in self._awake:
             return process
         others = [other for other in self._servers.values() if other is not process]
         await self._put_to_sleep(process.device)
-        if process.is_asleep and not has_died:
+        if process.is_asleep:
             await process.wake()
         else:
             await self._start(name, process, [other for other in others if other.is_asleep])

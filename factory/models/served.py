@@ -74,7 +74,10 @@ class ServedModel:
 
     async def _connect(self, process: VllmProcess) -> EndpointModel:
         """The client; a new one where the server came back at another address."""
-        if self._endpoint is None or self._endpoint.base_url != process.base_url:
-            await self.close()
-            self._endpoint = process.open_model(self.name, self.id, self._timeout_seconds)
-        return self._endpoint
+        endpoint = self._endpoint
+        if endpoint is None or endpoint.base_url != process.base_url:
+            before, endpoint = endpoint, process.open_model(self.name, self.id, self._timeout_seconds)
+            self._endpoint = endpoint  # at once: whoever asks meanwhile takes it too
+            if before is not None:
+                await before.close()
+        return endpoint

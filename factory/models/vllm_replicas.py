@@ -59,7 +59,8 @@ class VllmReplicas:
 
     @property
     def is_asleep(self) -> bool:
-        return any(process.is_asleep for process in self.processes)
+        """Whether any is there that was put to sleep."""
+        return any(process.is_asleep for process in self._running())
 
     @property
     def can_sleep(self) -> bool:
@@ -73,13 +74,13 @@ class VllmReplicas:
         """
         self._told.clear()
         self._note_return()
-        self.has_answered = False
         ports = [None if port is None else port + index for index in range(len(self.processes))]
         try:
             await _all(process.start(at) for process, at in zip(self.processes, ports, strict=True))
         except BaseException:
             await self.stop()
             raise
+        self.has_answered = False
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Serves the LoRA adapter in `path` as model `name` at every replica that runs."""
@@ -98,10 +99,10 @@ class VllmReplicas:
         await asyncio.gather(*[process.stop() for process in self.processes])
 
     def raise_if_dead(self) -> None:
-        """Raises ServerError where none runs and none may return; says of one that died beside others why."""
+        """Raises ServerError where all died and may not return; says of one that died beside others why."""
+        if self.has_died and not self.may_return:
+            self.processes[0].raise_if_dead()
         if not self.is_running:
-            if not self.may_return:
-                self.processes[0].raise_if_dead()
             return
         for index, process in enumerate(self.processes):
             if process.has_died and index not in self._told:
