@@ -383,7 +383,7 @@ async def test_a_server_that_dies_is_started_again_with_its_adapters_and_its_log
 
 
 async def test_calls_wait_until_a_server_that_died_is_back_with_its_adapters(pooled, store):
-    """None is sent to one that only just starts, where it would be lost, or refused for want of its adapter."""
+    """None is sent to one that only just starts: it would be lost, or refused for want of its adapter."""
     adapter = {"teacher": {"server": "one", "adapter": "a", "max_retries": 0}}
     async with pooled(ONE, adapter) as pool:
         teacher = await pool.model("teacher")
@@ -426,6 +426,20 @@ async def test_a_call_that_is_lost_while_its_server_comes_back_does_not_end_the_
             server.raise_if_dead()
             await asyncio.sleep(0)
         assert states == {(True, False), (False, False), (False, True)}
+
+
+async def test_closing_while_a_server_that_died_comes_back_leaves_none(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        starting = asyncio.create_task(teacher.complete(request()))
+        while pool._servers["one"].has_died:
+            await asyncio.sleep(0)
+        assert not servers_left(), "between the two"
+        await pool.close()
+        with pytest.raises(ServerError, match="closed|did not start"):  # as the one or the other comes first
+            await starting
+        assert not servers_left()
 
 
 async def test_calls_that_come_back_together_leave_no_connection_open(pooled, monkeypatch):

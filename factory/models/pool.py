@@ -219,6 +219,9 @@ class ModelPool:
             await process.wake()
         else:
             await self._start(name, process, [other for other in others if other.is_asleep])
+        if self._closed:  # meanwhile, when there may have been nothing to stop yet
+            await process.stop()
+        self._opened(name)
         self._awake.add(name)
         return process
 
