@@ -428,16 +428,43 @@ async def test_a_call_that_is_lost_while_its_server_comes_back_does_not_end_the_
         assert states == {(True, False), (False, False), (False, True)}
 
 
+async def test_one_that_dies_while_an_adapter_is_loaded_comes_back_with_it(pooled, folder):
+    pooled.words[:] = ["--slow", "0.5"]
+    async with pooled(ONE, {"teacher": {"server": "one"}, "student": {"server": "one"}}) as pool:
+        before = await pid_of(await pool.model("teacher"))
+        loading = asyncio.create_task(pool.model("student", folder / "b"))
+        await asyncio.sleep(0.2)
+        psutil.Process(before).kill()
+        student = await loading
+        answer = await student.complete(request())
+        assert answer.text.split()[0] == student.name and await pid_of(student) != before
+
+
+async def test_one_that_is_about_to_end_needs_not_be_put_to_sleep(pooled):
+    """Its guard is there as long as anything is that it started, and nobody answers."""
+    pooled.words[:] = ["--children"]
+    async with pooled(
+        TWO, {"teacher": {"server": "one"}, "student": {"server": "two"}}, device="cuda"
+    ) as pool:
+        teacher = await pool.model("teacher")
+        before = await pid_of(teacher)
+        psutil.Process(before).kill()
+        pooled.words.clear()
+        student = await pool.model("student")
+        await pid_of(student)
+        assert await pid_of(teacher) != before
+
+
 async def test_closing_while_a_server_that_died_comes_back_leaves_none(pooled):
     async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
         teacher = await pool.model("teacher")
         await kill_until_it_ended(pool, teacher)
         starting = asyncio.create_task(teacher.complete(request()))
-        while pool._servers["one"].has_died:
+        while pool._servers["one"].has_died:  # noqa: ASYNC110 (it is another process)
             await asyncio.sleep(0)
         assert not servers_left(), "between the two"
         await pool.close()
-        with pytest.raises(ServerError, match="closed|did not start"):  # as the one or the other comes first
+        with pytest.raises(ServerError, match=r"closed|did not start"):  # whichever comes first
             await starting
         assert not servers_left()
 

@@ -140,7 +140,7 @@ class VllmInProcess(VllmProcess):
             async with asyncio.timeout(REQUEST_SECONDS):
                 reply = await self._pipe.request(path, json.dumps(body).encode())
         except OSError as error:  # a timeout is one
-            self.raise_if_dead()
+            await self._raise_if_ending()
             raise ServerError(
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where
             ) from error

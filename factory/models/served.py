@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from factory.errors import EndpointError
+from factory.errors import EndpointError, ServerError
 from factory.models.listing import Listed
 from factory.types import Completion, Request
 
@@ -53,9 +53,13 @@ class ServedModel:
         return answer
 
     async def list_models(self) -> dict[str, Listed]:
-        """What its replica serves, by name; raises ServerError."""
+        """What its replica serves, by name; raises EndpointError or ServerError, as `complete` does."""
         server = await self._ready(self.server)
-        return await server.processes[self._replica].list_models()
+        try:
+            return await server.processes[self._replica].list_models()
+        except ServerError as error:
+            server.raise_if_dead()
+            raise EndpointError(error.what, kind="unreachable", where=error.where) from error
 
     async def address(self) -> tuple[str, str]:
         """Where others can ask it and with what key; no http address of one that we alone can ask."""

@@ -84,15 +84,15 @@ class VllmReplicas:
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Serves the LoRA adapter in `path` as model `name` at every replica that runs."""
-        await _all(_load(process, name, path) for process in self._running())
+        await _all(_unless_it_dies(each, _load(each, name, path)) for each in self._running())
 
     async def sleep(self) -> None:
         """Moves the weights of all to main memory once the calls in flight are done; only on a GPU."""
-        await _all(process.sleep() for process in self._running())
+        await _all(_unless_it_dies(each, each.sleep()) for each in self._running())
 
     async def wake(self) -> None:
         """Undoes sleep."""
-        await _all(process.wake() for process in self._running() if process.is_asleep)
+        await _all(_unless_it_dies(each, each.wake()) for each in self._running() if each.is_asleep)
 
     async def stop(self) -> None:
         """Ends every process and everything it started; calling it again does nothing."""
@@ -125,6 +125,15 @@ class VllmReplicas:
 
     def _running(self) -> list[VllmProcess]:
         return [process for process in self.processes if process.is_running]
+
+
+async def _unless_it_dies(process: VllmProcess, work: Coroutine[Any, Any, None]) -> None:
+    """The work, which may fail with a process that dies: who asks there next starts it again, or is told."""
+    try:
+        await work
+    except ServerError:
+        if not process.has_died:
+            raise
 
 
 async def _load(process: VllmProcess, name: str, path: Path) -> None:

@@ -51,6 +51,7 @@ POLL_SECONDS: Final = 0.25
 TELL_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 15.0
 REQUEST_SECONDS: Final = 120.0
+END_SECONDS: Final = 8.0  # of a process that died: its guard gives what is left of it five
 
 
 class VllmProcess:
@@ -194,7 +195,7 @@ class VllmProcess:
     async def load_adapter(self, name: str, path: Path) -> None:
         """Serves the LoRA adapter in `path` as model `name`; raises RecipeError or ServerError."""
         check_adapter_folder(path, self.spec.max_lora_rank, f"{self.where}: adapter '{name}'")
-        await self._post("/v1/load_lora_adapter", adapter_body(name, path))
+        await self._request("POST", "/v1/load_lora_adapter", adapter_body(name, path))
         if name not in await self.list_models():
             raise self._failure(f"does not list the adapter '{name}' that it loaded")
 
@@ -231,6 +232,13 @@ class VllmProcess:
         if not self.is_running:
             raise self._failure(what)
 
+    async def _raise_if_ending(self) -> None:
+        """As `raise_if_dead`, but waits for the guard, which is there until all else has ended."""
+        deadline = time.monotonic() + END_SECONDS
+        while self.is_running and time.monotonic() < deadline:  # noqa: ASYNC110 (it is another process)
+            await asyncio.sleep(POLL_SECONDS)
+        self.raise_if_dead()
+
     def put_log_aside(self) -> ServerError:
         """Why it died; its log is kept under a number, since the next start writes over it."""
         aside = (self.log.with_name(f"{self.log.stem}-died-{number}.log") for number in itertools.count(1))
@@ -250,9 +258,6 @@ class VllmProcess:
             file.write(self.api_key)
         return f"{self.model} on {self.device} at {self.base_url}, with the key in {self.key_file}"
 
-    async def _post(self, path: str, body: dict[str, str]) -> None:
-        await self._request("POST", path, body)
-
     async def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
         """The JSON of an answer, or its text; raises ServerError for every status but 200."""
         import aiohttp
@@ -267,7 +272,7 @@ class VllmProcess:
                     raise ServerError(f"{path} answered {reply.status}: {text}", where=self.where)
                 return await reply.json() if reply.content_type == "application/json" else await reply.text()
         except (aiohttp.ClientError, TimeoutError) as error:
-            self.raise_if_dead()
+            await self._raise_if_ending()
             raise ServerError(
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where
             ) from error
