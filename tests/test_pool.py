@@ -455,6 +455,22 @@ async def test_one_that_is_about_to_end_needs_not_be_put_to_sleep(pooled):
         assert await pid_of(teacher) != before
 
 
+async def test_whoever_watches_a_model_that_others_ask_is_told_that_its_server_died(pooled):
+    told: list[str] = []
+    async with pooled(THREE, TAUGHT, told=told) as pool:
+        model = await pool.model("teacher")
+        watching = asyncio.create_task(pool.watch(model))
+        pids = servers_left()
+        psutil.Process(pids[0]).kill()
+        while not any("its calls go to the other replicas" in text for text in told):
+            await asyncio.sleep(0.1)
+            assert not watching.done()
+        for pid in pids[1:]:
+            psutil.Process(pid).kill()
+        with pytest.raises(ServerError, match="died"):
+            await asyncio.wait_for(watching, 10)
+
+
 async def test_closing_while_a_server_that_died_comes_back_leaves_none(pooled):
     async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
         teacher = await pool.model("teacher")

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from factory.address import without_password
 from factory.errors import RecipeError, ServerError
@@ -31,6 +31,8 @@ from factory.types import digest
 if TYPE_CHECKING:
     from factory.models.vllm_replicas import VllmReplicas
     from factory.ports import Model
+
+WATCH_SECONDS: Final = 1.0
 
 
 class ModelPool:
@@ -151,6 +153,14 @@ class ModelPool:
             return model.id
         process = self._servers[model.server]
         return f"model '{model.name}' of {process.describe()}"
+
+    async def watch(self, model: Model) -> None:
+        """Looks after a model that others ask, for ever; raises ServerError where its server dies."""
+        server = getattr(getattr(model, "replicas", (model,))[0], "server", None)
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if server is not None:
+                (await self.ready(server)).raise_if_dead()  # which tells of a replica that died
 
     async def close(self) -> None:
         """Stops every server and closes every connection; calling it again does nothing."""

@@ -12,7 +12,8 @@ TAIL_LINES: Final = 15
 TAIL_BYTES: Final = 1 << 17
 # "(EngineCore pid=71) INFO 11-23 18:38:02 [core.py:133] text", as vLLM writes its log.
 PREFIX = re.compile(r"^(\([^)]*pid=\d+\) )?((INFO|WARNING|ERROR|DEBUG) [\d:. -]+\[[^\]]*\] ?)?")
-CAUSE = re.compile(r"^[\w.]*(Error|Exception): (?!Engine core initialization failed)")
+CAUSE = re.compile(r"^[\w.]*(Error|Exception): (?!Engine core init|EngineCore encountered)")  # see above
+KILLED = "engine core exited unexpectedly"
 
 
 def last_progress(log: Path) -> str:
@@ -33,7 +34,11 @@ def read_tail(log: Path) -> list[str]:
 
 def find_cause(lines: Sequence[str]) -> str:
     """The first error among lines of a log, or the last line."""
-    return next(filter(CAUSE.match, lines), (lines or ["its log is empty"])[-1])
+    if cause := next(filter(CAUSE.match, lines), None):
+        return cause
+    if any(KILLED in line for line in lines):
+        return "its engine ended without a word, as one that the system kills when memory is short"
+    return (lines or ["its log is empty"])[-1]
 
 
 def _read(log: Path) -> list[str]:
