@@ -440,6 +440,20 @@ async def test_one_that_dies_while_an_adapter_is_loaded_comes_back_with_it(poole
         assert answer.text.split()[0] == student.name and await pid_of(student) != before
 
 
+async def test_a_call_is_lost_once_to_one_that_is_about_to_end(pooled, store):
+    """However long that takes: it is not tried again where nobody can answer."""
+    pooled.words[:] = ["--children"]
+    async with pooled(ONE, {"teacher": {"server": "one", "max_retries": 1}}) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        await ask([Message("user", "hello")])
+        await kill(teacher)
+        pooled.words.clear()
+        await asyncio.gather(*[ask([Message("user", f"hello {number}")]) for number in range(20)])
+        assert engine.counts.num_attempts == 1 + 2 * 20 and not engine.counts.failed
+
+
 async def test_one_that_is_about_to_end_needs_not_be_put_to_sleep(pooled):
     """Its guard is there as long as anything is that it started, and nobody answers."""
     pooled.words[:] = ["--children"]

@@ -139,8 +139,10 @@ class VllmInProcess(VllmProcess):
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 reply = await self._pipe.request(path, json.dumps(body).encode())
-        except OSError as error:  # a timeout is one
-            await self._raise_if_ending()
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                await self.wait_for_end()
+            self.raise_if_dead()
             raise ServerError(
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where
             ) from error

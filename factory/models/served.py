@@ -43,10 +43,13 @@ class ServedModel:
     async def complete(self, request: Request) -> Completion:
         """One answer; raises EndpointError, or ServerError where all replicas of the server keep dying."""
         server = await self._ready(self.server)
-        endpoint = await self._connect(server.processes[self._replica])
+        process = server.processes[self._replica]
+        endpoint = await self._connect(process)
         try:
             answer = await endpoint.complete(request)
-        except EndpointError:
+        except EndpointError as error:
+            if error.kind == "unreachable" and len(server.processes) == 1:  # else others may answer
+                await process.wait_for_end()
             server.raise_if_dead()
             raise
         server.has_answered = True

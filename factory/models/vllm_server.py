@@ -157,8 +157,7 @@ class VllmProcess:
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
 
     async def _wait_until_ready(self) -> None:
-        began = time.monotonic()
-        told = began
+        told = began = time.monotonic()
         dtype = find_dtype(self.spec, self.model, self.device)
         how = f"{self.device}" if dtype == "auto" else f"{self.device} in {dtype}"
         self._on_progress(f"server '{self.name}': starting vLLM on {how}, log in {self.log}")
@@ -232,12 +231,11 @@ class VllmProcess:
         if not self.is_running:
             raise self._failure(what)
 
-    async def _raise_if_ending(self) -> None:
-        """As `raise_if_dead`, but waits for the guard, which is there until all else has ended."""
+    async def wait_for_end(self) -> None:
+        """Returns once one that reaches nobody has ended: its guard is there until all else is gone."""
         deadline = time.monotonic() + END_SECONDS
         while self.is_running and time.monotonic() < deadline:  # noqa: ASYNC110 (it is another process)
             await asyncio.sleep(POLL_SECONDS)
-        self.raise_if_dead()
 
     def put_log_aside(self) -> ServerError:
         """Why it died; its log is kept under a number, since the next start writes over it."""
@@ -272,7 +270,9 @@ class VllmProcess:
                     raise ServerError(f"{path} answered {reply.status}: {text}", where=self.where)
                 return await reply.json() if reply.content_type == "application/json" else await reply.text()
         except (aiohttp.ClientError, TimeoutError) as error:
-            await self._raise_if_ending()
+            if not isinstance(error, TimeoutError):
+                await self.wait_for_end()
+            self.raise_if_dead()
             raise ServerError(
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where
             ) from error
