@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from factory.backoff import delay_seconds
 from factory.errors import EndpointError, FactoryError, ServerError
 from factory.models.change import largest_change
 from factory.models.endpoints import DOWN
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from factory.ports import Model
 
 NUM_PROBES: Final = 3
-MAX_ATTEMPTS: Final = 6  # where all places are down; waits grow as between those of a call
-FIRST_WAIT_SECONDS = 0.5
 NOISE_TIMES: Final = 4.0  # how far beyond the base's own unrest an answer is another one
 LEAST_NATS: Final = 1e-6
 LEAST_CHANGE: Final = 1e-4  # of a weight; bfloat16 tells weights of 0.02 apart by about as much
@@ -92,7 +89,6 @@ def refuse_if_changed(proof: Proof, folder: Path) -> None:
 async def prove(model: Model, proof: Proof, folder: Path, probes: Sequence[GoldItem]) -> Proof:
     """The proof with what every place said that answers for the model; one that is down is left out.
 
-    Where all are they are asked again, as long as calls are: a server of ours may be on its way back.
     `probes` are items whose checked answers are given to adapter and base, to see how likely they hold them.
     """
     refuse_if_changed(proof, folder)
@@ -100,16 +96,10 @@ async def prove(model: Model, proof: Proof, folder: Path, probes: Sequence[GoldI
     if not all(hasattr(place, "list_models") for place in places):
         note = "the server is asked in batches or is a script: only the files were checked"
         return Proof(proof.digest, proof.content, note=note)
-    for num_attempts in range(1, MAX_ATTEMPTS + 1):
-        found = await asyncio.gather(
-            *[_prove_at(place, proof, folder, probes) for place in places], return_exceptions=True
-        )
-        if proofs := [each for each in found if isinstance(each, Proof)]:
-            break
-        down = [each for each in found if isinstance(each, EndpointError) and each.retryable]
-        if len(down) < len(found) or num_attempts == MAX_ATTEMPTS:
-            break
-        await asyncio.sleep(delay_seconds(down[0], num_attempts, FIRST_WAIT_SECONDS, is_up=False, spread=1.0))
+    found = await asyncio.gather(
+        *[_prove_at(place, proof, folder, probes) for place in places], return_exceptions=True
+    )
+    proofs = [each for each in found if isinstance(each, Proof)]
     for each in found:
         is_down = isinstance(each, ServerError) or getattr(each, "kind", "") in DOWN
         if isinstance(each, BaseException) and not (is_down and proofs):

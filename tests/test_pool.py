@@ -440,6 +440,15 @@ async def test_one_that_dies_while_an_adapter_is_loaded_comes_back_with_it(poole
         assert answer.text.split()[0] == student.name and await pid_of(student) != before
 
 
+async def test_who_asks_one_that_is_about_to_end_what_it_serves_is_told_by_the_next(pooled):
+    pooled.words[:] = ["--children"]
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill(teacher)
+        pooled.words.clear()
+        assert set(await teacher.list_models()) == {"base", teacher.name}
+
+
 async def test_a_call_is_lost_once_to_one_that_is_about_to_end(pooled, store):
     """However long that takes: it is not tried again where nobody can answer."""
     pooled.words[:] = ["--children"]

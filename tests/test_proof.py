@@ -166,7 +166,7 @@ async def test_an_endpoint_that_tells_no_likelihoods_is_told(adapter):
     assert proof.difference is None and proof.served_as
 
 
-async def test_a_place_that_is_down_is_left_out_and_one_that_is_wrong_is_not(adapter, monkeypatch):
+async def test_a_place_that_is_down_is_left_out_and_one_that_is_wrong_is_not(adapter):
     name, told = name_adapter("student", adapter), {"root": str(adapter), "parent": "base"}
     gone = "http://127.0.0.1:9/v1"
     async with (
@@ -177,23 +177,8 @@ async def test_a_place_that_is_down_is_left_out_and_one_that_is_wrong_is_not(ada
         with pytest.raises(FactoryError, match="answers as its base"):
             await proof_at(right, adapter, wrong.base_url)
         right.entries[1]["id"] = name
-    monkeypatch.setattr("factory.proof.FIRST_WAIT_SECONDS", 0.01)
     with pytest.raises(EndpointError):
         await proof_at(right, adapter, gone)
-
-
-async def test_where_all_places_are_down_they_are_asked_again(adapter, monkeypatch):
-    monkeypatch.setattr("factory.proof.FIRST_WAIT_SECONDS", 0.01)
-    told = {"root": str(adapter), "parent": "base"}
-    async with FakeVllm(
-        name_adapter("student", adapter), {"base": -1.0, "adapter": -2.0}, **told
-    ) as endpoint:
-        given, failures = endpoint.answers, [Status(500), Status(429), Status(503)]
-        endpoint.answers = lambda body: failures.pop() if failures else given(body)
-        assert (await proof_at(endpoint, adapter)).difference == 1.0
-        endpoint.answers = lambda body: Status(500)
-        with pytest.raises(EndpointError, match="answered 500"):
-            await proof_at(endpoint, adapter)
 
 
 async def test_a_script_and_a_batch_have_only_files_to_check(adapter):

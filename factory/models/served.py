@@ -56,13 +56,15 @@ class ServedModel:
         return answer
 
     async def list_models(self) -> dict[str, Listed]:
-        """What its replica serves, by name; raises EndpointError or ServerError, as `complete` does."""
+        """What its replica serves, by name; raises ServerError."""
         server = await self._ready(self.server)
         try:
             return await server.processes[self._replica].list_models()
-        except ServerError as error:
-            server.raise_if_dead()
-            raise EndpointError(error.what, kind="unreachable", where=error.where) from error
+        except ServerError:
+            if not server.has_died:
+                raise
+        server = await self._ready(self.server)  # started again
+        return await server.processes[self._replica].list_models()
 
     async def address(self) -> tuple[str, str]:
         """Where others can ask it and with what key; no http address of one that we alone can ask."""
