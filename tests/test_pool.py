@@ -440,6 +440,13 @@ async def test_one_that_dies_while_an_adapter_is_loaded_comes_back_with_it(poole
         assert answer.text.split()[0] == student.name and await pid_of(student) != before
 
 
+async def test_a_connection_that_breaks_says_nothing_of_a_server_that_is_well(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        await pool.model("teacher")
+        async with asyncio.timeout(vllm_server.END_SECONDS / 2):
+            await pool._servers["one"].processes[0].wait_for_end()
+
+
 async def test_who_asks_one_that_is_about_to_end_what_it_serves_is_told_by_the_next(pooled):
     pooled.words[:] = ["--children"]
     async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:

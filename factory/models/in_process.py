@@ -67,6 +67,7 @@ class Pipe:
                 elif (reply := self._waiting.get(int(number))) is not None and not reply.done():
                     reply.set_result(Reply(int(status), NO_HEADERS, content))
         finally:
+            self.is_ready = False
             for reply in self._waiting.values():
                 if not reply.done():
                     reply.set_exception(ConnectionResetError("the process is gone"))

@@ -232,8 +232,8 @@ class VllmProcess:
             raise self._failure(what)
 
     async def wait_for_end(self) -> None:
-        """Returns once one that reaches nobody has ended: its guard is there until all else is gone."""
-        deadline = time.monotonic() + END_SECONDS
+        """Where it does not answer: until it has ended, since its guard stays until all else is gone."""
+        deadline = time.monotonic() + (0 if await self._is_healthy() else END_SECONDS)
         while self.is_running and time.monotonic() < deadline:  # noqa: ASYNC110 (it is another process)
             await asyncio.sleep(POLL_SECONDS)
 
