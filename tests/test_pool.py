@@ -440,6 +440,15 @@ async def test_one_that_dies_while_an_adapter_is_loaded_comes_back_with_it(poole
         assert answer.text.split()[0] == student.name and await pid_of(student) != before
 
 
+async def test_one_that_was_killed_did_not_die_of_the_last_line_of_its_log(pooled):
+    told: list[str] = []
+    async with pooled(ONE, {"teacher": {"server": "one"}}, told=told) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        await pid_of(teacher)
+    assert any("'one' died: it ended without a word, as what the system kills" in text for text in told), told
+
+
 async def test_a_connection_that_breaks_says_nothing_of_a_server_that_is_well(pooled):
     async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
         await pool.model("teacher")

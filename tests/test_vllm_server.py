@@ -74,7 +74,7 @@ def test_what_a_server_died_of_is_not_what_its_other_half_says_of_it(tmp_path):
     log.write_text(fault + dead)
     assert find_cause(read_tail(log)) == "IndexError: index 26 is out of bounds"
     log.write_text(dead)
-    assert find_cause(read_tail(log)).startswith("its engine ended without a word")
+    assert find_cause(read_tail(log)).startswith("it ended without a word")
 
 
 def test_ranks():

@@ -279,9 +279,9 @@ class VllmProcess:
 
     def _failure(self, what: str, log: Path | None = None) -> ServerError:
         log = log or self.log
-        lines = read_tail(log)
+        lines, code = read_tail(log), self._process.returncode if self._process else None
         return ServerError(
-            f"the vLLM server '{self.name}' {what}: {find_cause(lines)}",
+            f"the vLLM server '{self.name}' {what}: {find_cause(lines, code)}",
             where=self.where,
             hint=f"the whole log is in {log}",
             log_tail=lines[-TAIL_LINES:],
