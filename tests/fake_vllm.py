@@ -4,6 +4,7 @@
 
 It has the paths that the factory uses, behind the key in VLLM_API_KEY, and tells what happened to it
 at /v1/history. `--children` starts some that do not want to go: one ignores TERM, one left the group.
+A message 'half' leaves it as vLLM is whose engine is dead and who waits for it.
 With `--slow` it listens only after so many seconds, and loads an adapter as slowly.
 """
 
@@ -25,13 +26,19 @@ def serve(port: int, ready: bool, slow: float) -> None:
 
     adapters: dict[str, str] = {}
     history: list[str] = ["start"]
+    state = {"half": False}
 
     @web.middleware
     async def with_key(request, handler):
         if request.path == "/health":
-            return web.Response(status=200 if ready else 503)
+            return web.Response(status=200 if ready and not state["half"] else 503)
         if request.headers.get("Authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
             return web.Response(status=401)
+        if state["half"] and request.path.startswith("/v1/load"):
+            await asyncio.sleep(600)
+        if state["half"]:
+            request.transport.abort()
+            return web.Response()
         return await handler(request)
 
     async def models(_):
@@ -54,6 +61,7 @@ def serve(port: int, ready: bool, slow: float) -> None:
         body = await request.json()
         if body["messages"][-1]["content"] == "die":
             os._exit(3)
+        state["half"] |= body["messages"][-1]["content"] == "half"
         if body["model"] not in ("base", *adapters):
             return web.json_response({"error": {"message": "no such model"}}, status=404)
         message = {"role": "assistant", "content": f"{body['model']} at {os.getpid()}"}

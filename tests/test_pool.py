@@ -17,7 +17,7 @@ from tiny_llama import make_adapter, make_tiny_llama
 from factory.budget import Budget
 from factory.engine import Engine
 from factory.errors import EndpointError, RecipeError, ServerError
-from factory.models import shares, vllm_replicas, vllm_server
+from factory.models import ending, shares, vllm_replicas, vllm_server
 from factory.models.pool import ModelPool
 from factory.models.remote_adapter import load_adapter
 from factory.recipe import BudgetSpec, Recipe
@@ -440,6 +440,24 @@ async def test_one_that_dies_while_an_adapter_is_loaded_comes_back_with_it(poole
         assert answer.text.split()[0] == student.name and await pid_of(student) != before
 
 
+async def test_one_that_neither_answers_nor_ends_is_ended_and_started_again(
+    pooled, folder, store, monkeypatch
+):
+    """As vLLM whose engine died while an adapter was loaded: who loads it waits, and holds up everybody."""
+    monkeypatch.setattr(ending, "END_SECONDS", 0.5)
+    async with pooled(ONE, {"teacher": {"server": "one"}, "student": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        before = (await ask([Message("user", "half")])).text
+        loading = asyncio.create_task(pool.model("student", folder / "b"))
+        await asyncio.sleep(0.1)
+        answers = await asyncio.gather(*[ask([Message("user", f"hello {number}")]) for number in range(20)])
+        assert before not in {answer.text for answer in answers} and not engine.counts.failed
+        student = await loading
+        assert (await student.complete(request())).text.split()[0] == student.name
+
+
 async def test_one_that_was_killed_did_not_die_of_the_last_line_of_its_log(pooled):
     told: list[str] = []
     async with pooled(ONE, {"teacher": {"server": "one"}}, told=told) as pool:
@@ -452,8 +470,9 @@ async def test_one_that_was_killed_did_not_die_of_the_last_line_of_its_log(poole
 async def test_a_connection_that_breaks_says_nothing_of_a_server_that_is_well(pooled):
     async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
         await pool.model("teacher")
-        async with asyncio.timeout(vllm_server.END_SECONDS / 2):
-            await pool._servers["one"].processes[0].wait_for_end()
+        async with asyncio.timeout(ending.END_SECONDS / 2):
+            process = pool._servers["one"].processes[0]
+            await ending.wait_for_end(process, process.started)
 
 
 async def test_who_asks_one_that_is_about_to_end_what_it_serves_is_told_by_the_next(pooled):

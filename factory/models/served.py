@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from factory.errors import EndpointError, ServerError
+from factory.models.ending import wait_for_end
 from factory.models.listing import Listed
 from factory.types import Completion, Request
 
@@ -44,12 +45,12 @@ class ServedModel:
         """One answer; raises EndpointError, or ServerError where all replicas of the server keep dying."""
         server = await self._ready(self.server)
         process = server.processes[self._replica]
-        endpoint = await self._connect(process)
+        started, endpoint = process.started, await self._connect(process)
         try:
             answer = await endpoint.complete(request)
         except EndpointError as error:
             if error.kind == "unreachable" and len(server.processes) == 1:  # else others may answer
-                await process.wait_for_end()
+                await wait_for_end(process, started)
             server.raise_if_dead()
             raise
         server.has_answered = True

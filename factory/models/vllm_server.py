@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from factory.errors import ServerError
+from factory.models.ending import READY, read_health, wait_for_end
 from factory.models.folders import (
     adapter_body,
     check_adapter_folder,
@@ -51,7 +52,6 @@ POLL_SECONDS: Final = 0.25
 TELL_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 15.0
 REQUEST_SECONDS: Final = 120.0
-END_SECONDS: Final = 8.0  # of a process that died: its guard gives what is left of it five
 
 
 class VllmProcess:
@@ -93,6 +93,11 @@ class VllmProcess:
     def has_died(self) -> bool:
         """Whether it ended by itself; one that was stopped has not."""
         return self._process is not None and self._process.poll() is not None
+
+    @property
+    def started(self) -> subprocess.Popen[bytes] | None:
+        """Its guard, another one after each start."""
+        return self._process
 
     @property
     def can_sleep(self) -> bool:
@@ -161,7 +166,7 @@ class VllmProcess:
         dtype = find_dtype(self.spec, self.model, self.device)
         how = f"{self.device}" if dtype == "auto" else f"{self.device} in {dtype}"
         self._on_progress(f"server '{self.name}': starting vLLM on {how}, log in {self.log}")
-        while not await self._is_healthy():
+        while await self.health() != READY:
             seconds = time.monotonic() - began
             self.raise_if_dead("did not start")
             if seconds > self.spec.startup_timeout_seconds:
@@ -173,17 +178,9 @@ class VllmProcess:
         await self.list_models()
         self._on_progress(f"server '{self.name}': ready after {time.monotonic() - began:.0f} s")
 
-    async def _is_healthy(self) -> bool:
-        import aiohttp
-
-        if self._session is None:
-            return False
-        url = self.base_url.removesuffix("/v1") + "/health"
-        try:
-            async with self._session.get(url, timeout=aiohttp.ClientTimeout(5)) as reply:
-                return reply.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+    async def health(self) -> int | None:
+        """The status that it tells of itself: `ending.read_health`."""
+        return None if self._session is None else await read_health(self._session, self.base_url)
 
     def open_model(self, name: str, model_id: str, timeout_seconds: float) -> EndpointModel:
         """A client of the model or adapter that it serves under a name."""
@@ -231,12 +228,6 @@ class VllmProcess:
         if not self.is_running:
             raise self._failure(what)
 
-    async def wait_for_end(self) -> None:
-        """Where it does not answer: until it has ended, since its guard stays until all else is gone."""
-        deadline = time.monotonic() + (0 if await self._is_healthy() else END_SECONDS)
-        while self.is_running and time.monotonic() < deadline:  # noqa: ASYNC110 (it is another process)
-            await asyncio.sleep(POLL_SECONDS)
-
     def put_log_aside(self) -> ServerError:
         """Why it died; its log is kept under a number, since the next start writes over it."""
         aside = (self.log.with_name(f"{self.log.stem}-died-{number}.log") for number in itertools.count(1))
@@ -262,6 +253,7 @@ class VllmProcess:
 
         if self._session is None:
             raise self._failure("is not running")
+        started = self.started
         try:
             url = self.base_url.removesuffix("/v1") + path
             async with self._session.request(method, url, json=body) as reply:
@@ -271,7 +263,7 @@ class VllmProcess:
                 return await reply.json() if reply.content_type == "application/json" else await reply.text()
         except (aiohttp.ClientError, TimeoutError) as error:
             if not isinstance(error, TimeoutError):
-                await self.wait_for_end()
+                await wait_for_end(self, started)
             self.raise_if_dead()
             raise ServerError(
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where
