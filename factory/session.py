@@ -6,7 +6,6 @@ servers stop, the store is flushed, the lock is given up.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import shutil
@@ -229,7 +228,7 @@ def preview(recipe_path: Path, profile: str | None, count: int, progress: Progre
 def serve(
     recipe_path: Path, profile: str | None, workspace: Path, port: int | None, progress: Progress
 ) -> dict[str, Any]:
-    """`factory serve`: the promoted student on loopback until Ctrl-C."""
+    """`factory serve`: the promoted student on loopback until Ctrl-C, or until its server dies."""
     from factory.loop import promoted_adapter
 
     domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
@@ -240,7 +239,7 @@ def serve(
             adapter = promoted_adapter(bench)
             model = await bench.pool.model("student", adapter)
             progress.note(bench.pool.describe(model))
-            await asyncio.Event().wait()
+            await bench.pool.watch(model)
             return {}
 
     return run_work(work())

@@ -1,14 +1,17 @@
 """Stands in for vLLM's server process where a test is about processes, not about models.
 
-    python fake_vllm.py --port P [--die TEXT] [--never-ready] [--children]
+    python fake_vllm.py --port P [--die TEXT] [--never-ready] [--children] [--slow SECONDS]
 
 It has the paths that the factory uses, behind the key in VLLM_API_KEY, and tells what happened to it
 at /v1/history. `--children` starts some that do not want to go: one ignores TERM, one left the group.
+A message 'half' leaves it as vLLM is whose engine is dead and who waits for it.
+With `--slow` it listens only after so many seconds, and loads an adapter as slowly.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import subprocess
@@ -25,18 +28,24 @@ def die_unless(there: Path) -> None:
         os._exit(3)
 
 
-def serve(port: int, ready: bool) -> None:
+def serve(port: int, ready: bool, slow: float) -> None:
     from aiohttp import web
 
     adapters: dict[str, str] = {}
     history: list[str] = ["start"]
+    state = {"half": False}
 
     @web.middleware
     async def with_key(request, handler):
         if request.path == "/health":
-            return web.Response(status=200 if ready else 503)
+            return web.Response(status=200 if ready and not state["half"] else 503)
         if request.headers.get("Authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
             return web.Response(status=401)
+        if state["half"] and request.path.startswith("/v1/load"):
+            await asyncio.sleep(600)
+        if state["half"]:
+            request.transport.abort()
+            return web.Response()
         return await handler(request)
 
     async def models(_):
@@ -45,6 +54,7 @@ def serve(port: int, ready: bool) -> None:
 
     async def load(request):
         body = await request.json()
+        await asyncio.sleep(slow)
         if body["lora_name"] in adapters:
             return web.json_response({"error": {"message": "already loaded"}}, status=400)
         adapters[body["lora_name"]] = body["lora_path"]
@@ -62,6 +72,9 @@ def serve(port: int, ready: bool) -> None:
             os._exit(3)
         if said[0].startswith("die once "):
             die_unless(Path(said[0].removeprefix("die once ")))
+        state["half"] |= body["messages"][-1]["content"] == "half"
+        if body["model"] not in ("base", *adapters):
+            return web.json_response({"error": {"message": "no such model"}}, status=404)
         message = {"role": "assistant", "content": f"{body['model']} at {os.getpid()}"}
         reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
         if body.get("prompt_logprobs") is not None:
@@ -87,6 +100,7 @@ def main() -> None:
     parser.add_argument("--die", default="")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--children", action="store_true")
+    parser.add_argument("--slow", type=float, default=0.0)
     options = parser.parse_args()
     print("(EngineCore pid=7) INFO 11-23 18:38:02 [core.py:133] loading weights", flush=True)
     if options.die:
@@ -102,7 +116,8 @@ def main() -> None:
         print(f"pids {os.getpid()} {stubborn.pid} {gone.pid} {made.stdout.strip()}", flush=True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if options.port:
-        serve(options.port, not options.never_ready)
+        time.sleep(options.slow)
+        serve(options.port, not options.never_ready, options.slow)
     else:
         time.sleep(600)
 

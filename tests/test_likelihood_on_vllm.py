@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,29 @@ CHATS = (
 )
 
 
+def with_head(folder: Path) -> Path:
+    """The teacher's adapter with weights for the head too, which change what every token is held for."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    if folder.exists():
+        return folder
+    shutil.copytree(TINY / "teacher", folder)
+    file, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    options, base = json.loads(config.read_text()), json.loads((TINY / "base" / "config.json").read_text())
+    config.write_text(json.dumps(options | {"target_modules": [*options["target_modules"], "lm_head"]}))
+    drawn = torch.Generator().manual_seed(0)
+    name, rank = "base_model.model.lm_head.lora_", options["r"]
+    halves = {
+        f"{name}A.weight": torch.randn(rank, base["hidden_size"], generator=drawn) / 10,
+        f"{name}B.weight": torch.randn(base["vocab_size"], rank, generator=drawn) / 10,
+    }
+    save_file(load_file(file) | halves, file, metadata={"format": "pt"})
+    return folder
+
+
 async def ask(folder: Path, run_as: str) -> list[Completion]:
-    """What base and adapter say to every chat, through engine and pool, while both generate for others."""
+    """What base and adapters say to every chat, through engine and pool, while all generate for others."""
     made = recipe(run_as, 1)  # in float32, as transformers below: bfloat16 is less exact than the tolerance
     made.servers["main"] = made.servers["main"].model_copy(update={"dtype": "float32"})
     with Store.open(folder / run_as) as store:
@@ -43,8 +66,12 @@ async def ask(folder: Path, run_as: str) -> list[Completion]:
         engine = Engine(store, Budget(BudgetSpec()), "run_1")
         try:
             asks = []
-            for role in ("student", "teacher"):
-                model = await pool.model(role)
+            for role, adapter in (
+                ("student", None),
+                ("teacher", None),
+                ("teacher", with_head(folder / "head")),
+            ):
+                model = await pool.model(role, adapter)
                 asks.append(engine.ask(role, model, made.models[role], "refine", 1))
             # Far more requests in the batch than the chats have tokens.
             others = [
@@ -62,9 +89,14 @@ async def ask(folder: Path, run_as: str) -> list[Completion]:
             await pool.close()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("likelihood")
+
+
 @pytest.fixture(scope="module", params=["server", "in_process"])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Completion]:
-    return asyncio.run(ask(tmp_path_factory.mktemp("likelihood"), request.param))
+def found(request: pytest.FixtureRequest, folder: Path) -> list[Completion]:
+    return asyncio.run(ask(folder, request.param))
 
 
 def expected(adapter: Path | None) -> list[list[tuple[str, float]]]:
@@ -94,10 +126,13 @@ def expected(adapter: Path | None) -> list[list[tuple[str, float]]]:
     return told
 
 
-def test_each_token_of_the_answer_is_as_likely_as_transformers_says(found: list[Completion]) -> None:
-    of_base, of_adapter = expected(None), expected(TINY / "teacher")
-    assert [chat[-1].content for chat in CHATS] * 2 == [each.text for each in found]
-    for answer, wanted in zip(found, of_base + of_adapter, strict=True):
+def test_each_token_of_the_answer_is_as_likely_as_transformers_says(
+    found: list[Completion], folder: Path
+) -> None:
+    adapters = (None, TINY / "teacher", folder / "head")
+    of_all = [chat for adapter in adapters for chat in expected(adapter)]
+    assert [chat[-1].content for chat in CHATS] * 3 == [each.text for each in found]
+    for answer, wanted in zip(found, of_all, strict=True):
         tokens = answer.logprobs or ()
         whole = [
             (token.text, text)

@@ -18,7 +18,7 @@ from tiny_llama import make_adapter, make_tiny_llama
 from factory.budget import Budget
 from factory.engine import Engine
 from factory.errors import EndpointError, RecipeError, ServerError
-from factory.models import shares, vllm_replicas, vllm_server
+from factory.models import ending, shares, vllm_replicas, vllm_server
 from factory.models.pool import ModelPool
 from factory.models.remote_adapter import load_adapter
 from factory.proof import Probing, look, prove, read_proof
@@ -445,6 +445,189 @@ async def test_a_proof_goes_on_where_its_server_dies_in_the_middle(pooled, folde
         assert (proof.difference, proof.served_as) == (1.0, teacher.name)
         assert await look(teacher) != seen, "which says that it has to be proven again"
         assert (tmp_path / "died").exists() and engine.counts.num_attempts > 4
+
+
+async def test_calls_wait_until_a_server_that_died_is_back_with_its_adapters(pooled, store):
+    """None is sent to one that only just starts: it would be lost, or refused for want of its adapter."""
+    adapter = {"teacher": {"server": "one", "adapter": "a", "max_retries": 0}}
+    async with pooled(ONE, adapter) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        await ask([Message("user", "hello")])
+        await kill_until_it_ended(pool, teacher)
+        pooled.words[:] = ["--slow", "0.7"]
+        asked = []
+        for number in range(20):
+            asked.append(asyncio.create_task(ask([Message("user", f"hello {number}")])))
+            await asyncio.sleep(0.1)
+        assert {answer.text.split()[0] for answer in await asyncio.gather(*asked)} == {teacher.name}
+        assert engine.counts.num_attempts == 21
+
+
+async def test_a_restart_whose_call_is_cancelled_is_made_by_the_next(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        pooled.words[:] = ["--slow", "0.5"]
+        first = asyncio.create_task(teacher.complete(request()))
+        while not servers_left():  # noqa: ASYNC110 (it is another process)
+            await asyncio.sleep(0.01)
+        first.cancel()
+        answer = await teacher.complete(request())
+        assert answer.text.split()[0] == teacher.name, "with its adapter"
+
+
+async def test_a_call_that_is_lost_while_its_server_comes_back_does_not_end_the_run(pooled):
+    """Between the end of one process and the start of the next it is not dead for good."""
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        server = pool._servers["one"]
+        starting = asyncio.create_task(teacher.complete(request()))
+        states = set()
+        while not starting.done():
+            states.add((server.has_died, server.is_running))
+            server.raise_if_dead()
+            await asyncio.sleep(0)
+        assert states == {(True, False), (False, False), (False, True)}
+
+
+async def test_one_that_dies_while_an_adapter_is_loaded_comes_back_with_it(pooled, folder):
+    pooled.words[:] = ["--slow", "0.5"]
+    async with pooled(ONE, {"teacher": {"server": "one"}, "student": {"server": "one"}}) as pool:
+        before = await pid_of(await pool.model("teacher"))
+        loading = asyncio.create_task(pool.model("student", folder / "b"))
+        await asyncio.sleep(0.2)
+        psutil.Process(before).kill()
+        student = await loading
+        answer = await student.complete(request())
+        assert answer.text.split()[0] == student.name and await pid_of(student) != before
+
+
+async def test_one_that_neither_answers_nor_ends_is_ended_and_started_again(
+    pooled, folder, store, monkeypatch
+):
+    """As vLLM whose engine died while an adapter was loaded: who loads it waits, and holds up everybody."""
+    monkeypatch.setattr(ending, "END_SECONDS", 0.5)
+    async with pooled(ONE, {"teacher": {"server": "one"}, "student": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        before = (await ask([Message("user", "half")])).text
+        loading = asyncio.create_task(pool.model("student", folder / "b"))
+        await asyncio.sleep(0.1)
+        answers = await asyncio.gather(*[ask([Message("user", f"hello {number}")]) for number in range(20)])
+        assert before not in {answer.text for answer in answers} and not engine.counts.failed
+        student = await loading
+        assert (await student.complete(request())).text.split()[0] == student.name
+
+
+async def test_one_that_was_killed_did_not_die_of_the_last_line_of_its_log(pooled):
+    told: list[str] = []
+    async with pooled(ONE, {"teacher": {"server": "one"}}, told=told) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        await pid_of(teacher)
+    assert any("'one' died: it ended without a word, as what the system kills" in text for text in told), told
+
+
+async def test_a_connection_that_breaks_says_nothing_of_a_server_that_is_well(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        await pool.model("teacher")
+        async with asyncio.timeout(ending.END_SECONDS / 2):
+            process = pool._servers["one"].processes[0]
+            await ending.wait_for_end(process, process.started)
+
+
+async def test_who_asks_one_that_is_about_to_end_what_it_serves_is_told_by_the_next(pooled):
+    pooled.words[:] = ["--children"]
+    async with pooled(ONE, {"teacher": {"server": "one", "adapter": "a"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill(teacher)
+        pooled.words.clear()
+        assert set(await teacher.list_models()) == {"base", teacher.name}
+
+
+async def test_a_call_is_lost_once_to_one_that_is_about_to_end(pooled, store):
+    """However long that takes: it is not tried again where nobody can answer."""
+    pooled.words[:] = ["--children"]
+    async with pooled(ONE, {"teacher": {"server": "one", "max_retries": 1}}) as pool:
+        teacher = await pool.model("teacher")
+        engine, spec = Engine(store, Budget(BudgetSpec()), "run_1"), pool._recipe.models["teacher"]
+        ask = engine.ask("teacher", teacher, spec, "generate", 1)
+        await ask([Message("user", "hello")])
+        await kill(teacher)
+        pooled.words.clear()
+        await asyncio.gather(*[ask([Message("user", f"hello {number}")]) for number in range(20)])
+        assert engine.counts.num_attempts == 1 + 2 * 20 and not engine.counts.failed
+
+
+async def test_one_that_is_about_to_end_needs_not_be_put_to_sleep(pooled):
+    """Its guard is there as long as anything is that it started, and nobody answers."""
+    pooled.words[:] = ["--children"]
+    async with pooled(
+        TWO, {"teacher": {"server": "one"}, "student": {"server": "two"}}, device="cuda"
+    ) as pool:
+        teacher = await pool.model("teacher")
+        before = await pid_of(teacher)
+        psutil.Process(before).kill()
+        pooled.words.clear()
+        student = await pool.model("student")
+        await pid_of(student)
+        assert await pid_of(teacher) != before
+
+
+async def test_whoever_watches_a_model_that_others_ask_is_told_that_its_server_died(pooled):
+    told: list[str] = []
+    async with pooled(THREE, TAUGHT, told=told) as pool:
+        model = await pool.model("teacher")
+        watching = asyncio.create_task(pool.watch(model))
+        pids = servers_left()
+        psutil.Process(pids[0]).kill()
+        while not any("its calls go to the other replicas" in text for text in told):
+            await asyncio.sleep(0.1)
+            assert not watching.done()
+        for pid in pids[1:]:
+            psutil.Process(pid).kill()
+        with pytest.raises(ServerError, match="died"):
+            await asyncio.wait_for(watching, 10)
+
+
+async def test_closing_while_a_server_that_died_comes_back_leaves_none(pooled):
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        starting = asyncio.create_task(teacher.complete(request()))
+        while pool._servers["one"].has_died:  # noqa: ASYNC110 (it is another process)
+            await asyncio.sleep(0)
+        assert not servers_left(), "between the two"
+        await pool.close()
+        with pytest.raises(ServerError, match=r"closed|did not start"):  # whichever comes first
+            await starting
+        assert not servers_left()
+
+
+async def test_calls_that_come_back_together_leave_no_connection_open(pooled, monkeypatch):
+    opened = []
+    open_model = vllm_server.VllmProcess.open_model
+
+    def counted(*arguments):
+        opened.append(open_model(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(vllm_server.VllmProcess, "open_model", counted)
+    async with pooled(ONE, {"teacher": {"server": "one"}}) as pool:
+        teacher = await pool.model("teacher")
+        await kill_until_it_ended(pool, teacher)
+        await asyncio.gather(*[pid_of(teacher) for _ in range(20)])
+        assert len(opened) == 2, "one for each start"
+
+
+async def kill_until_it_ended(pool, model) -> None:
+    await kill(model)
+    while pool._servers["one"].is_running:  # noqa: ASYNC110 (it is another process)
+        await asyncio.sleep(0.01)
 
 
 async def test_one_that_dies_again_and_again_is_an_error_of_the_run(pooled, store, monkeypatch, tmp_path):

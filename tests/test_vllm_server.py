@@ -20,6 +20,7 @@ from factory.models.client import EndpointModel
 from factory.models.folders import check_adapter_folder, check_model_folder, check_rank, find_model
 from factory.models.shares import find_gpus
 from factory.models.vllm_command import build_command, build_environment, find_device, share_of_machine
+from factory.models.vllm_log import find_cause, read_tail
 from factory.models.vllm_server import VllmProcess
 from factory.servers import VllmServer
 from factory.types import Message, Request, Sampling
@@ -57,6 +58,23 @@ async def wait_for(condition, seconds: float = 20.0) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError("it did not happen")
+
+
+def test_what_a_server_died_of_is_not_what_its_other_half_says_of_it(tmp_path):
+    """As vLLM 0.32 writes it, where its engine fails, and where the system kills the engine."""
+    dead = (
+        "(APIServer pid=6) WARNING 11-29 22:12:29 [client.py:8] [shutdown] MPClient: engine core exited "
+        "unexpectedly; starting cleanup\n"
+        "(APIServer pid=6) ERROR 11-29 22:12:30 [llm.py:9] vllm.v1.engine.exceptions.EngineDeadError: "
+        "EngineCore encountered an issue. See stack trace (above) for the root cause.\n"
+        "nanobind: leaked 4 instances!\n"
+    )
+    fault = "(EngineCore pid=7) ERROR 11-29 22:12:29 [core.py:133] IndexError: index 26 is out of bounds\n"
+    log = tmp_path / "main.log"
+    log.write_text(fault + dead)
+    assert find_cause(read_tail(log)) == "IndexError: index 26 is out of bounds"
+    log.write_text(dead)
+    assert find_cause(read_tail(log)).startswith("it ended without a word")
 
 
 def test_ranks():

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from factory.errors import ServerError
 from factory.models.client import EndpointModel
+from factory.models.ending import NOBODY, READY, wait_for_end
 from factory.models.vllm_command import build_worker_command
 from factory.models.vllm_server import REQUEST_SECONDS, VllmProcess
 from factory.models.vllm_worker import CHAT, MAX_LINE, SOCKET, encode
@@ -67,6 +68,7 @@ class Pipe:
                 elif (reply := self._waiting.get(int(number))) is not None and not reply.done():
                     reply.set_result(Reply(int(status), NO_HEADERS, content))
         finally:
+            self.is_ready = False
             for reply in self._waiting.values():
                 if not reply.done():
                     reply.set_exception(ConnectionResetError("the process is gone"))
@@ -112,8 +114,8 @@ class VllmInProcess(VllmProcess):
         reader, writer = await asyncio.open_unix_connection(sock=self._ours, limit=MAX_LINE)
         self._pipe = Pipe(reader, writer)
 
-    async def _is_healthy(self) -> bool:
-        return self._pipe is not None and self._pipe.is_ready
+    async def health(self) -> int | None:
+        return READY if self._pipe is not None and self._pipe.is_ready else NOBODY
 
     async def stop(self) -> None:
         """Ends the process; calling it again does nothing."""
@@ -136,10 +138,13 @@ class VllmInProcess(VllmProcess):
     async def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
         if self._pipe is None:
             raise self._failure("is not running")
+        started = self.started
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 reply = await self._pipe.request(path, json.dumps(body).encode())
-        except OSError as error:  # a timeout is one
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                await wait_for_end(self, started)
             self.raise_if_dead()
             raise ServerError(
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where

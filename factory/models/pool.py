@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from factory.address import without_password
 from factory.errors import RecipeError, ServerError
@@ -36,6 +36,8 @@ from factory.types import digest
 if TYPE_CHECKING:
     from factory.models.vllm_replicas import VllmReplicas
     from factory.ports import Model
+
+WATCH_SECONDS: Final = 1.0
 
 
 class ModelPool:
@@ -164,6 +166,14 @@ class ModelPool:
         process = self._servers[model.server]
         return f"model '{model.name}' of {process.describe()}"
 
+    async def watch(self, model: Model) -> None:
+        """Looks after a model that others ask, for ever; raises ServerError where its server dies."""
+        server = getattr(getattr(model, "replicas", (model,))[0], "server", None)
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if server is not None:
+                (await self.ready(server)).raise_if_dead()  # which tells of a replica that died
+
     async def close(self) -> None:
         """Stops every server and closes every connection; calling it again does nothing."""
         self._closed = True
@@ -220,19 +230,20 @@ class ModelPool:
     async def _awaken(self, name: str) -> VllmReplicas:
         """The server running and awake, with all its adapters; on a GPU the others are put aside first."""
         process = self._opened(name)
-        has_died = process.has_died
-        if has_died:
-            self._awake.discard(name)  # so that nobody asks it before it has its adapters
+        if process.has_died:
             process.raise_if_dead()
-            self._awake.discard(name)
-        elif name in self._awake:
+            self._awake.discard(name)  # nobody is sent there before it is back, with its adapters
+        if name in self._awake:
             return process
         others = [other for other in self._servers.values() if other is not process]
         await self._put_to_sleep(process.device)
-        if process.is_asleep and not has_died:
+        if process.is_asleep:
             await process.wake()
         else:
             await self._start(name, process, [other for other in others if other.is_asleep])
+        if self._closed:  # meanwhile, when there may have been nothing to stop yet
+            await process.stop()
+        self._opened(name)
         self._awake.add(name)
         return process
 
@@ -282,10 +293,6 @@ class ModelPool:
         wanted = self._recipe.loop.while_training
         if wanted == "auto":
             wanted = "sleep" if process.can_sleep else "keep"
-        if wanted == "keep":
-            return
-        self._awake.discard(name)
-        if wanted == "sleep" and process.can_sleep:
-            await process.sleep()
-        else:
-            await process.stop()
+        if wanted != "keep":
+            self._awake.discard(name)
+            await (process.sleep() if wanted == "sleep" and process.can_sleep else process.stop())

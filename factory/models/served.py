@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from factory.errors import EndpointError
+from factory.errors import EndpointError, ServerError
+from factory.models.ending import wait_for_end
 from factory.models.listing import Listed
 from factory.types import Completion, Request
 
@@ -44,10 +45,13 @@ class ServedModel:
     async def complete(self, request: Request) -> Completion:
         """One answer; raises EndpointError, or ServerError where all replicas of the server keep dying."""
         server = await self._ready(self.server)
-        endpoint = await self._connect(server.processes[self._replica])
+        process = server.processes[self._replica]
+        started, endpoint = process.started, await self._connect(process)
         try:
             answer = await endpoint.complete(request)
-        except EndpointError:
+        except EndpointError as error:
+            if error.kind == "unreachable" and len(server.processes) == 1:  # else others may answer
+                await wait_for_end(process, started)
             server.raise_if_dead()
             raise
         server.has_answered = True
@@ -56,6 +60,12 @@ class ServedModel:
     async def list_models(self) -> dict[str, Listed]:
         """What its replica serves, by name; raises ServerError."""
         server = await self._ready(self.server)
+        try:
+            return await server.processes[self._replica].list_models()
+        except ServerError:
+            if not server.has_died:
+                raise
+        server = await self._ready(self.server)  # started again
         return await server.processes[self._replica].list_models()
 
     async def address(self) -> tuple[str, str]:

@@ -60,7 +60,8 @@ class VllmReplicas:
 
     @property
     def is_asleep(self) -> bool:
-        return any(process.is_asleep for process in self.processes)
+        """Whether any is there that was put to sleep."""
+        return any(process.is_asleep for process in self._running())
 
     @property
     def can_sleep(self) -> bool:
@@ -74,35 +75,35 @@ class VllmReplicas:
         """
         self._told.clear()
         self._note_return()
-        self.has_answered = False
         ports = [None if port is None else port + index for index in range(len(self.processes))]
         try:
             await _all(process.start(at) for process, at in zip(self.processes, ports, strict=True))
         except BaseException:
             await self.stop()
             raise
+        self.has_answered = False
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Serves the LoRA adapter in `path` as model `name` at every replica that runs."""
-        await _all(_load(process, name, path) for process in self._running())
+        await _all(_unless_it_dies(each, _load(each, name, path)) for each in self._running())
 
     async def sleep(self) -> None:
         """Moves the weights of all to main memory once the calls in flight are done; only on a GPU."""
-        await _all(process.sleep() for process in self._running())
+        await _all(_unless_it_dies(each, each.sleep()) for each in self._running())
 
     async def wake(self) -> None:
         """Undoes sleep."""
-        await _all(process.wake() for process in self._running() if process.is_asleep)
+        await _all(_unless_it_dies(each, each.wake()) for each in self._running() if each.is_asleep)
 
     async def stop(self) -> None:
         """Ends every process and everything it started; calling it again does nothing."""
         await asyncio.gather(*[process.stop() for process in self.processes])
 
     def raise_if_dead(self) -> None:
-        """Raises ServerError where none runs and none may return; says of one that died beside others why."""
+        """Raises ServerError where all died and may not return; says of one that died beside others why."""
+        if self.has_died and not self.may_return:
+            self.processes[0].raise_if_dead()
         if not self.is_running:
-            if not self.may_return:
-                self.processes[0].raise_if_dead()
             return
         for index, process in enumerate(self.processes):
             if process.has_died and index not in self._told:
@@ -125,6 +126,15 @@ class VllmReplicas:
 
     def _running(self) -> list[VllmProcess]:
         return [process for process in self.processes if process.is_running]
+
+
+async def _unless_it_dies(process: VllmProcess, work: Coroutine[Any, Any, None]) -> None:
+    """The work, which may fail with a process that dies: who asks there next starts it again, or is told."""
+    try:
+        await work
+    except ServerError:
+        if not process.has_died:
+            raise
 
 
 async def _load(process: VllmProcess, name: str, path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from factory.errors import ServerError
+from factory.models.ending import READY, read_health, wait_for_end
 from factory.models.folders import (
     adapter_body,
     check_adapter_folder,
@@ -94,6 +95,11 @@ class VllmProcess:
         return self._process is not None and self._process.poll() is not None
 
     @property
+    def started(self) -> subprocess.Popen[bytes] | None:
+        """Its guard, another one after each start."""
+        return self._process
+
+    @property
     def can_sleep(self) -> bool:
         return self.device == "cuda"
 
@@ -156,12 +162,11 @@ class VllmProcess:
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
 
     async def _wait_until_ready(self) -> None:
-        began = time.monotonic()
-        told = began
+        told = began = time.monotonic()
         dtype = find_dtype(self.spec, self.model, self.device)
         how = f"{self.device}" if dtype == "auto" else f"{self.device} in {dtype}"
         self._on_progress(f"server '{self.name}': starting vLLM on {how}, log in {self.log}")
-        while not await self._is_healthy():
+        while await self.health() != READY:
             seconds = time.monotonic() - began
             self.raise_if_dead("did not start")
             if seconds > self.spec.startup_timeout_seconds:
@@ -173,17 +178,9 @@ class VllmProcess:
         await self.list_models()
         self._on_progress(f"server '{self.name}': ready after {time.monotonic() - began:.0f} s")
 
-    async def _is_healthy(self) -> bool:
-        import aiohttp
-
-        if self._session is None:
-            return False
-        url = self.base_url.removesuffix("/v1") + "/health"
-        try:
-            async with self._session.get(url, timeout=aiohttp.ClientTimeout(5)) as reply:
-                return reply.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+    async def health(self) -> int | None:
+        """The status that it tells of itself: `ending.read_health`."""
+        return None if self._session is None else await read_health(self._session, self.base_url)
 
     def open_model(self, name: str, model_id: str, timeout_seconds: float) -> EndpointModel:
         """A client of the model or adapter that it serves under a name."""
@@ -194,7 +191,7 @@ class VllmProcess:
     async def load_adapter(self, name: str, path: Path) -> None:
         """Serves the LoRA adapter in `path` as model `name`; raises RecipeError or ServerError."""
         check_adapter_folder(path, self.spec.max_lora_rank, f"{self.where}: adapter '{name}'")
-        await self._post("/v1/load_lora_adapter", adapter_body(name, path))
+        await self._request("POST", "/v1/load_lora_adapter", adapter_body(name, path))
         if name not in await self.list_models():
             raise self._failure(f"does not list the adapter '{name}' that it loaded")
 
@@ -250,15 +247,13 @@ class VllmProcess:
             file.write(self.api_key)
         return f"{self.model} on {self.device} at {self.base_url}, with the key in {self.key_file}"
 
-    async def _post(self, path: str, body: dict[str, str]) -> None:
-        await self._request("POST", path, body)
-
     async def _request(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
         """The JSON of an answer, or its text; raises ServerError for every status but 200."""
         import aiohttp
 
         if self._session is None:
             raise self._failure("is not running")
+        started = self.started
         try:
             url = self.base_url.removesuffix("/v1") + path
             async with self._session.request(method, url, json=body) as reply:
@@ -267,6 +262,8 @@ class VllmProcess:
                     raise ServerError(f"{path} answered {reply.status}: {text}", where=self.where)
                 return await reply.json() if reply.content_type == "application/json" else await reply.text()
         except (aiohttp.ClientError, TimeoutError) as error:
+            if not isinstance(error, TimeoutError):
+                await wait_for_end(self, started)
             self.raise_if_dead()
             raise ServerError(
                 f"{path} failed: {str(error) or type(error).__name__}", where=self.where
@@ -274,9 +271,9 @@ class VllmProcess:
 
     def _failure(self, what: str, log: Path | None = None) -> ServerError:
         log = log or self.log
-        lines = read_tail(log)
+        lines, code = read_tail(log), self._process.returncode if self._process else None
         return ServerError(
-            f"the vLLM server '{self.name}' {what}: {find_cause(lines)}",
+            f"the vLLM server '{self.name}' {what}: {find_cause(lines, code)}",
             where=self.where,
             hint=f"the whole log is in {log}",
             log_tail=lines[-TAIL_LINES:],
