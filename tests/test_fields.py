@@ -39,6 +39,7 @@ def test_the_fields_that_are_read_are_those_of_the_class(config):
     [
         ("SFTConfig", {"max_grad_norm": 1, "adam_beta2": 0.95, "optim": "adamw_torch", "tf32": None}),
         ("SFTConfig", {"lr_scheduler_kwargs": {"num_cycles": 2}, "full_determinism": True}),
+        ("SFTConfig", {"accelerator_config": {"even_batches": False}, "gradient_checkpointing_kwargs": None}),
         ("LoraConfig", {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 4}}),
         ("LoraConfig", {"init_lora_weights": "gaussian", "layers_to_transform": 3, "bias": "none"}),
         ("LoraConfig", {"init_lora_weights": False, "use_dora": False, "modules_to_save": None}),
@@ -60,6 +61,11 @@ def test_what_may_be_set_is_taken(config, values):
         ("SFTConfig", "dataloader_num_workers", 1.5, "must be int, found 1.5", ""),
         ("SFTConfig", "dataloader_num_workers", None, "must be int, found None", ""),
         ("SFTConfig", "optim", "adamw_torchh", "must be OptimizerNames | str", ""),
+        *(
+            ("SFTConfig", name, value, "must be a mapping here", "no part of what the adapter is")
+            for name in ("accelerator_config", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs")
+            for value in ("accelerator.json", "{}")
+        ),
         ("SFTConfig", "learning_rate", 0.1, "is not set here", "use the option `learning_rate`"),
         ("SFTConfig", "max_length", 64, "is not set here", "use the option `max_length`"),
         ("SFTConfig", "packing", True, "is not set here", "use the option `packing`"),
@@ -120,6 +126,10 @@ def test_what_the_trainer_sets_itself_is_refused(config):
     [
         ("sft: {max_grad_nrm: 1.0}", "training.student.sft.max_grad_nrm: SFTConfig has no field"),
         ("sft: {max_grad_norm: high}", "training.student.sft.max_grad_norm: 'max_grad_norm' must be float"),
+        (
+            "sft: {accelerator_config: conf.json}",
+            "sft.accelerator_config: 'accelerator_config' must be a mapping",
+        ),
         ("lora: {use_dora: true}", "training.student.lora.use_dora: vLLM does not serve DoRA"),
         (
             "lr_scheduler: cosine_with_min_lr",
@@ -191,6 +201,9 @@ def test_they_belong_to_what_an_adapter_is_and_are_named_where_they_differ(tmp_p
     assert len({plain["identity"], one["identity"], other["identity"]}) == 3
     assert differences(one, other) == ["sft.max_grad_norm (1.0, here 0.5)"]
     assert differences(plain, one) == ["sft.max_grad_norm (null, here 1.0)"]
+    even, uneven = (job(sft={"accelerator_config": {"even_batches": each}}) for each in (True, False))
+    assert even["identity"] != uneven["identity"]
+    assert differences(even, uneven) == ["sft.accelerator_config.even_batches (true, here false)"]
 
 
 def test_a_plan_names_what_it_does_not_know(folder, tmp_path, capsys):  # noqa: F811
