@@ -407,7 +407,7 @@ time.sleep(60)
 
 @pytest.mark.train
 def test_a_line_that_is_no_chat_is_named(tmp_path, base):
-    from training.sft import read_chats
+    from training.chats import read_chats
 
     path = tmp_path / "data.jsonl"
     for line in ("this is no JSON", '{"question": "?"}', "[]"):

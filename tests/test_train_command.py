@@ -177,6 +177,19 @@ def test_a_dataset_without_a_sample_to_learn_is_refused(tmp_path, pairs, what, h
     assert what in error.what and hint in error.hint
 
 
+def test_what_a_refiner_cannot_learn_is_named_by_its_draft(tmp_path, monkeypatch, capsys):
+    """Its examples are a file that is gone by the time somebody reads this."""
+
+    def refuse(self, dataset, *_):
+        assert len(dataset.read_text().splitlines()) > 17
+        raise TrainingError("too long", where=f"{dataset}:17", hint="shorten it")
+
+    monkeypatch.setattr(QLoRA, "train", refuse)
+    recipe = str(TINY.parents[2] / "recipes/georgia_workers_comp")
+    command = ["train", recipe, "--profile", "tiny", "--role", "refiner", "--output", str(tmp_path / "out")]
+    assert refused(command, 1, capsys) == "error: gold.refiner, draft 17: too long — shorten it"
+
+
 @pytest.mark.train
 def test_a_template_that_does_not_teach_to_end_a_turn_is_refused(tmp_path):
     base = tmp_path / "base"
