@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from test_qlora import base, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
 from test_train_command import TINY, folder, refused, some, words  # noqa: F401 (a fixture)
+from trained_here import Here
 
 import training
 from factory import cli
@@ -220,7 +221,7 @@ def test_they_reach_the_trainer_and_the_adapter(tmp_path, base):  # noqa: F811
     dataset = facts_dataset(tmp_path)
     options |= {"lr_scheduler": "warmup_stable_decay", "warmup_share": 0.0}
     sft = {"max_grad_norm": 1e-9, "optim": "sgd", "lr_scheduler_kwargs": {"num_decay_steps": 1}}
-    train = trainer(tmp_path, max_steps=2, sft=sft, **options).train
+    train = trainer(tmp_path, Here, max_steps=2, sft=sft, **options).train
     train(dataset, str(base), tmp_path / "out", no_progress)
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert set(config["target_modules"]) == {"q_proj", "v_proj"} and config["rank_pattern"] == {"q_proj": 1}
@@ -234,11 +235,11 @@ def test_they_reach_the_trainer_and_the_adapter(tmp_path, base):  # noqa: F811
     assert len(moved) == 8 and max(moved) < 1e-9  # a step of so little gradient moves nothing
 
     for modules, said in ((["no_such_layer"], ".*no_such_layer"), ("((", "missing "), ([1], "'int' object")):
-        bad = trainer(tmp_path, max_steps=2, lora={"target_modules": modules})
+        bad = trainer(tmp_path, Here, max_steps=2, lora={"target_modules": modules})
         with pytest.raises(TrainingError, match=f"the libraries refuse it: {said}") as caught:
             bad.train(dataset, str(base), tmp_path / "bad", no_progress)
         assert "set under lora" in caught.value.hint and not (tmp_path / "bad").exists()
 
-    few = trainer(tmp_path, max_steps=2, batch_size=16, sft={"dataloader_drop_last": True})
+    few = trainer(tmp_path, Here, max_steps=2, batch_size=16, sft={"dataloader_drop_last": True})
     with pytest.raises(TrainingError, match="the samples do not fill one batch"):
         few.train(dataset, str(base), tmp_path / "few", no_progress)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 from test_qlora import base, chat, no_progress, trainer, write_dataset  # noqa: F401 (a fixture)
 from test_train_command import chats, folder, refused, some, words  # noqa: F401 (a fixture)
+from trained_here import Here
 
 from factory import cli
 from factory.errors import RecipeError, TrainingError
@@ -129,7 +130,7 @@ def test_a_base_that_is_shared_is_not_swept(tmp_path):
 def test_long_conversations_are_split_on_both_sides_where_the_recipe_says_so(tmp_path, base):  # noqa: F811
     turns = [turn for number in range(8) for turn in chat(f"notice {number}?", f"{number} days of notice")]
     dataset = write_dataset(tmp_path, [turns] * 4)
-    found = trainer(tmp_path, split_long=True).sweep(dataset, str(base), [1e-4, 1e-3], 1, no_progress)
+    found = trainer(tmp_path, Here, split_long=True).sweep(dataset, str(base), [1e-4, 1e-3], 1, no_progress)
     assert found.num_held_out == 1 and all(each.loss for each in found.rates)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from trained_here import Here
 
 from factory import cli
 from factory.errors import TrainingError
@@ -151,15 +152,15 @@ def test_a_datasets_id_is_looked_for_in_the_workspace(tmp_path):
     assert find_dataset("dat_0a1b", tmp_path) == path
 
 
-def trainer(folder, **options):
+def trainer(folder, kind=QLoRA, **options):
     given = {"max_steps": 2, "batch_size": 4, "max_length": 64, "num_threads": 1} | options
-    return QLoRA(QLoRAOptions(**given), SimpleNamespace(folder=folder, recipe=SimpleNamespace(seed=1)))
+    return kind(QLoRAOptions(**given), SimpleNamespace(folder=folder, recipe=SimpleNamespace(seed=1)))
 
 
 def train(folder, dataset, base=TINY, **options):
     """Trains into `folder`/out; the error that it ends with, whose folder is gone."""
     with pytest.raises(TrainingError) as caught:
-        trainer(folder, **options).train(dataset, str(base), folder / "out", lambda *_: None)
+        trainer(folder, Here, **options).train(dataset, str(base), folder / "out", lambda *_: None)
     assert not (folder / "out").exists()
     return caught.value
 
