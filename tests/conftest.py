@@ -1,7 +1,7 @@
 """For all tests: none of a property may fail because the machine is busy; some run in both event loops.
 
-Several workers take files in the order in which they stand here, those first that start servers or trainings:
-xdist would hand out last what has the fewest tests, which are the longest files, and others would wait for it.
+Several workers take files in the order in which they are collected, those first that start servers or
+trainings: xdist would hand out last what has the fewest tests, which are the longest files, and then wait.
 """
 
 import asyncio
