@@ -225,8 +225,8 @@ def test_several_jobs_share_a_process_and_one_refusal_leaves_no_folder(tmp_path,
 
     long = write_dataset(tmp_path, [chat("short?", "yes"), chat("long? " * 80, "no"), chat("x" * 500, "no")])
     with pytest.raises(TrainingError, match="2 of 3 samples are longer than max_length=64") as caught:
-        trainer(tmp_path).train(long, str(base), tmp_path / "long", no_progress)
-    assert "nothing is truncated" in caught.value.hint
+        trainer(tmp_path, Here).train(long, str(base), tmp_path / "long", no_progress)
+    assert caught.value.where == f"{long}:3" and "nothing is truncated" in caught.value.hint
     assert not (tmp_path / "long").exists()
 
 

@@ -23,7 +23,7 @@ from factory.recipe import BudgetSpec, Recipe
 from factory.store.store import Store
 from factory.types import Completion, Message, Sampling
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
 TINY = Path(__file__).parents[1] / "tiny" / "models"
 SCHEMA = {
