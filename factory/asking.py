@@ -80,9 +80,16 @@ def bound_refiners(bench: Bench, number: int, account: Account | None = None) ->
     for name, refiner in bench.refiners():
         if (embedder := getattr(refiner, "embedder", None)) is not None:
             embedder.bind(account)
+        let_tell(refiner, bench.progress.note)
         role = role_of(refiner)
         found.append((name, Bound(refiner, role, bench, number) if role else refiner))
     return found
+
+
+def let_tell(refiner: Refiner, tell: Callable[[str], None]) -> None:
+    """Gives a refiner that has something to say while it works the place where it is read."""
+    if hasattr(refiner, "tell"):
+        refiner.tell = tell
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Asking and scoring is the evaluator's; splitting a round's budget is factory.all
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from factory.allocate import SliceState
@@ -37,6 +37,8 @@ SAME = """
     SELECT e.id, list({'key': i.item_key, 'answer': i.answer, 'score': i.score}) AS items
     FROM evaluations e JOIN evaluation_items i ON i.evaluation_id = e.id
     WHERE e.run_id = ? AND e.model_id = ? AND e.split = ? AND e.metric = ? GROUP BY e.id"""
+
+LOOKED = "SELECT 1 FROM training_steps WHERE model_id = ? AND step > 0 AND dev_loss IS NOT NULL LIMIT 1"
 
 
 def evaluation_id(run_id: str, round_number: int, split: Split) -> str:
@@ -152,6 +154,17 @@ def load_evaluation(bench: Bench, number: int, split: Split) -> Evaluation | Non
     )
     row = rows[0]
     return Evaluation(row["model_id"], split, row["metric"], row["mean"], row["low"], row["high"], items)
+
+
+def compare(bench: Bench, old: Evaluation, new: Evaluation) -> Comparison:
+    """The evaluator's comparison of a student with the one in charge, and whether these items chose it."""
+    return told_how_chosen(bench, bench.evaluator.compare(old, new), new)
+
+
+def told_how_chosen(bench: Bench, comparison: Comparison, new: Evaluation) -> Comparison:
+    """The comparison, with `chosen_on_dev` as the student's learning curve has it."""
+    looked = bench.store.select(LOOKED, (new.model_id,)) if new.split == "dev" else []
+    return replace(comparison, chosen_on_dev=bool(looked))
 
 
 def load_comparison(bench: Bench, number: int, split: Split, with_model: str) -> Comparison | None:

@@ -17,7 +17,14 @@ from factory.bench import Bench
 from factory.comparison import describe_comparison
 from factory.contender import Contender, ask_split, proven
 from factory.errors import FactoryError, InputError, TargetMissed
-from factory.evaluations import judge_answers, load_comparison, load_evaluation, record_evaluation
+from factory.evaluations import (
+    compare,
+    judge_answers,
+    load_comparison,
+    load_evaluation,
+    record_evaluation,
+    told_how_chosen,
+)
 from factory.making import generate, generate_and_refine, run_beside
 from factory.ports import OnProgress, Trainer
 from factory.promotion import promoted_round
@@ -195,7 +202,7 @@ async def evaluate(bench: Bench, number: int, adapter: Adapter | None) -> None:
         for found in await judge_answers(bench, number, answered, student.name):
             in_charge = promoted_round(bench.store, bench.run_id)
             before = load_evaluation(bench, in_charge, found.split) if number else None
-            comparison = bench.evaluator.compare(before, found) if before else None
+            comparison = compare(bench, before, found) if before else None
             record_evaluation(bench, number, found, before, comparison)
 
 
@@ -208,7 +215,7 @@ def promote(bench: Bench, number: int) -> None:
     if before is None or after is None:
         raise FactoryError(f"round {number} cannot be compared: an evaluation on dev is missing")
     stored = load_comparison(bench, number, "dev", before.model_id)
-    comparison = stored or bench.evaluator.compare(before, after)
+    comparison = told_how_chosen(bench, stored or bench.evaluator.compare(before, after), after)
     with bench.stage(number, "promote") as detail:
         detail.update(asdict(comparison))
     verdict = "promoted" if comparison.promote else "not promoted"

@@ -141,6 +141,8 @@ class Refiner(Protocol):
     `compare(samples, originals, ask)`, where it judges rewrites by what they were made from: called in place
     of `refine`, with the sample that each was rewritten from, or None;
     `embedder: Embedder` (factory.embedding), which the run binds: its rows are kept, its calls counted;
+    `tell: Callable[[str], None]`, which is set before it is opened, for a line to whoever waits, such as that
+    something is compiled first;
     `replay(decided: Iterable[Sample])`, where its state comes from what it dropped too: called in place of
     `open` with all that it decided about in this run, in that order.
     Scores without a model get the asked one's id.

@@ -22,7 +22,9 @@ EVENTS = """
       AND (stage = 'promote_by_hand' OR stage = 'promote' AND (detail ->> 'promote')::BOOLEAN)
     ORDER BY created_at, rowid"""
 
-GATE = "SELECT 1 FROM stages WHERE run_id = ? AND round = ? AND stage = 'promote' AND status = 'done'"
+GATE = """
+    SELECT coalesce((detail ->> 'chosen_on_dev')::BOOLEAN, false) AS chosen_on_dev FROM stages
+    WHERE run_id = ? AND round = ? AND stage = 'promote' AND status = 'done'"""
 
 
 def promoted_round(store: Selects, run_id: str) -> int:
@@ -32,6 +34,8 @@ def promoted_round(store: Selects, run_id: str) -> int:
 
 def promote_by_hand(store: Store, model: str, reason: str, who: str) -> dict[str, Any]:
     """Puts a trained student in charge of its run; returns the event's run, round and detail.
+
+    And `chosen_on_dev`, where early stopping chose it by the items that the gate judged it by.
 
     `model` is the id or the name of a student that a run trained. Raises InputError where there is none or
     more than one, where it is in charge already or the gate has not decided on it yet, since later rounds
@@ -52,9 +56,12 @@ def promote_by_hand(store: Store, model: str, reason: str, who: str) -> dict[str
     before = _in_charge(store, row["run_id"])[-1]
     if before == row["round"]:
         raise InputError(f"'{model}' is in charge of {row['run_id']} already")
-    if not store.select(GATE, (row["run_id"], row["round"])):
+    gate = store.select(GATE, (row["run_id"], row["round"]))
+    if not gate:
         raise InputError(f"the gate has not decided on '{model}' yet", hint="run `factory evaluate` first")
-    return _record(store, row["run_id"], row["round"], {"kind": "promoted", "before": before}, reason, who)
+    what = {"kind": "promoted", "before": before}
+    told = _record(store, row["run_id"], row["round"], what, reason, who)
+    return told | ({"chosen_on_dev": True} if gate[0]["chosen_on_dev"] else {})
 
 
 def roll_back(store: Store, run_id: str, reason: str, who: str) -> dict[str, Any]:

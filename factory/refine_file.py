@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from factory import __version__
+from factory.asking import let_tell
 from factory.domain import Domain
 from factory.errors import FactoryError, InputError
 from factory.file_steps import check_steps, domain_of_file
@@ -88,6 +89,8 @@ def refine_file(
     num_lines, content = _check_lines(path, progress), digest_of(path)
     domain = domain_of_file(path, steps)
     refiners = [(spec.name, create("refiners", spec, domain, f"--steps {spec.name}")) for spec in steps]
+    for _, refiner in refiners:
+        let_tell(refiner, progress.note)
     rests_on = [list(each.rests_on) for _, each in refiners if getattr(each, "rests_on", ())]
     run_id = "run_" + digest([domain.run_digest(), path.name, content, *rests_on], 12)
     folder = workspace or Path(tempfile.mkdtemp(prefix="factory-refine-"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from factory.bench import Bench, material_of_strategies, what_refiners_rest_on
 from factory.domain import content_of
-from factory.errors import InputError, RecipeError
+from factory.errors import InputError, RecipeError, TrainingError
 from factory.interpreter import run_work
 from factory.load import load, placed
 from factory.models.folders import find_model
@@ -180,7 +180,11 @@ def train_refiner(
         dataset = Path(folder) / "refiner.jsonl"
         write_jsonl(refiner_examples(domain), dataset)
         base, _ = find_model(domain.folder, spec.base)
-        adapter = trainer.train(dataset, base, directory, bar.update)
+        try:
+            adapter = trainer.train(dataset, base, directory, bar.update)
+        except TrainingError as error:  # each draft is a line of a file that is gone by now
+            where = error.where.replace(f"{dataset}:", "gold.refiner, draft ")
+            raise type(error)(error.what, where=where, hint=error.hint) from error
     return {
         "adapter": str(adapter.path),
         "digest": adapter.digest,

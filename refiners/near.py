@@ -19,7 +19,7 @@ that they share an answer is their purpose. Paraphrases in other words are not f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
@@ -55,7 +55,7 @@ class Near:
     def __init__(self, options: NearOptions, domain: Domain) -> None:
         # Compiled code takes a second to load; who only reads the options need not wait for it.
         from refiners.near_index import NearIndex  # noqa: PLC0415
-        from refiners.near_words import Characters  # noqa: PLC0415
+        from refiners.near_words import Characters, Compiling  # noqa: PLC0415
 
         self._sources = KnownSources(domain)
         self._source_numbers: dict[str, int] = {}
@@ -63,6 +63,8 @@ class Near:
         self._index = NearIndex(options.threshold, options.shingle_words)
         self._ids: list[str] = []  # of those in the index
         self._families = Families()
+        self.tell: Callable[[str], None] = lambda text: None
+        self._compiling = Compiling(lambda text: self.tell(f"near: {text}"))
 
     def open(self, accepted: Iterable[Sample]) -> None:
         """Indexes what passed before, in the order in which it did."""
@@ -120,7 +122,8 @@ class Near:
             spared=np.array(spared, np.int64),
             spared_ends=np.array(spared_ends, np.int64),
         )
-        return self._index.settle(self._characters.read(texts, roles, turn_ends), batch, passed)
+        with self._compiling.heard():
+            return self._index.settle(self._characters.read(texts, roles, turn_ends), batch, passed)
 
     def _source_number(self, key: str) -> int:
         return self._source_numbers.setdefault(key, len(self._source_numbers))

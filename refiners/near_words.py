@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
 from numba import uint64
+from numba.core import event
 
 from factory.digests import hash_text
 
@@ -57,6 +59,27 @@ def inner(function: Function) -> Function:
     """`function` as machine code for compiled code alone, which takes less time to make."""
     made = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return cast(Function, made)
+
+
+class Compiling(event.Listener):  # type: ignore[misc]
+    """Tells, once, that code is being compiled; numba is silent about what it finds kept."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell: Callable[[str], None] | None = tell
+
+    def heard(self) -> AbstractContextManager[Any]:
+        """While this lasts, it is told."""
+        return cast(AbstractContextManager[Any], event.install_listener("numba:compile", self))
+
+    def on_start(self, event: Any) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            is_kept = event.data["dispatcher"].stats.cache_path is not None
+            once = "once on this machine" if is_kept else "each time: there is no folder to keep it in"
+            tell(f"compiling, {once}; up to a minute")
+
+    def on_end(self, event: Any) -> None:
+        """Nothing."""
 
 
 class Texts(NamedTuple):

@@ -1,4 +1,8 @@
-"""For all tests: none of a property may fail because the machine is busy; some run in both event loops."""
+"""For all tests: none of a property may fail because the machine is busy; some run in both event loops.
+
+Several workers take files in the order in which they are collected, those first that start servers or
+trainings: xdist would hand out last what has the fewest tests, which are the longest files, and then wait.
+"""
 
 import asyncio
 
@@ -14,3 +18,13 @@ IN_BOTH = {"test_client.py", "test_connection.py", "test_wire.py", "test_in_proc
 
 def pytest_asyncio_loop_factories(config, item):
     return LOOPS if item.path.name in IN_BOTH else {"asyncio": LOOPS["asyncio"]}
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    slow = {item.path for item in items if any(map(item.get_closest_marker, ("vllm", "train")))}
+    items.sort(key=lambda item: item.path not in slow)

@@ -9,11 +9,12 @@ import pytest
 from test_qlora import FACTS, base, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
 from test_train_command import TINY, folder, refused  # noqa: F401 (a fixture)
 from test_training_resume import Cut, cut_after
+from trained_here import Here
 
 from factory.errors import RecipeError, TrainingError
 from factory.types import GoldItem
 from training.adapters import differences
-from training.qlora import QLoRAOptions, TrainingJob
+from training.qlora import QLoRA, QLoRAOptions, TrainingJob
 from training.resume import newest_checkpoint
 
 # Other answers to the same questions: how an answer looks is learned first, and then the wrong one for dev.
@@ -25,8 +26,8 @@ OPTIONS = {"batch_size": 4, "dropout": 0.1, "lr_scheduler": "constant", "warmup_
 EARLY = {"patience": 2, "every_steps": 4, "min_gain": 0.0}
 
 
-def watching(tmp_path, dev=DEV, early=EARLY, **options):
-    worker = trainer(tmp_path, **{**OPTIONS, "max_steps": 200, "early_stopping": early, **options})
+def watching(tmp_path, dev=DEV, early=EARLY, kind=QLoRA, **options):
+    worker = trainer(tmp_path, kind, **{**OPTIONS, "max_steps": 200, "early_stopping": early, **options})
     worker.domain = SimpleNamespace(**vars(worker.domain), dev=dev, evaluator=SimpleNamespace())
     return worker
 
@@ -38,14 +39,16 @@ def record_of(adapter):
 @pytest.mark.train
 def test_the_best_adapter_is_kept_as_it_was_and_a_cut_training_ends_the_same(tmp_path, base):  # noqa: F811
     dataset = facts_dataset(tmp_path)
-    whole = watching(tmp_path).train(dataset, str(base), tmp_path / "whole", no_progress)
+    whole = watching(tmp_path, kind=Here).train(dataset, str(base), tmp_path / "whole", no_progress)
     record = record_of(whole)
     looks = {point["step"]: point["dev_loss"] for point in record["curve"] if "dev_loss" in point}
     best, last = record["best_step"], record["num_steps"]
     assert 0 < best < last < 200 and last == best + 2 * 4 and list(looks) == list(range(0, last + 1, 4))
     assert looks[best] == record["best_dev_loss"] == min(list(looks.values())[1:]) < looks[0]
 
-    plain = trainer(tmp_path, **OPTIONS, max_steps=best)  # nobody looks, and it ends where that was best
+    plain = trainer(
+        tmp_path, Here, **OPTIONS, max_steps=best
+    )  # nobody looks, and it ends where that was best
     assert plain.train(dataset, str(base), tmp_path / "plain", no_progress).digest == whole.digest
 
     cut = watching(tmp_path)
@@ -54,7 +57,7 @@ def test_the_best_adapter_is_kept_as_it_was_and_a_cut_training_ends_the_same(tmp
         cut.train(dataset, str(base), tmp_path / "cut", cut_after(last - 1))
     left = newest_checkpoint(tmp_path / ".cut.partial")
     assert left is not None and (left / "early_stopping.pt").is_file()
-    again = watching(tmp_path).train(dataset, str(base), tmp_path / "cut", no_progress)
+    again = watching(tmp_path, kind=Here).train(dataset, str(base), tmp_path / "cut", no_progress)
     assert again.digest == whole.digest and again.curve == whole.curve
     assert {name: record_of(again)[name] for name in ("best_step", "best_dev_loss", "num_steps")} == {
         "best_step": best,

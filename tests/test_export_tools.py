@@ -109,7 +109,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.mark.train
 def test_calls_are_learned_behind_the_tools(tokenizer, tmp_path):
-    from training.sft import read_chats
+    from training.chats import read_chats
     from training.tokens import spans, tokenize
 
     write_jsonl(student_examples(SAMPLES[:3]), tmp_path / "train.jsonl")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from test_qlora import base, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
 from test_train_command import TINY, folder, refused, some, words  # noqa: F401 (a fixture)
+from trained_here import Here
 
 import training
 from factory import cli
@@ -39,6 +40,7 @@ def test_the_fields_that_are_read_are_those_of_the_class(config):
     [
         ("SFTConfig", {"max_grad_norm": 1, "adam_beta2": 0.95, "optim": "adamw_torch", "tf32": None}),
         ("SFTConfig", {"lr_scheduler_kwargs": {"num_cycles": 2}, "full_determinism": True}),
+        ("SFTConfig", {"accelerator_config": {"even_batches": False}, "gradient_checkpointing_kwargs": None}),
         ("LoraConfig", {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 4}}),
         ("LoraConfig", {"init_lora_weights": "gaussian", "layers_to_transform": 3, "bias": "none"}),
         ("LoraConfig", {"init_lora_weights": False, "use_dora": False, "modules_to_save": None}),
@@ -60,6 +62,11 @@ def test_what_may_be_set_is_taken(config, values):
         ("SFTConfig", "dataloader_num_workers", 1.5, "must be int, found 1.5", ""),
         ("SFTConfig", "dataloader_num_workers", None, "must be int, found None", ""),
         ("SFTConfig", "optim", "adamw_torchh", "must be OptimizerNames | str", ""),
+        *(
+            ("SFTConfig", name, value, "must be a mapping here", "no part of what the adapter is")
+            for name in ("accelerator_config", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs")
+            for value in ("accelerator.json", "{}")
+        ),
         ("SFTConfig", "learning_rate", 0.1, "is not set here", "use the option `learning_rate`"),
         ("SFTConfig", "max_length", 64, "is not set here", "use the option `max_length`"),
         ("SFTConfig", "packing", True, "is not set here", "use the option `packing`"),
@@ -120,6 +127,10 @@ def test_what_the_trainer_sets_itself_is_refused(config):
     [
         ("sft: {max_grad_nrm: 1.0}", "training.student.sft.max_grad_nrm: SFTConfig has no field"),
         ("sft: {max_grad_norm: high}", "training.student.sft.max_grad_norm: 'max_grad_norm' must be float"),
+        (
+            "sft: {accelerator_config: conf.json}",
+            "sft.accelerator_config: 'accelerator_config' must be a mapping",
+        ),
         ("lora: {use_dora: true}", "training.student.lora.use_dora: vLLM does not serve DoRA"),
         (
             "lr_scheduler: cosine_with_min_lr",
@@ -191,6 +202,9 @@ def test_they_belong_to_what_an_adapter_is_and_are_named_where_they_differ(tmp_p
     assert len({plain["identity"], one["identity"], other["identity"]}) == 3
     assert differences(one, other) == ["sft.max_grad_norm (1.0, here 0.5)"]
     assert differences(plain, one) == ["sft.max_grad_norm (null, here 1.0)"]
+    even, uneven = (job(sft={"accelerator_config": {"even_batches": each}}) for each in (True, False))
+    assert even["identity"] != uneven["identity"]
+    assert differences(even, uneven) == ["sft.accelerator_config.even_batches (true, here false)"]
 
 
 def test_a_plan_names_what_it_does_not_know(folder, tmp_path, capsys):  # noqa: F811
@@ -207,7 +221,7 @@ def test_they_reach_the_trainer_and_the_adapter(tmp_path, base):  # noqa: F811
     dataset = facts_dataset(tmp_path)
     options |= {"lr_scheduler": "warmup_stable_decay", "warmup_share": 0.0}
     sft = {"max_grad_norm": 1e-9, "optim": "sgd", "lr_scheduler_kwargs": {"num_decay_steps": 1}}
-    train = trainer(tmp_path, max_steps=2, sft=sft, **options).train
+    train = trainer(tmp_path, Here, max_steps=2, sft=sft, **options).train
     train(dataset, str(base), tmp_path / "out", no_progress)
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert set(config["target_modules"]) == {"q_proj", "v_proj"} and config["rank_pattern"] == {"q_proj": 1}
@@ -221,11 +235,11 @@ def test_they_reach_the_trainer_and_the_adapter(tmp_path, base):  # noqa: F811
     assert len(moved) == 8 and max(moved) < 1e-9  # a step of so little gradient moves nothing
 
     for modules, said in ((["no_such_layer"], ".*no_such_layer"), ("((", "missing "), ([1], "'int' object")):
-        bad = trainer(tmp_path, max_steps=2, lora={"target_modules": modules})
+        bad = trainer(tmp_path, Here, max_steps=2, lora={"target_modules": modules})
         with pytest.raises(TrainingError, match=f"the libraries refuse it: {said}") as caught:
             bad.train(dataset, str(base), tmp_path / "bad", no_progress)
         assert "set under lora" in caught.value.hint and not (tmp_path / "bad").exists()
 
-    few = trainer(tmp_path, max_steps=2, batch_size=16, sft={"dataloader_drop_last": True})
+    few = trainer(tmp_path, Here, max_steps=2, batch_size=16, sft={"dataloader_drop_last": True})
     with pytest.raises(TrainingError, match="the samples do not fill one batch"):
         few.train(dataset, str(base), tmp_path / "few", no_progress)

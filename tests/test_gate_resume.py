@@ -1,12 +1,15 @@
 """What the gate found stays: a run that is resumed is decided by what it stored, later rounds anew."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from factory import loop
 from factory.comparison import Comparison
-from factory.evaluations import evaluation_id, load_evaluation, record_evaluation
+from factory.evaluations import compare, evaluation_id, load_evaluation, record_evaluation
+from factory.findings import collect
+from factory.gate_grids import grid_gates
 from factory.init import write_template
 from factory.progress import Progress
 from factory.promotion import promoted_round
@@ -94,6 +97,37 @@ async def test_the_note_says_what_would_be_needed(bench, monkeypatch):
     promotion(bench, 1)
     assert "not promoted: no_gain, gain +2.5 points on dev over 40 items" in told[0]
     assert "; a gain of 5 points would need " in told[0]
+
+
+def look_at_dev(bench, model):
+    """What a training leaves that stopped early: its looks at dev, the first before it began."""
+    looks = [
+        {"model_id": model, "phase": "sft", "step": step, "dev_loss": 1.0 / (step + 1)} for step in (0, 20)
+    ]
+    bench.store.append("training_steps", looks)
+    bench.store.flush()
+
+
+async def test_where_dev_chose_the_student_it_is_said_that_its_gain_there_is_flattered(bench, monkeypatch):
+    told = []
+    monkeypatch.setattr(type(bench.progress), "note", lambda self, text: told.append(text))
+    bench.record_run()
+    evaluated(bench, (10, 30, 39))
+    look_at_dev(bench, "mdl_1")
+    assert promotion(bench, 1)["chosen_on_dev"] is True and not promotion(bench, 2)["chosen_on_dev"]
+    assert told[0].endswith("; early stopping chose its step by dev, so the gain is flattered: see test")
+    assert "promoted: gain" in told[1] and "flattered" not in told[1]
+    report = collect(bench.store, bench.run_id)
+    assert [gate.evidence["chosen_on_dev"] for gate in report.gates] == [True, False]
+    assert ["see test" in row[-1] for row in grid_gates(report).rows] == [True, False]
+
+
+async def test_a_comparison_on_test_is_not_flattered_by_dev(bench):
+    evaluated(bench, (10, 30))
+    look_at_dev(bench, "mdl_1")
+    old, new = (load_evaluation(bench, number, "dev") for number in (0, 1))
+    assert compare(bench, old, new).chosen_on_dev
+    assert not compare(bench, replace(old, split="test"), replace(new, split="test")).chosen_on_dev
 
 
 def test_an_option_that_is_not_given_is_no_part_of_a_run_s_name(tmp_path):

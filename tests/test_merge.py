@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from synthetic_run import HOSTILE
 from test_qlora import FACTS, MARKED_TEMPLATE, chat, facts_dataset, no_progress, set_template, trainer
 from tiny_llama import make_adapter, make_tiny_llama
+from trained_here import Here
 
 from factory import cli
 from factory.errors import InputError, TrainingError
@@ -45,7 +46,7 @@ def base(tmp_path_factory):
 def workspace(base, tmp_path_factory):
     """What a run leaves whose student learned eight facts by QLoRA, with rank-stabilised scaling."""
     folder = tmp_path_factory.mktemp("workspace")
-    made = trainer(folder, max_steps=60, learning_rate=0.002, num_threads=1, use_rslora=True)
+    made = trainer(folder, Here, max_steps=60, learning_rate=0.002, num_threads=1, use_rslora=True)
     directory = folder / "adapters" / "student_1"
     adapter = made.train(facts_dataset(folder), str(base), directory, no_progress)
     with Store.open(folder) as store:

@@ -2,7 +2,9 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_refiners import create, make, no_model, reasons
 
+from factory import cli
+from factory.asking import bound_refiners, let_tell
 from factory.refine import refine_round
 from factory.store.rows import sample_rows
 from factory.store.store import Store
@@ -304,6 +308,58 @@ def test_where_no_code_can_be_kept_it_is_compiled_each_time(monkeypatch: pytest.
         return 2
 
     assert near_words.compiled(two)() == 2 and made == [two]
+
+
+@pytest.fixture
+def compiles_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Makes `near` as if its code had just been loaded, all of it small, and kept in a new folder."""
+    real = near_words.read_all
+    monkeypatch.setattr(near_words.numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+
+    def load() -> None:
+        def add(one: int) -> int:
+            return one + 1
+
+        small = near_words.compiled(add)
+        monkeypatch.setattr(near_words, "read_all", lambda *given: small(1) and real(*given))
+
+    return load
+
+
+def test_that_it_compiles_is_told_and_only_where_it_does(
+    compiles_in: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"q{n}?", "response": "30 days"}) + "\n" for n in range(300))
+    )
+    for found in (1, 0):
+        compiles_in()
+        assert cli.main(["refine", str(path), "--steps", "near"]) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "compiling" in line]
+        assert told == ["near: compiling, once on this machine; up to a minute"] * found
+
+
+def test_where_nothing_can_be_kept_it_does_not_say_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    small = near_words.inner(lambda: 1)
+    monkeypatch.setattr(near_words, "read_all", near_words.numba.njit(lambda *_: small()))
+    refiner = create("near")
+    let_tell(refiner, told.append)
+    with refiner._compiling.heard():
+        near_words.read_all(1)
+    assert told == ["near: compiling, each time: there is no folder to keep it in; up to a minute"]
+
+
+async def test_a_run_is_told_too(tmp_path: Path) -> None:
+    told: list[str] = []
+    near = create("near")
+    bench: Any = SimpleNamespace(
+        refiners=lambda: [("near", near)], progress=SimpleNamespace(note=told.append)
+    )
+    bound_refiners(bench, 1, account=SimpleNamespace())  # type: ignore[arg-type]
+    near.tell("now")
+    assert told == ["now"]
 
 
 def test_kept_code_goes_by_all_files_that_it_is_made_of() -> None:

@@ -46,6 +46,18 @@ def test_the_newest_decision_is_in_charge(store):
     assert promoted_round(store, "run_a") == 1
 
 
+def test_that_dev_chose_the_student_is_told_with_its_promotion(store):
+    store.append(
+        "models",
+        [{"id": "mdl_3", "role": "student", "name": "s3", "base": "b", "run_id": "run_a", "round": 3}],
+    )
+    event = {"run_id": "run_a", "round": 3, "stage": "promote", "status": "done"}
+    detail = {**GATE, "promote": False, "reason": "no_gain", "chosen_on_dev": True}
+    store.append("stages", [{**event, "detail": detail}])
+    assert promote_by_hand(store, "mdl_3", "try it", "Ada")["chosen_on_dev"] is True
+    assert "chosen_on_dev" not in promote_by_hand(store, "mdl_run_a_2", "or that", "Ada")
+
+
 def test_going_back_goes_further_back_each_time(store):
     promote_by_hand(store, "student-run_a-2", "try it", "Ada")
     assert [roll_back(store, "run_a", "no", "Ada")["round"] for _ in range(2)] == [1, 0]

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 from tiny_llama import make_tiny_llama
+from trained_here import Here
 
 from factory.errors import RecipeError, TrainingError
 from training.adapters import differences, is_complete, resolve_base
@@ -67,10 +68,10 @@ def write_dataset(folder, chats):
     return path
 
 
-def trainer(folder, **options):
+def trainer(folder, kind=QLoRA, **options):
     defaults = {"learning_rate": 0.005, "batch_size": 8, "max_steps": 60, "num_threads": 1, "max_length": 64}
     domain = SimpleNamespace(folder=folder, recipe=SimpleNamespace(seed=1))
-    return QLoRA(QLoRAOptions(**(defaults | options)), domain)
+    return kind(QLoRAOptions(**(defaults | options)), domain)
 
 
 def facts_dataset(folder):
@@ -184,7 +185,7 @@ def test_a_4bit_base_learns_eight_facts_and_keeps_its_weights(tmp_path, base):
 def test_noise_on_the_embeddings_changes_what_is_trained_and_not_what_is_saved(tmp_path, base):
     dataset = facts_dataset(tmp_path)
     plain, noisy = (
-        trainer(tmp_path, max_steps=3, neftune_noise_alpha=alpha).train(
+        trainer(tmp_path, Here, max_steps=3, neftune_noise_alpha=alpha).train(
             dataset, str(base), tmp_path / f"alpha{alpha:.0f}", no_progress
         )
         for alpha in (0.0, 5.0)
@@ -224,8 +225,8 @@ def test_several_jobs_share_a_process_and_one_refusal_leaves_no_folder(tmp_path,
 
     long = write_dataset(tmp_path, [chat("short?", "yes"), chat("long? " * 80, "no"), chat("x" * 500, "no")])
     with pytest.raises(TrainingError, match="2 of 3 samples are longer than max_length=64") as caught:
-        trainer(tmp_path).train(long, str(base), tmp_path / "long", no_progress)
-    assert "nothing is truncated" in caught.value.hint
+        trainer(tmp_path, Here).train(long, str(base), tmp_path / "long", no_progress)
+    assert caught.value.where == f"{long}:3" and "nothing is truncated" in caught.value.hint
     assert not (tmp_path / "long").exists()
 
 
@@ -407,7 +408,7 @@ time.sleep(60)
 
 @pytest.mark.train
 def test_a_line_that_is_no_chat_is_named(tmp_path, base):
-    from training.sft import read_chats
+    from training.chats import read_chats
 
     path = tmp_path / "data.jsonl"
     for line in ("this is no JSON", '{"question": "?"}', "[]"):

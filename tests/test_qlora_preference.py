@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_qlora import FACTS, answers, base, chat, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
+from trained_here import Here
 
 from factory.errors import TrainingError
-from training.qlora import QLoRAOptions, TrainingJob
+from training.qlora import QLoRA, QLoRAOptions, TrainingJob
 
 MINE = {"claim": "9 years", "board": "7 members"}
 
@@ -47,13 +48,14 @@ LABELLED = [
 ]
 
 
-def check_moved(tmp_path, base, dataset, preference, num_steps, expected):  # noqa: F811
+def check_moved(tmp_path, base, dataset, preference, num_steps, expected, kind=QLoRA):  # noqa: F811
     """Trains 150 steps on the facts and then on preferences; what was judged bad is no longer said."""
     out, seen = tmp_path / "out", []
-    adapter = trainer(tmp_path, max_steps=150, preference=preference).train(
+    adapter = trainer(tmp_path, kind, max_steps=150, preference=preference).train(
         dataset, str(base), out, lambda *event: seen.append(event[:2])
     )
-    assert seen == [(step, 150 + num_steps) for step in range(151 + num_steps)]
+    assert seen[-150 - num_steps :] == [(step, 150 + num_steps) for step in range(1, 151 + num_steps)]
+    assert kind is Here or seen[0] == (0, 150 + num_steps)
     record = json.loads((out / "training.json").read_text())
     assert {name: record[name] for name in expected} == expected
     assert record["num_samples"] == 8 and adapter.num_steps == 150
@@ -74,7 +76,7 @@ def test_pairs_move_the_adapter_towards_what_was_chosen(tmp_path, base):  # noqa
 def test_labelled_answers_move_the_adapter_towards_the_good_ones(tmp_path, base):  # noqa: F811
     preference = {"method": "kto", "num_epochs": 30.0, "learning_rate": 0.001}
     expected = {"num_desirable": 8, "num_undesirable": 2, "desirable_weight": 1, "undesirable_weight": 3}
-    loss, said = check_moved(tmp_path, base, with_lines(tmp_path, LABELLED), preference, 60, expected)
+    loss, said = check_moved(tmp_path, base, with_lines(tmp_path, LABELLED), preference, 60, expected, Here)
     assert loss < 0.4
     assert [key for key in FACTS if key not in MINE and said[key] != FACTS[key]] == []
 
@@ -84,7 +86,7 @@ def test_labelled_answers_move_the_adapter_towards_the_good_ones(tmp_path, base)
 def test_the_first_step_starts_from_the_reference(tmp_path, base, method, loss):  # noqa: F811
     """What supervised training left is not rounded before the first step: policy and reference agree."""
     dataset = with_lines(tmp_path, PAIRS)  # KTO takes a pair as two answers
-    trainer(tmp_path, max_steps=20, preference={"method": method}).train(
+    trainer(tmp_path, Here, max_steps=20, preference={"method": method}).train(
         dataset, str(base), tmp_path / "out", no_progress
     )
     record = json.loads((tmp_path / "out" / "training.json").read_text())

@@ -11,6 +11,7 @@ from test_refiners import make, make_domain, no_model, one, reasons, rewrite
 from factory.asking import bound_refiners
 from factory.budget import Budget
 from factory.particulars import particulars, with_digits
+from factory.progress import Progress
 from factory.recipe import BudgetSpec
 from factory.servers import EndpointServer
 from factory.store.store import Store
@@ -161,7 +162,9 @@ async def test_rows_of_an_endpoint_are_kept_for_the_run_that_goes_on(tmp_path):
         )
         with Store.open(tmp_path / "w") as store:
             engine = SimpleNamespace(budget=Budget(BudgetSpec(calls=1)))
-            bench: Any = SimpleNamespace(store=store, engine=engine, run_id="run_a")
+            bench: Any = SimpleNamespace(
+                store=store, engine=engine, run_id="run_a", progress=Progress(bars=False)
+            )
             bench.refiners = lambda: [("semantic", refiner)]
             ((_, bound),) = bound_refiners(bench, 1)
             await reasons(bound, samples)

@@ -19,6 +19,7 @@ from test_qlora import FACTS, base, chat, no_progress, train_in_thread, trainer,
 from test_training_resume import Cut, checkpointing, cut_after
 
 from factory.errors import TrainingError
+from training.adapters import read_adapter
 from training.launch import devices, explain, module, words_of
 from training.qlora import QLoRAOptions, TrainingJob
 from training.resume import newest_checkpoint
@@ -110,6 +111,25 @@ def learned(tmp_path_factory, base):  # noqa: F811
     return dataset, one.train(dataset, str(base), folder / "one", no_progress)
 
 
+SMALL = {**TWO, "gradient_accumulation": 2, "dropout": 0.1, "max_steps": 15}
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory, base, learned):  # noqa: F811
+    """What two processes make of three jobs, started once: twice the same, and one that others may go on to.
+
+    With the dataset of the last, and what was told of the progress.
+    """
+    folder, seen = tmp_path_factory.mktemp("two"), []
+    worker, small = trainer(folder, max_steps=10, **TWO), trainer(folder, **SMALL)
+    dataset = dataset_of(folder, 24)
+    jobs = [worker._describe(TrainingJob(learned[0], str(base), folder / name)) for name in ("two", "again")]
+    jobs.append(small._describe(TrainingJob(dataset, str(base), folder / "small")))
+    worker._run(jobs, lambda *event: seen.append(event))
+    two, again, whole = (read_adapter(folder / name) for name in ("two", "again", "small"))
+    return SimpleNamespace(two=two, again=again, whole=whole, dataset=dataset, seen=seen)
+
+
 def same_curve(first, second):
     for expected, same in zip(first["curve"], second["curve"], strict=True):
         assert same["step"] == expected["step"]
@@ -119,13 +139,12 @@ def same_curve(first, second):
 
 
 @pytest.mark.train
-def test_two_processes_learn_as_one_does_with_twice_the_batch(tmp_path, base, learned):  # noqa: F811
+def test_two_processes_learn_as_one_does_with_twice_the_batch(learned, by_two):
     """Whatever the lengths of the two batches: the loss is averaged over the tokens of both."""
-    (dataset, one), seen = learned, []
-    jobs = [TrainingJob(dataset, str(base), tmp_path / name) for name in ("two", "again")]
-    two, again = trainer(tmp_path, max_steps=10, **TWO).train_all(jobs, lambda *event: seen.append(event))
-    assert [event[:2] for event in seen] == [(step, 20) for step in range(21)]
-    assert two.digest == again.digest
+    _, one = learned
+    two = by_two.two
+    assert [event[:2] for event in by_two.seen] == [(step, 35) for step in range(36)]
+    assert two.digest == by_two.again.digest
     first, second = record_of(one), record_of(two)
     same_curve(first, second)
     same = (
@@ -200,11 +219,9 @@ def test_a_shared_base_in_4_bit_teaches_the_same_as_a_whole_one(tmp_path, base, 
 
 
 @pytest.mark.train
-def test_two_processes_that_were_cut_off_go_on_and_end_as_they_would_have(tmp_path, base):  # noqa: F811
+def test_two_processes_that_were_cut_off_go_on_and_end_as_they_would_have(tmp_path, base, by_two):  # noqa: F811
     """Once within an epoch and once between two, of two steps each."""
-    options = {**TWO, "gradient_accumulation": 2, "dropout": 0.1, "max_steps": 15}
-    dataset = dataset_of(tmp_path, 24)
-    whole = trainer(tmp_path, **options).train(dataset, str(base), tmp_path / "whole", no_progress)
+    options, dataset, whole = SMALL, by_two.dataset, by_two.whole
     for step, expected in ((8, 5), (12, 10)):
         with pytest.raises(Cut):
             checkpointing(tmp_path, **options).train(dataset, str(base), tmp_path / "out", cut_after(step))

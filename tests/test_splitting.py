@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_qlora import base, chat, no_progress, tokenizer, trainer, write_dataset  # noqa: F401 (fixtures)
+from trained_here import Here
 
 pytestmark = pytest.mark.train
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -55,8 +56,8 @@ def test_a_long_conversation_is_trained_on_in_parts_and_a_long_exchange_is_refus
     assert parts.num_samples > 2
     assert parts.num_learned_tokens > whole.num_learned_tokens
     options = {"split_long": True, "max_steps": 1}
-    trainer(tmp_path, **options).train(dataset, str(base), tmp_path / "a", no_progress)
+    trainer(tmp_path, Here, **options).train(dataset, str(base), tmp_path / "a", no_progress)
     assert f'"num_samples": {parts.num_samples}' in (tmp_path / "a" / "training.json").read_text()
     write_dataset(tmp_path, [chat("claim " * 80, "1 year")])
     with pytest.raises(Exception, match="1 of 1 samples are longer than max_length=64"):
-        trainer(tmp_path, **options).train(dataset, str(base), tmp_path / "b", no_progress)
+        trainer(tmp_path, Here, **options).train(dataset, str(base), tmp_path / "b", no_progress)

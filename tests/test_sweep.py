@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from test_qlora import base, chat, no_progress, trainer, write_dataset  # noqa: F401 (a fixture)
 from test_train_command import chats, folder, refused, some, words  # noqa: F401 (a fixture)
+from trained_here import Here
 
 from factory import cli
 from factory.errors import RecipeError, TrainingError
 from factory.sweep import Sweep, SweptRate, as_data
+from training.qlora import QLoRA
 from training.sweep import split
 
 
@@ -40,7 +43,7 @@ def test_a_tenth_is_held_out_the_same_for_a_seed_and_none_of_it_is_learned(tmp_p
     judged = '{"prompt": [], "chosen": [], "rejected": []}\n'
     path.write_text(judged + "".join(lines).rstrip("\n"))
     learned, held_out = split(path, 1)
-    assert Counter(learned + held_out) == Counter(lines) and len(held_out) == 5
+    assert sorted(learned + held_out) == list(range(2, 52)) and len(held_out) == 5
     assert split(path, 1) == (learned, held_out) and split(path, 2) != (learned, held_out)
     assert [len(part) for part in split(some(path, 2), 1)] == [1, 1]
     with pytest.raises(TrainingError, match="more than 1 samples"):
@@ -58,10 +61,63 @@ def test_a_sample_may_hold_what_ends_a_line_elsewhere(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"messages": turns}, ensure_ascii=False) + "\n" + some(path, 9).read_text())
     learned, held_out = split(path, 1)
-    assert {json.loads(line)["messages"][0]["content"] for line in learned + held_out} >= {
-        "notice\u2028claim\x85"
-    }
-    assert len(learned + held_out) == 10
+    assert sorted(learned + held_out) == list(range(1, 11))
+
+
+class InThisProcess(QLoRA):
+    """Reads and checks the samples as the worker does, and trains nothing."""
+
+    prepared: ClassVar[list] = []
+
+    def train_all(self, jobs, on_progress):
+        from training import sft
+
+        self.prepared.append(sft.prepare(self._describe(jobs[0])))
+        curve = [{"step": step, "dev_loss": 1.0} for step in (0, 1)]
+        return [SimpleNamespace(curve=curve)]
+
+
+def sweep_here(tmp_path, base, dataset, **options):  # noqa: F811
+    """What each rate's training gets to learn and to look at."""
+    plain = trainer(tmp_path, **options)
+    InThisProcess.prepared.clear()
+    InThisProcess(plain.options, plain.domain).sweep(dataset, str(base), [1e-4, 1e-3], 1, no_progress)
+    return InThisProcess.prepared
+
+
+@pytest.mark.train
+def test_each_rate_learns_the_same_lines_and_looks_at_the_others(tmp_path, base):  # noqa: F811
+    dataset = some(tmp_path / "data.jsonl", 30)
+    lines = dataset.read_text().splitlines()
+    dataset.write_text("\n".join([*lines, '{"prompt": [], "chosen": [], "rejected": []}']))
+    first, second = sweep_here(tmp_path, base, dataset)
+    assert first.rows == second.rows and first.dev == second.dev
+    assert (len(first.rows), len(first.dev), first.judged) == (27, 3, [])
+    tokens = [tuple(row.input_ids) for row in (*first.rows, *first.dev)]
+    assert len(set(tokens)) == 30
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("is_held_out", [False, True])
+@pytest.mark.parametrize(
+    ("turns", "what"),
+    [
+        (chat("long? " * 80, "no"), "1 of 12 samples are longer than max_length=64 tokens"),
+        (chat("notice?", ""), "a chat must end with an answer"),
+        (["no turn"], "not a line like"),
+        ([{"role": "assistant"}], "not a line like"),
+    ],
+)
+def test_what_is_refused_is_named_by_the_users_own_line(tmp_path, base, turns, what, is_held_out):  # noqa: F811
+    dataset = some(tmp_path / "data.jsonl", 12)
+    number = split(dataset, 1)[is_held_out][0]
+    lines = dataset.read_text().splitlines()
+    lines[number - 1] = json.dumps({"messages": turns})
+    dataset.write_text("\n".join(lines))
+    with pytest.raises(TrainingError) as caught:
+        sweep_here(tmp_path, base, dataset)
+    assert caught.value.where == f"{dataset}:{number}" and what in caught.value.what
+    assert "dev" not in caught.value.what
 
 
 def test_a_base_that_is_shared_is_not_swept(tmp_path):
@@ -74,7 +130,7 @@ def test_a_base_that_is_shared_is_not_swept(tmp_path):
 def test_long_conversations_are_split_on_both_sides_where_the_recipe_says_so(tmp_path, base):  # noqa: F811
     turns = [turn for number in range(8) for turn in chat(f"notice {number}?", f"{number} days of notice")]
     dataset = write_dataset(tmp_path, [turns] * 4)
-    found = trainer(tmp_path, split_long=True).sweep(dataset, str(base), [1e-4, 1e-3], 1, no_progress)
+    found = trainer(tmp_path, Here, split_long=True).sweep(dataset, str(base), [1e-4, 1e-3], 1, no_progress)
     assert found.num_held_out == 1 and all(each.loss for each in found.rates)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 
 import pytest
 from test_qlora import base, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
+from trained_here import Here
 
 from factory.errors import RecipeError
 from training import trackers
@@ -49,7 +50,7 @@ def test_what_would_send_a_curve_elsewhere_is_switched_off(tmp_path, monkeypatch
 @pytest.mark.train
 def test_tensorboard_has_the_losses_of_the_curve(tmp_path, base):  # noqa: F811
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train = trainer(tmp_path, max_steps=10, tracker="tensorboard").train
+    train = trainer(tmp_path, Here, max_steps=10, tracker="tensorboard").train
     out = tmp_path / "out"
     train(facts_dataset(tmp_path), str(base), out, no_progress)
     events = accumulator.EventAccumulator(str(out / "tensorboard" / "sft"))

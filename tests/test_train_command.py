@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from trained_here import Here
 
 from factory import cli
 from factory.errors import TrainingError
@@ -151,15 +152,15 @@ def test_a_datasets_id_is_looked_for_in_the_workspace(tmp_path):
     assert find_dataset("dat_0a1b", tmp_path) == path
 
 
-def trainer(folder, **options):
+def trainer(folder, kind=QLoRA, **options):
     given = {"max_steps": 2, "batch_size": 4, "max_length": 64, "num_threads": 1} | options
-    return QLoRA(QLoRAOptions(**given), SimpleNamespace(folder=folder, recipe=SimpleNamespace(seed=1)))
+    return kind(QLoRAOptions(**given), SimpleNamespace(folder=folder, recipe=SimpleNamespace(seed=1)))
 
 
 def train(folder, dataset, base=TINY, **options):
     """Trains into `folder`/out; the error that it ends with, whose folder is gone."""
     with pytest.raises(TrainingError) as caught:
-        trainer(folder, **options).train(dataset, str(base), folder / "out", lambda *_: None)
+        trainer(folder, Here, **options).train(dataset, str(base), folder / "out", lambda *_: None)
     assert not (folder / "out").exists()
     return caught.value
 
@@ -175,6 +176,19 @@ def train(folder, dataset, base=TINY, **options):
 def test_a_dataset_without_a_sample_to_learn_is_refused(tmp_path, pairs, what, hint):
     error = train(tmp_path, chats(tmp_path / "data.jsonl", pairs))
     assert what in error.what and hint in error.hint
+
+
+def test_what_a_refiner_cannot_learn_is_named_by_its_draft(tmp_path, monkeypatch, capsys):
+    """Its examples are a file that is gone by the time somebody reads this."""
+
+    def refuse(self, dataset, *_):
+        assert len(dataset.read_text().splitlines()) > 17
+        raise TrainingError("too long", where=f"{dataset}:17", hint="shorten it")
+
+    monkeypatch.setattr(QLoRA, "train", refuse)
+    recipe = str(TINY.parents[2] / "recipes/georgia_workers_comp")
+    command = ["train", recipe, "--profile", "tiny", "--role", "refiner", "--output", str(tmp_path / "out")]
+    assert refused(command, 1, capsys) == "error: gold.refiner, draft 17: too long — shorten it"
 
 
 @pytest.mark.train

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from test_qlora import base, facts_dataset, no_progress, trainer  # noqa: F401 (a fixture)
+from trained_here import Here
 
 from factory.errors import TrainingError
+from training.qlora import QLoRA
 from training.resume import newest_checkpoint
 
 OPTIONS = {"batch_size": 2, "dropout": 0.1, "max_steps": 40, "gradient_accumulation": 2}
@@ -18,8 +20,8 @@ class Cut(Exception):
     """What ends a training in the middle."""
 
 
-def checkpointing(folder: Path, **options):
-    worker = trainer(folder, **{**OPTIONS, **options})
+def checkpointing(folder: Path, kind=QLoRA, **options):
+    worker = trainer(folder, kind, **{**OPTIONS, **options})
     worker.CHECKPOINT_SECONDS = 0.0
     return worker
 
@@ -35,7 +37,7 @@ def cut_after(step: int):
 @pytest.mark.train
 def test_a_training_that_is_killed_goes_on_and_ends_as_it_would_have(tmp_path, base):  # noqa: F811
     dataset = facts_dataset(tmp_path)
-    whole = trainer(tmp_path, **OPTIONS).train(dataset, str(base), tmp_path / "whole", no_progress)
+    whole = trainer(tmp_path, Here, **OPTIONS).train(dataset, str(base), tmp_path / "whole", no_progress)
     with pytest.raises(Cut):
         checkpointing(tmp_path).train(dataset, str(base), tmp_path / "out", cut_after(18))
     partial = tmp_path / ".out.partial"
@@ -75,7 +77,7 @@ def test_a_loss_that_is_no_number_stops_at_once_and_keeps_what_was_good(tmp_path
 
     dataset = facts_dataset(tmp_path)
     with pytest.raises(Cut):
-        checkpointing(tmp_path).train(dataset, str(base), tmp_path / "out", cut_after(12))
+        checkpointing(tmp_path, Here).train(dataset, str(base), tmp_path / "out", cut_after(12))
     left = newest_checkpoint(tmp_path / ".out.partial")
     optimizer = torch.load(left / "optimizer.pt", weights_only=True)
     for state in optimizer["state"].values():
@@ -83,7 +85,7 @@ def test_a_loss_that_is_no_number_stops_at_once_and_keeps_what_was_good(tmp_path
     torch.save(optimizer, left / "optimizer.pt")
     seen = []
     with pytest.raises(TrainingError, match=r"the loss became nan at step \d+") as caught:
-        checkpointing(tmp_path).train(
+        checkpointing(tmp_path, Here).train(
             dataset, str(base), tmp_path / "out", lambda done, *_: seen.append(done)
         )
     assert "lower learning_rate" in caught.value.hint and left.name in caught.value.hint

@@ -103,6 +103,9 @@ def check_fields(config: Config, values: Mapping[str, Any]) -> None:
             raise KeyedError((name,), f"'{name}' is not set here", instead)
         if config == "LoraConfig":
             _check_served(name, value)
+        if known and isinstance(value, str) and {"dict", "str"} <= set(_kinds(known[name].annotation)):
+            hint = "what a file holds would be no part of what the adapter is: write it out"
+            raise KeyedError((name,), f"'{name}' must be a mapping here, found {value!r}", hint)
         if known and not _accepts(known[name], value):
             expected = ast.unparse(known[name].annotation)
             raise KeyedError((name,), f"'{name}' must be {expected}, found {value!r}")

@@ -22,7 +22,7 @@ def read_lengths(dataset: Path, base: str, max_length: int, split: bool = False)
     """
     from transformers import AutoTokenizer
 
-    from training.sft import read_chats
+    from training.chats import read_chats
     from training.splitting import split_long
     from training.tokens import stop_ids_of, tokenize
 

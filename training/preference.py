@@ -22,6 +22,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from factory.errors import TrainingError
 from training import ranks
+from training.chats import are_turns, is_judged, place
 from training.curves import curve_of
 from training.launch import samples_per_step
 from training.tokens import tokenize
@@ -30,11 +31,6 @@ from training.trackers import named_run, trackers
 Judged = dict[str, Any]  # a pair or a labelled answer, as in the dataset
 ANSWERS = ("chosen", "rejected", "completion")
 MOST_DESIRED = 4 / 3  # what good answers may weigh together, where the bad ones weigh 1
-
-
-def is_judged(line: Any) -> bool:
-    """Whether a line of a dataset is a pair or a labelled answer."""
-    return isinstance(line, dict) and ("chosen" in line or {"completion", "label"} <= line.keys())
 
 
 def read_judged(dataset: Path, method: str | None) -> list[Judged]:
@@ -184,19 +180,11 @@ def _read(dataset: Path) -> Iterator[Judged]:
             keys = ("chosen", "rejected") if "chosen" in found else ("completion",)
             judged = {key: found.get(key) for key in ("prompt", *keys)}
             is_labelled = "chosen" in found or isinstance(found["label"], bool)
-            if not is_labelled or not all(map(_are_turns, judged.values())):
+            if not is_labelled or not all(map(are_turns, judged.values())):
                 what = 'a judged answer is a line like {"prompt": […], "chosen": […], "rejected": […]} or '
                 what += '{"prompt": […], "completion": […], "label": true}, with turns in the lists'
-                raise TrainingError(what, where=f"{dataset}:{number}")
+                raise TrainingError(what, where=place(dataset, number))
             yield judged if "chosen" in found else {**judged, "label": found["label"]}
-
-
-def _are_turns(found: Any) -> bool:
-    return (
-        isinstance(found, list)
-        and bool(found)
-        and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in found)
-    )
 
 
 def _labelled(line: Judged) -> Iterator[Judged]:

@@ -44,13 +44,14 @@ BY_CHOICE = ("preference", "split_long", "sft", "lora", "early_stopping")
 class TrainingJob:
     """A dataset (JSONL of {"messages": [...]}), the base to start from, the adapter's folder.
 
-    `dev` are the chats that early stopping looks at; None: those of the domain.
+    `held_out` are lines of the dataset, counted from 1, that early stopping looks at in place of the domain's
+    dev; they are not learned.
     """
 
     dataset: Path
     base: str
     directory: Path
-    dev: Sequence[Json] | None = None
+    held_out: Sequence[int] = ()
 
 
 class QLoRA:
@@ -158,10 +159,10 @@ class QLoRA:
 
     def _dev(self, job: TrainingJob) -> dict[str, Any]:
         """What early stopping looks at, and its digest: gold dev, as the evaluator asks it if it can tell."""
-        chats = job.dev
-        if chats is None:
-            chat = getattr(self.domain.evaluator, "chat", plain_chat)
-            chats = [chat(item) for item in self.domain.dev]
+        if job.held_out:
+            return {"held_out": list(job.held_out), "dev_digest": digest(list(job.held_out))}
+        chat = getattr(self.domain.evaluator, "chat", plain_chat)
+        chats = [chat(item) for item in self.domain.dev]
         if not chats:
             raise RecipeError("early stopping looks at dev, which is empty", where="gold.dev")
         return {"dev": chats, "dev_digest": digest(chats)}

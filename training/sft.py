@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,18 +24,19 @@ from trl import SFTConfig, SFTTrainer
 
 from factory.errors import TrainingError
 from training import ranks
+from training.chats import place, read_chats
 from training.checkpoints import Checkpoints, tokens_before
 from training.curves import curve_of
 from training.early_stopping import EarlyStopping, dev_rows
 from training.exhausted import ran_out, what_to_lower
 from training.fields import REFUSALS
 from training.launch import samples_per_step
-from training.preference import Judged, check_answers, is_judged, prefer, read_judged
+from training.preference import Judged, check_answers, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.splitting import fitting
 from training.steps import OnStep, Steps
-from training.tokens import IGNORED, Chat, Row, ends_every_turn, stop_ids_of, tokenize
+from training.tokens import IGNORED, Row, ends_every_turn, stop_ids_of, tokenize
 from training.trackers import named_run, trackers
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "dataset-factory")
@@ -69,30 +69,20 @@ def prepare(job: dict[str, Any]) -> Prepared:
     except (OSError, ValueError) as error:
         raise TrainingError(f"the base has no tokenizer: {error}", where=job["base"]) from error
     stop_ids = stop_ids_of(job["base"], tokenizer)
-    chats = fitting(read_chats(Path(job["dataset"])), tokenizer, options)
+    dataset = Path(job["dataset"])
+    chats = list(fitting(read_chats(dataset), tokenizer, options))
     rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
+    dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options)
+    if held_out := {place(dataset, number) for number in job.get("held_out", ())}:
+        dev = [row for row, chat in zip(rows, chats, strict=True) if chat["where"] in held_out]
+        rows = [row for row, chat in zip(rows, chats, strict=True) if chat["where"] not in held_out]
     batches = math.ceil(len(rows) / samples_per_step(options))
     steps = options["max_steps"] or math.ceil(options["num_epochs"] * batches)
-    judged = read_judged(Path(job["dataset"]), (options.get("preference") or {}).get("method"))
+    # A sweep, which holds lines out, tries rates of the supervised training alone.
+    judged = [] if held_out else read_judged(dataset, (options.get("preference") or {}).get("method"))
     check_answers(judged, tokenizer, stop_ids, options["max_length"])
     num_judged = num_judged_steps(len(judged), options)
-    dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options)
     return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged, dev)
-
-
-def read_chats(dataset: Path) -> Iterator[Chat]:
-    """The chats of a JSONL file, which also holds judged answers; raises TrainingError for any other line."""
-    with dataset.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                found = json.loads(line)
-                if is_judged(found):
-                    continue
-                chat = {"messages": found["messages"], "tools": found.get("tools")}
-            except (ValueError, KeyError, TypeError) as error:
-                what = 'not a line like {"messages": [{"role": "user", "content": "…"}, …]}'
-                raise TrainingError(what, where=f"{dataset}:{number}") from error
-            yield chat
 
 
 def train(prepared: Prepared, on_step: OnStep) -> None:

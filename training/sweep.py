@@ -1,7 +1,8 @@
 """A sweep over learning rates with QLoRA: a short training each, in folders that are gone afterwards.
 
-The dataset's last tenth, in a random order, is held out; the loss over it stands in each training's curve as
-that over dev would. Each rate has a process of its own, since one that diverges ends it.
+A tenth of the dataset's lines, drawn at random, is held out; the loss over it stands in each training's
+curve as that over dev would. Trainings read the file itself, so what they refuse is named by its line. Each
+rate has a process of its own, since one that diverges ends it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from factory.errors import DivergedError, RecipeError, TrainingError
 from factory.ports import OnProgress
@@ -42,12 +43,9 @@ def sweep(
     learned, held_out = split(dataset, trainer.domain.recipe.seed)
     found: list[SweptRate] = []
     with tempfile.TemporaryDirectory() as name:
-        samples = Path(name) / "samples.jsonl"
-        samples.write_text("".join(learned), encoding="utf-8")
-        chats = [json.loads(line) for line in held_out]
         for number, rate in enumerate(rates):
             one = type(trainer)(short(trainer.options, rate, num_steps), trainer.domain)
-            job = TrainingJob(samples, base, Path(name) / f"rate_{number}", chats)
+            job = TrainingJob(dataset, base, Path(name) / f"rate_{number}", held_out)
             report = partial(_report, on_progress, number * num_steps, len(rates) * num_steps, f"{rate:g}")
             started = time.monotonic()
             try:
@@ -60,29 +58,32 @@ def sweep(
     return Sweep(tuple(each._replace(loss_before=before) for each in found), len(learned), len(held_out))
 
 
-def split(dataset: Path, seed: int) -> tuple[list[str], list[str]]:
-    """The chats of a dataset as lines: those to learn, and those held out, at least one."""
+def split(dataset: Path, seed: int) -> tuple[list[int], list[int]]:
+    """The numbers of lines that hold chats, from 1: those to learn, and those held out, at least one."""
+    chats = []
     try:
-        with dataset.open(encoding="utf-8") as file:
-            lines = list(file)
+        with dataset.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if "messages" in _read(line, f"{dataset}:{number}"):
+                    chats.append(number)
     except OSError as error:
         raise TrainingError(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
-    chats = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise TrainingError("not a line of JSON", where=f"{dataset}:{number}") from error
-        if not isinstance(found, dict) or not {"messages", "prompt"} & found.keys():
-            raise TrainingError("neither a chat nor a judged answer", where=f"{dataset}:{number}")
-        if "messages" in found:
-            chats.append(line if line.endswith("\n") else line + "\n")
     if len(chats) < 2:
         hint = "one to learn and one to hold out at least"
         raise TrainingError(f"a sweep needs more than {len(chats)} samples", where=str(dataset), hint=hint)
     Random(seed).shuffle(chats)  # noqa: S311 (an order)
     num_held_out = min(max(1, round(HELD_OUT * len(chats))), MAX_HELD_OUT)
     return chats[num_held_out:], chats[:num_held_out]
+
+
+def _read(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise TrainingError("not a line of JSON", where=where) from error
+    if not isinstance(found, dict) or not {"messages", "prompt"} & found.keys():
+        raise TrainingError("neither a chat nor a judged answer", where=where)
+    return found
 
 
 def short(options: QLoRAOptions, rate: float, num_steps: int) -> QLoRAOptions:

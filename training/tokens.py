@@ -18,7 +18,8 @@ from factory.errors import TrainingError
 
 IGNORED = -100  # what torch's cross entropy passes over
 Turn = Mapping[str, Any]  # role and content, and `tool_calls` where an answer consists of them
-Chat = Mapping[str, Any]  # {"messages": […]}, and {"tools": […]} where there are some
+# {"messages": […]}, {"tools": […]} where there are some, and "where" it stands if that is known
+Chat = Mapping[str, Any]
 
 
 class Row(NamedTuple):
@@ -31,10 +32,15 @@ class Row(NamedTuple):
 def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_length: int) -> list[Row]:
     """One row a chat, in order; raises TrainingError for the first that cannot be learned as it is.
 
-    Chats longer than `max_length` tokens are counted to the end, then refused together.
+    Chats longer than `max_length` tokens are counted to the end, then refused together, by the longest.
     """
     template = marked_template(tokenizer)
-    rows = [_row(chat, number, tokenizer, template, stop_ids) for number, chat in enumerate(chats, 1)]
+    rows, places = [], []
+    for number, chat in enumerate(chats, 1):
+        places.append(chat.get("where", ""))
+        rows.append(
+            _row(chat, places[-1] or f"sample {number} of the dataset", tokenizer, template, stop_ids)
+        )
     if not rows:
         raise TrainingError("the dataset is empty", hint="training needs at least one sample")
     lengths = [len(row.input_ids) for row in rows]
@@ -42,6 +48,7 @@ def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_leng
     if too_long:
         raise TrainingError(
             f"{too_long} of {len(rows)} samples are longer than max_length={max_length} tokens",
+            where=places[lengths.index(max(lengths))],
             hint=f"the longest has {max(lengths)}; raise max_length, drop them, or cut between exchanges "
             "with split_long; nothing is truncated",
         )
@@ -50,7 +57,9 @@ def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_leng
 
 def length_of(chat: Chat, tokenizer: Any) -> int:
     """Tokens of a chat as it is learned; raises TrainingError where the template refuses it."""
-    written = _apply(chat["messages"], tokenizer=tokenizer, where="a sample", tools=chat.get("tools"))
+    written = _apply(
+        chat["messages"], tokenizer=tokenizer, where=chat.get("where", "a sample"), tools=chat.get("tools")
+    )
     return len(written["input_ids"])
 
 
@@ -105,8 +114,7 @@ def ends_every_turn(labels: Sequence[int], stop_ids: set[int], tokenizer: Any) -
     return bool(turns) and all(turn and turn[-1] in stop_ids for turn in turns)
 
 
-def _row(chat: Chat, number: int, tokenizer: Any, template: str, stop_ids: set[int]) -> Row:
-    where = f"sample {number} of the dataset"
+def _row(chat: Chat, where: str, tokenizer: Any, template: str, stop_ids: set[int]) -> Row:
     turns, tools = chat["messages"], chat.get("tools")
     if not turns or turns[-1]["role"] != "assistant" or not _says_something(turns[-1]):
         raise TrainingError("a chat must end with an answer", where=where)
