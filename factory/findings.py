@@ -26,7 +26,7 @@ from factory.funnel import (
     read_steps,
     read_yields,
 )
-from factory.promotion import BY_HAND
+from factory.promotion import BY_HAND, InCharge, who_is_in_charge
 from factory.refiner_findings import RefinerMeasure, read_refiner
 from factory.spend import Spend, read_spend
 from factory.store.queries import state_of
@@ -96,6 +96,7 @@ class Report:
     slice_rounds: tuple[Yield, ...]
     spend: tuple[Spend, ...]
     gates: tuple[Gate, ...]
+    in_charge: InCharge | None
     datasets: tuple[Dataset, ...]
     stages: tuple[StageTime, ...]
     refiner: RefinerMeasure | None
@@ -131,6 +132,7 @@ def collect(store: Selects, run_id: str | None = None) -> Report:
         slice_rounds=read_yields(store, run_id, "slice", by_round=True),
         spend=read_spend(store, labels),
         gates=_gates(store, run_id),
+        in_charge=who_is_in_charge(store, run_id),
         datasets=_datasets(store, labels),
         stages=_stages(store, labels),
         refiner=read_refiner(store, run_id),
@@ -140,7 +142,8 @@ def collect(store: Selects, run_id: str | None = None) -> Report:
 def find_run(store: Selects, run_id: str | None = None) -> dict[str, Any]:
     """The row of a run, by default of that which worked last and is no control; raises InputError.
 
-    A run in which models were only asked by hand has no stage, and stands behind those that have.
+    A run in which models were only asked by hand has no stage, and stands behind those that have: as the view
+    `latest_run` has it, which files of older versions lack.
     """
     rows = store.select(
         """
@@ -162,9 +165,9 @@ def find_run(store: Selects, run_id: str | None = None) -> dict[str, Any]:
 
 def _run(store: Selects, row: Mapping[str, Any]) -> Run:
     last = store.select(
-        "SELECT round, stage, status, detail->>'error' AS error FROM stages WHERE run_id = ? "
-        "ORDER BY created_at DESC, rowid DESC LIMIT 1",
-        (row["id"],),
+        "SELECT round, stage, status, detail->>'error' AS error FROM stages "
+        "WHERE run_id = ? AND stage <> ? ORDER BY created_at DESC, rowid DESC LIMIT 1",
+        (row["id"], BY_HAND),
     )
     state = "no stage yet"
     if last:

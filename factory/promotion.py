@@ -7,6 +7,7 @@ whose round is in charge from then on, 0 for the base. Nothing is changed, so go
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from factory.accuracy import Selects
@@ -25,6 +26,49 @@ EVENTS = """
 GATE = """
     SELECT coalesce((detail ->> 'chosen_on_dev')::BOOLEAN, false) AS chosen_on_dev FROM stages
     WHERE run_id = ? AND round = ? AND stage = 'promote' AND status = 'done'"""
+
+
+# The student of a round: by its evaluation, since two runs that trained the same share its row in `models`.
+NAME = """
+    SELECT m.name FROM models m
+    LEFT JOIN evaluations e ON e.model_id = m.id AND e.run_id = $1 AND e.round = $2
+    WHERE m.role = 'student' AND (e.id IS NOT NULL OR m.run_id = $1 AND m.round = $2)
+    ORDER BY e.id IS NULL, m.name LIMIT 1"""
+LAST = """
+    SELECT round, detail ->> 'reason' AS reason, (detail ->> 'promote')::BOOLEAN AS promote FROM stages
+    WHERE run_id = ? AND stage = 'promote' AND status = 'done' ORDER BY round DESC LIMIT 1"""
+
+
+@dataclass(frozen=True)
+class InCharge:
+    """Which student `serve` and `evaluate --model promoted` mean: round 0 and no name is the base."""
+
+    round: int
+    name: str | None
+    by_hand: bool
+    newest_round: int  # that the gate decided on
+    refused: str | None  # why the gate did not promote that one
+
+    def describe(self) -> str:
+        """'in charge: round 1 (student-1a2b3c4d); round 2 was not promoted: no_gain'."""
+        line = f"in charge: round {self.round} ({self.name})" if self.round else "in charge: the base"
+        line += ", put there by hand" if self.by_hand else ""
+        if self.refused and self.newest_round != self.round:
+            line += f"; round {self.newest_round} was not promoted: {self.refused}"
+        return line
+
+
+def who_is_in_charge(store: Selects, run_id: str) -> InCharge | None:
+    """The student in charge of a run; None where the gate has not decided on any yet."""
+    last = store.select(LAST, (run_id,))
+    if not last:
+        return None
+    number = promoted_round(store, run_id)
+    names = store.select(NAME, (run_id, number)) if number else []
+    newest = store.select(EVENTS, (run_id,))[-1:]
+    refused = None if last[0]["promote"] else str(last[0]["reason"])
+    by_hand = bool(newest) and newest[0]["stage"] == BY_HAND
+    return InCharge(number, names[0]["name"] if names else None, by_hand, last[0]["round"], refused)
 
 
 def promoted_round(store: Selects, run_id: str) -> int:
@@ -47,10 +91,11 @@ def promote_by_hand(store: Store, model: str, reason: str, who: str) -> dict[str
         (model,),
     )
     if len(rows) != 1:
-        found = "no student" if not rows else f"{len(rows)} students"
         raise InputError(
-            f"{found} '{model}' was trained by the rounds in this workspace",
-            hint="`factory sql` with: SELECT id, name, run_id, round FROM models WHERE role = 'student'",
+            f"{f'{len(rows)} students' if rows else 'no student'} '{model}' can be put in charge",
+            hint="`factory rollback` leads back to the base; the students of rounds, without those of "
+            "controls: `factory sql` with: SELECT m.id, m.name, m.run_id, m.round FROM models m "
+            "JOIN runs r ON r.id = m.run_id WHERE m.role = 'student' AND r.control IS NULL",
         )
     row = rows[0]
     before = _in_charge(store, row["run_id"])[-1]
@@ -71,7 +116,7 @@ def roll_back(store: Store, run_id: str, reason: str, who: str) -> dict[str, Any
     """
     charge = _in_charge(store, run_id)
     if len(charge) < 2:
-        raise InputError(f"nothing was promoted in {run_id} that could be taken back")
+        raise InputError(f"the base is in charge of {run_id}: there is no promotion that could be taken back")
     return _record(store, run_id, charge[-2], {"kind": "rolled_back", "before": charge[-1]}, reason, who)
 
 

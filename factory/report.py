@@ -79,10 +79,12 @@ def _short_row(model: ModelResult, slices: Sequence[str]) -> list[str]:
 
 
 def _lines(report: Report) -> list[Any]:
-    """Significance, funnel and spend, a line each."""
+    """Significance, who is in charge, funnel and spend, a line each."""
     from rich.text import Text
 
-    lines = [*map(grids.significance, report.comparisons), grids.describe_funnel(report)]
+    lines = [grids.significance(each) for each in report.comparisons]
+    lines += [report.in_charge.describe()] if report.in_charge else []
+    lines.append(grids.describe_funnel(report))
     lines += grids.describe_missing(report)
     return [Text(printable(line)) for line in [*lines, grids.describe_spend(report.spend)]]
 

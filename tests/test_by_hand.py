@@ -31,6 +31,7 @@ from factory.proof import NUM_PROBES
 from factory.session import open_bench, open_domain
 from factory.spend import read_spend
 from factory.store.queries import Reader, trace
+from factory.store.questions import questions
 from factory.store.store import Store
 from factory.types import Adapter, Evaluation, ItemResult
 
@@ -259,6 +260,9 @@ def test_a_run_in_which_models_were_only_asked_is_not_the_one_that_reports_speak
         store.append("runs", [run | started | {"id": "run_hand"}])
         assert find_run(store)["id"] == run["id"] != "run_hand"
         assert find_run(store, "run_hand")["id"] == "run_hand"
+        store.flush()
+        funnel = next(question for question in questions() if question.name == "funnel")
+        assert store.select(funnel.sql, {"run": None})
 
 
 def test_reports_and_pages_count_no_evaluation_by_hand(tmp_path):

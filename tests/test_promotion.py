@@ -1,14 +1,17 @@
 """Promotions by hand and taken back: what is in charge, and what is told."""
 
 import json
+from dataclasses import asdict
 
 import pytest
+from test_report import print_plain
 
 from factory.cli import main
 from factory.errors import InputError
 from factory.findings import collect
 from factory.gate_grids import grid_gate_slices, grid_gates
-from factory.promotion import promote_by_hand, promoted_round, roll_back
+from factory.promotion import promote_by_hand, promoted_round, roll_back, who_is_in_charge
+from factory.report import final_table, render_html
 from factory.store.queries import read
 from factory.store.store import Store
 
@@ -62,7 +65,7 @@ def test_going_back_goes_further_back_each_time(store):
     promote_by_hand(store, "student-run_a-2", "try it", "Ada")
     assert [roll_back(store, "run_a", "no", "Ada")["round"] for _ in range(2)] == [1, 0]
     assert promoted_round(store, "run_a") == 0
-    with pytest.raises(InputError, match="nothing was promoted"):
+    with pytest.raises(InputError, match="the base is in charge"):
         roll_back(store, "run_a", "no", "Ada")
     promote_by_hand(store, "student-run_a-2", "again", "Ada")
     assert promoted_round(store, "run_a") == 2
@@ -145,3 +148,43 @@ def test_the_commands_write_what_sql_sees(tmp_path, capsys, monkeypatch):
 def test_a_workspace_that_is_none_is_not_made(tmp_path, capsys):
     assert main(["promote", str(tmp_path / "none"), "student", "--reason", "x"]) == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_who_is_in_charge_is_told_by_run_report_and_status(store, tmp_path, capsys):
+    def told() -> str:
+        (run,) = json.loads(said(capsys, "status", "--workspace", str(tmp_path / "w"), "--json"))
+        report = collect(store)
+        assert report.in_charge is not None
+        assert json.loads(json.dumps(run["in_charge"])) == asdict(report.in_charge)
+        assert (run["stage"], report.run.state) == ("promote", "round 2, promote: done")
+        line = report.in_charge.describe()
+        assert line in print_plain(final_table(report), 200) and line in render_html(report)
+        assert line in said(capsys, "status", "--workspace", str(tmp_path / "w"))
+        return line
+
+    assert told() == "in charge: round 1 (student-run_a-1); round 2 was not promoted: no_gain"
+    promote_by_hand(store, "student-run_a-2", "the board said so", "Ada")
+    assert told() == "in charge: round 2 (student-run_a-2), put there by hand"
+    roll_back(store, "run_a", "a complaint", "Ada")
+    roll_back(store, "run_a", "another", "Ada")
+    assert told() == "in charge: the base, put there by hand; round 2 was not promoted: no_gain"
+
+
+def test_nobody_is_in_charge_before_the_gate_decided(tmp_path):
+    with Store.open(tmp_path) as store:
+        fill(store, promoted=())
+        assert who_is_in_charge(store, "run_a") is None and collect(store).in_charge is None
+
+
+def test_a_control_s_student_and_the_base_are_told_where_to_find_what_can_be_put_in_charge(store):
+    fill(store, "run_a_raw", (True,), control="raw")
+    for name in ("student-run_a_raw-1", "base"):
+        with pytest.raises(InputError, match=f"no student '{name}' can be put in charge") as caught:
+            promote_by_hand(store, name, "x", "Ada")
+        query = caught.value.hint.partition("`factory sql` with: ")[2]
+        assert {row["name"] for row in store.select(query)} == {"student-run_a-1", "student-run_a-2"}
+
+
+def said(capsys, *words: str) -> str:
+    assert main(list(words)) == 0
+    return capsys.readouterr().out

@@ -13,6 +13,7 @@ VIEWS = [
     "outcomes",
     *("funnel", "lineage", "accepted", "rejected", "spend", "spend_per_sample", "failures", "edits"),
     *("slice_progress", "figures", "model_history", "agreement", "standing_verdicts"),
+    "latest_run",
 ]
 
 

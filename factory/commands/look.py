@@ -32,17 +32,20 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(workspace: Workspace = DEFAULT_WORKSPACE, json: AsJson = False) -> None:
-    """Say where each run of a workspace stands, and what it spent."""
+    """Say where each run of a workspace stands, which student is in charge of it, and what it spent."""
     from dataclasses import asdict
 
     from factory.counts import describe_lost
+    from factory.promotion import who_is_in_charge
     from factory.screen import print_json, print_table, print_text
     from factory.store import queries
 
     with queries.Reader(workspace) as reader:
         runs = queries.status(reader)
+        charges = {run.run_id: who_is_in_charge(reader, run.run_id) for run in runs if run.control is None}
     if json:
-        print_json([asdict(run) for run in runs])
+        told = {run_id: asdict(charge) for run_id, charge in charges.items() if charge}
+        print_json([asdict(run) | {"in_charge": told.get(run.run_id)} for run in runs])
     elif not runs:
         print_text("no run has started in this workspace")
     else:
@@ -75,6 +78,8 @@ def status(workspace: Workspace = DEFAULT_WORKSPACE, json: AsJson = False) -> No
         ]
         print_table(columns, rows)
         for run in runs:
+            if charge := charges.get(run.run_id):
+                print_text(f"{run.run_id}: {charge.describe()}")
             if lost := describe_lost(run.lost_tokens, run.lost_dollars):
                 print_text(f"{run.run_id}: {lost}; the budget counts them")
 

@@ -137,7 +137,7 @@ def read(workspace: Path, sql: str, params: Params = ()) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Where a run stands: its newest stage event, accepted samples by round, and what it spent."""
+    """Where a run stands: its newest event of a stage, accepted samples by round, and what it spent."""
 
     run_id: str
     recipe: str
@@ -170,7 +170,7 @@ RUNS = """
         SELECT run_id, epoch(max(created_at)) AS since,
                arg_max((round, stage, status), (created_at, rowid)) AS newest,
                newest[1] AS round, newest[2] AS stage, newest[3] AS status
-        FROM stages GROUP BY run_id
+        FROM stages WHERE stage <> 'promote_by_hand' GROUP BY run_id
     ) e ON e.run_id = r.id
     LEFT JOIN (
         SELECT run_id, sum(num_calls) AS num_calls, sum(num_failed) AS num_failed,

@@ -269,3 +269,13 @@ SELECT nullif(run_id, '') AS run_id, kind, name, num_items, num_agreed, po AS ag
        CASE WHEN po = 0 THEN (wilson - pe) / nullif(1 - pe, 0)
             WHEN kappa IS NOT NULL THEN least(1, kappa + half) END AS kappa_high
 FROM measured;
+
+-- The run that is meant where none is named: of those that are no controls the one that worked last. One in
+-- which models were only asked by hand has no stage, and stands behind those that have.
+CREATE OR REPLACE VIEW latest_run AS
+SELECT r.id AS run_id
+FROM runs r LEFT JOIN stages e ON e.run_id = r.id
+WHERE r.control IS NULL
+GROUP BY r.id
+ORDER BY count(e.run_id) = 0, coalesce(max(e.created_at), max(r.started_at)) DESC, r.id
+LIMIT 1;
