@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from factory.interpreter import run_work
 from factory.needs import Needs, needs_of_evaluation
 from factory.session import open_bench, open_domain
+from factory.store import queries
 from factory.types import Split
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def evaluate_models(
     """`factory evaluate --model A --model B`: the same items for each, in one session of their server."""
     from factory.by_hand import evaluate_by_hand
 
+    _refuse_new(workspace, models)
     domain = open_domain(recipe_path, profile, needs_of_evaluation)
 
     async def work() -> dict[str, Any]:
@@ -51,6 +53,7 @@ def evaluate_suite(
     from factory import suite
 
     folder = suite.check_suite(folder)
+    _refuse_new(workspace, models)
     domain = open_domain(recipe_path, profile, lambda _: Needs(asked=("student",)))
 
     async def work() -> dict[str, Any]:
@@ -59,3 +62,9 @@ def evaluate_suite(
             return await suite.evaluate_suite(bench, models, folder)
 
     return run_work(work())
+
+
+def _refuse_new(workspace: Path, models: Sequence[str]) -> None:
+    """Raises WorkspaceError where a student of the workspace is meant and there is none: a mistyped path."""
+    if any(word != "base" and not Path(word).is_dir() for word in models):
+        queries.read(workspace, "SELECT 1")

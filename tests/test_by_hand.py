@@ -290,3 +290,12 @@ def test_reports_and_pages_count_no_evaluation_by_hand(tmp_path):
         assert "by hand, test" in page and 'href="/things/"' not in page
     with Reader(tmp_path) as reader:
         assert "by hand" in str(trace(reader, "evl_hand"))
+
+
+def test_a_mistyped_workspace_is_told_and_not_made(tmp_path, capsys):
+    """A student can only be one of a workspace that is there; base and folders are asked in a new one."""
+    missing, recipe = tmp_path / "worksapce", "recipes/georgia_workers_comp"
+    for more in (["--model", "promoted"], ["--model", "student-1"], ["--suite", f"{recipe}/suite"]):
+        assert main(["evaluate", recipe, "--profile", "tiny", "--workspace", str(missing), *more]) == 2
+        assert "there is no such folder" in capsys.readouterr().err
+    assert not missing.exists()

@@ -66,8 +66,10 @@ def evaluate(
     from factory import evaluation_session, session
     from factory.screen import print_json, print_mapping
 
-    if split is not None and (suite is not None or not model):
-        raise typer.BadParameter("--split goes with --model, and a suite has no splits")
+    if split is not None and suite is not None:
+        raise typer.BadParameter("a suite has no splits: leave --split out")
+    if split is not None and not model:
+        raise typer.BadParameter("--split goes with --model; a round is evaluated on dev and test")
     with open_progress(json, log) as progress:
         if suite is not None:
             found = evaluation_session.evaluate_suite(
