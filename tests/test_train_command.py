@@ -13,7 +13,7 @@ import pytest
 from trained_here import Here
 
 from factory import cli
-from factory.errors import TrainingError
+from factory.errors import DivergedError, EndpointError, RecipeError, TrainingError, TrainingRefused
 from factory.init import write_template
 from training.qlora import QLoRA, QLoRAOptions
 
@@ -75,11 +75,11 @@ def test_an_adapter_is_trained_on_a_file(folder, tmp_path, capsys):
     assert cli.main(words(folder, "--dataset", dataset, "--output", out, "--json")) == 0  # as it stands
     assert json.loads(capsys.readouterr().out)["digest"] == found["digest"]
     other = some(tmp_path / "other.jsonl", 9)
-    line = refused(words(folder, "--dataset", other, "--output", out), 1, capsys)
+    line = refused(words(folder, "--dataset", other, "--output", out), 2, capsys)
     assert "holds an adapter of another dataset" in line
     profile = folder / "profiles/tiny.yaml"
     profile.write_text(profile.read_text().replace("max_steps: 2", "max_steps: 3, rank: 8"))
-    line = refused(words(folder, "--dataset", dataset, "--output", out), 1, capsys)
+    line = refused(words(folder, "--dataset", dataset, "--output", out), 2, capsys)
     assert "another max_steps (2, here 3) and rank (32, here 8)" in line
 
     base = tmp_path / "other_base"
@@ -89,7 +89,7 @@ def test_an_adapter_is_trained_on_a_file(folder, tmp_path, capsys):
         json.dumps(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e4}})
     )
     profile.write_text(PROFILE.format(base=base))
-    line = refused(words(folder, "--dataset", dataset, "--output", out), 1, capsys)
+    line = refused(words(folder, "--dataset", dataset, "--output", out), 2, capsys)
     assert f'another base ("{TINY}", here "{base}")' in line
 
 
@@ -176,6 +176,37 @@ def train(folder, dataset, base=TINY, **options):
 def test_a_dataset_without_a_sample_to_learn_is_refused(tmp_path, pairs, what, hint):
     error = train(tmp_path, chats(tmp_path / "data.jsonl", pairs))
     assert what in error.what and hint in error.hint
+
+
+@pytest.mark.train
+def test_what_the_process_that_trains_refuses_is_wrong_input(folder, tmp_path, capsys):
+    """The error crosses from the worker, which alone reads the samples, with its class."""
+    dataset = chats(tmp_path / "data.jsonl", [("q?", "a"), ("q?", LONG)])
+    line = refused(words(folder, "--dataset", dataset, "--output", tmp_path / "out"), 2, capsys)
+    assert line.startswith(f"error: {dataset}:2: 1 of 2 samples are longer")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TrainingRefused("w", where="a.jsonl:1", hint="h"), 2),
+        (RecipeError("w", where="a", hint="h"), 2),
+        (DivergedError("w", hint="h"), 1),
+        (TrainingError("w"), 1),
+    ],
+)
+def test_an_error_leaves_its_process_as_what_it_is(error, code):
+    from training.reported import heard, told
+
+    found = heard(json.loads(json.dumps(told(error))))
+    assert type(found) is type(error) and str(found) == str(error) and found.exit_code == code
+
+
+def test_an_error_that_takes_more_than_its_parts_still_arrives():
+    from training.reported import heard, told
+
+    found = heard(told(EndpointError("no answer", kind="timeout", where="hub")))
+    assert type(found) is TrainingError and str(found) == "hub: no answer"
 
 
 def test_what_a_refiner_cannot_learn_is_named_by_its_draft(tmp_path, monkeypatch, capsys):

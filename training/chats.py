@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from factory.errors import TrainingError
+from factory.errors import TrainingRefused
 from training.tokens import Chat
 
 
 def read_chats(dataset: Path) -> Iterator[Chat]:
-    """The chats of a JSONL file, which also holds judged answers; raises TrainingError for any other line."""
+    """The chats of a JSONL file, which also holds judged answers; any other is refused."""
     with dataset.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -29,7 +29,7 @@ def read_chats(dataset: Path) -> Iterator[Chat]:
                     raise TypeError("no list of turns")
             except (ValueError, KeyError, TypeError) as error:
                 what = 'not a line like {"messages": [{"role": "user", "content": "…"}, …]}'
-                raise TrainingError(what, where=place(dataset, number)) from error
+                raise TrainingRefused(what, where=place(dataset, number)) from error
             yield {**chat, "where": place(dataset, number)}
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from factory.errors import TrainingError
+from factory.errors import TrainingError, TrainingRefused
 from factory.ports import SampleLengths
 from training.tokens import IGNORED, Chat, Row
 
@@ -18,7 +18,7 @@ from training.tokens import IGNORED, Chat, Row
 def read_lengths(dataset: Path, base: str, max_length: int, split: bool = False) -> SampleLengths:
     """The lengths of a JSONL file's chats, long ones as their parts where they are `split`.
 
-    Raises TrainingError for one that no max_length would save.
+    Raises TrainingRefused for one that no max_length would save.
     """
     from transformers import AutoTokenizer
 
@@ -37,7 +37,7 @@ def read_lengths(dataset: Path, base: str, max_length: int, split: bool = False)
             chats = split_long(chats, tokenizer, max_length)
         rows = tokenize(chats, tokenizer, stop_ids_of(base, tokenizer), sys.maxsize)
     except OSError as error:
-        raise TrainingError(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
+        raise TrainingRefused(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
     return count_lengths(rows, max_length)
 
 

@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from factory.errors import TrainingError
+from factory.errors import TrainingError, TrainingRefused
 from training import ranks
 from training.chats import are_turns, is_judged, place
 from training.curves import curve_of
@@ -36,38 +36,40 @@ MOST_DESIRED = 4 / 3  # what good answers may weigh together, where the bad ones
 def read_judged(dataset: Path, method: str | None) -> list[Judged]:
     """The pairs of a JSONL file for `dpo`, its labelled answers for `kto`; a pair counts as two of these.
 
-    Raises TrainingError for a malformed one, for what the method cannot learn, and for any without a method.
+    Raises TrainingRefused for a malformed one, for what the method cannot learn, and any without a method.
     """
     lines = list(_read(dataset))
     if lines and method is None:
         hint = "set `preference` in the training's options"
         what = "the dataset holds judged answers and no preference is trained"
-        raise TrainingError(what, where=str(dataset), hint=hint)
+        raise TrainingRefused(what, where=str(dataset), hint=hint)
     if method != "kto":
         if any("label" in line for line in lines):
             hint = "set `method: kto` in `preference`"
-            raise TrainingError("DPO learns pairs, not labelled answers", where=str(dataset), hint=hint)
+            raise TrainingRefused("DPO learns pairs, not labelled answers", where=str(dataset), hint=hint)
         return lines
     labelled = [each for line in lines for each in _labelled(line)]
     if len({each["label"] for each in labelled}) == 1:
         which = "good" if labelled[0]["label"] else "bad"
         hint = "people must have judged some of both, or leave `preference` out"
-        raise TrainingError(f"KTO needs good and bad answers, all are {which}", where=str(dataset), hint=hint)
+        raise TrainingRefused(
+            f"KTO needs good and bad answers, all are {which}", where=str(dataset), hint=hint
+        )
     return labelled
 
 
 def check_answers(judged: Sequence[Judged], tokenizer: Any, stop_ids: set[int], max_length: int) -> None:
-    """Raises TrainingError where an answer cannot be learned as it is."""
+    """Raises TrainingRefused where an answer cannot be learned as it is."""
     for side in ANSWERS:
         chats = [{"messages": [*line["prompt"], *line[side]]} for line in judged if side in line]
         try:
             if chats:
                 tokenize(chats, tokenizer, stop_ids, max_length)
-        except TrainingError as error:
+        except TrainingRefused as error:
             what, where = f"of the judged answers ({side}), {error.what}", error.where
             hint = error.hint if where else "raise max_length, or drop them; split_long does not cut these"
             where = where.replace("the dataset", "them")
-            raise TrainingError(what, where=where, hint=hint) from error
+            raise TrainingRefused(what, where=where, hint=hint) from error
 
 
 def num_steps(num_judged: int, options: dict[str, Any]) -> int:
@@ -183,7 +185,7 @@ def _read(dataset: Path) -> Iterator[Judged]:
             if not is_labelled or not all(map(are_turns, judged.values())):
                 what = 'a judged answer is a line like {"prompt": […], "chosen": […], "rejected": […]} or '
                 what += '{"prompt": […], "completion": […], "label": true}, with turns in the lists'
-                raise TrainingError(what, where=place(dataset, number))
+                raise TrainingRefused(what, where=place(dataset, number))
             yield judged if "chosen" in found else {**judged, "label": found["label"]}
 
 
