@@ -169,7 +169,7 @@ def train(folder, dataset, base=TINY, **options):
 @pytest.mark.parametrize(
     ("pairs", "what", "hint"),
     [
-        ([], "the dataset is empty", "at least one sample"),
+        ([], "the dataset is empty", "at least one chat"),
         ([("q?", LONG), (LONG, "a")], "2 of 2 samples are longer than max_length=64", "nothing is truncated"),
     ],
 )
@@ -184,6 +184,54 @@ def test_what_the_process_that_trains_refuses_is_wrong_input(folder, tmp_path, c
     dataset = chats(tmp_path / "data.jsonl", [("q?", "a"), ("q?", LONG)])
     line = refused(words(folder, "--dataset", dataset, "--output", tmp_path / "out"), 2, capsys)
     assert line.startswith(f"error: {dataset}:2: 1 of 2 samples are longer")
+
+
+ROLES = "the known ones are system, user, assistant and tool"
+ANSWER = [{"role": "assistant", "content": "a"}]
+PAIR = {"prompt": [{"role": "human", "content": "q"}], "chosen": ANSWER, "rejected": ANSWER}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "{}: the dataset is empty"),
+        (b'{"messages": [', "{}:1: not a line like"),
+        (
+            b'{"question": "q", "answer": "a"}',
+            'not a line like {{"messages": [{{"role": "user", "content": "',
+        ),
+        (b'{"question": "q", "answer": "a"}', "found the keys question, answer"),
+        (b'\n{"messages": []}', "{}:1: not a line like"),
+        ('{"messages": "caf\u00e9"}'.encode("latin-1"), "{}:1: not UTF-8 text \u2014 save the file as UTF-8"),
+        (
+            b'{"messages": [{"role": "human", "content": "q"}]}',
+            "{}:1: the role 'human' is not known \u2014 " + ROLES,
+        ),
+        (b'{"messages": [{"role": ["user"], "content": "q"}]}', "{}:1: the role ['user'] is not known"),
+        (json.dumps(PAIR).encode(), "{}: the dataset holds judged answers alone"),
+    ],
+)
+@pytest.mark.train
+def test_a_plan_refuses_a_file_that_is_no_dataset_as_wrong_input(folder, tmp_path, content, said, capsys):
+    dataset = tmp_path / "data.jsonl"
+    dataset.write_bytes(content)
+    line = refused(words(folder, "--plan", "--dataset", dataset), 2, capsys)
+    assert said.format(dataset) in line
+
+
+@pytest.mark.train
+def test_what_marks_a_utf_8_file_is_no_part_of_its_first_line(folder, tmp_path, capsys):
+    dataset = some(tmp_path / "data.jsonl")
+    dataset.write_bytes(b"\xef\xbb\xbf" + dataset.read_bytes())
+    assert cli.main(words(folder, "--plan", "--dataset", dataset)) == 0
+
+
+@pytest.mark.parametrize("output", ["/proc/x", "{file}/x"])
+def test_an_output_that_cannot_be_written_is_named_as_it_was_given(folder, tmp_path, output, capsys):
+    dataset = some(tmp_path / "data.jsonl")
+    output = output.format(file=dataset)
+    line = refused(words(folder, "--dataset", dataset, "--output", output), 2, capsys)
+    assert f"error: {output}: the adapter cannot be written: " in line and "partial" not in line
 
 
 @pytest.mark.parametrize(

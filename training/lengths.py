@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from factory.errors import TrainingError, TrainingRefused
+from factory.errors import TrainingError
 from factory.ports import SampleLengths
 from training.tokens import IGNORED, Chat, Row
 
@@ -32,12 +32,9 @@ def read_lengths(dataset: Path, base: str, max_length: int, split: bool = False)
         hint = "without --dataset the plan needs none"
         raise TrainingError("the base has no tokenizer", where=base, hint=hint) from error
     chats: Iterator[Chat] = read_chats(dataset)
-    try:
-        if split:
-            chats = split_long(chats, tokenizer, max_length)
-        rows = tokenize(chats, tokenizer, stop_ids_of(base, tokenizer), sys.maxsize)
-    except OSError as error:
-        raise TrainingRefused(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
+    if split:
+        chats = split_long(chats, tokenizer, max_length)
+    rows = tokenize(chats, tokenizer, stop_ids_of(base, tokenizer), sys.maxsize)
     return count_lengths(rows, max_length)
 
 

@@ -37,9 +37,13 @@ def open_partial(job: dict[str, Any]) -> None:
                 hint="train into another folder, or delete this one to give its checkpoints up",
             )
         return
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        what = f"the adapter cannot be written: {error.strerror or error}"
+        raise TrainingRefused(what, where=job["directory"]) from error
 
 
 def newest_checkpoint(partial: Path) -> Path | None:

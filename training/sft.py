@@ -30,9 +30,10 @@ from training.curves import curve_of
 from training.early_stopping import EarlyStopping, dev_rows
 from training.exhausted import ran_out, what_to_lower
 from training.fields import REFUSALS
+from training.judged_answers import Judged, check_answers, read_judged
 from training.launch import samples_per_step
-from training.preference import Judged, check_answers, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
+from training.preference import prefer
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.splitting import fitting
 from training.steps import OnStep, Steps

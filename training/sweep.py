@@ -20,6 +20,7 @@ from typing import Any, Final
 from factory.errors import DivergedError, RecipeError, TrainingRefused
 from factory.ports import OnProgress
 from factory.sweep import Sweep, SweptRate
+from training.chats import read_lines
 from training.options import EarlyStoppingOptions, QLoRAOptions
 from training.qlora import QLoRA, TrainingJob
 
@@ -60,14 +61,7 @@ def sweep(
 
 def split(dataset: Path, seed: int) -> tuple[list[int], list[int]]:
     """The numbers of lines that hold chats, from 1: those to learn, and those held out, at least one."""
-    chats = []
-    try:
-        with dataset.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if "messages" in _read(line, f"{dataset}:{number}"):
-                    chats.append(number)
-    except OSError as error:
-        raise TrainingRefused(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
+    chats = [number for number, where, line in read_lines(dataset) if "messages" in _read(line, where)]
     if len(chats) < 2:
         hint = "one to learn and one to hold out at least"
         raise TrainingRefused(f"a sweep needs more than {len(chats)} samples", where=str(dataset), hint=hint)

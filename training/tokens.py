@@ -41,8 +41,6 @@ def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_leng
         rows.append(
             _row(chat, places[-1] or f"sample {number} of the dataset", tokenizer, template, stop_ids)
         )
-    if not rows:
-        raise TrainingRefused("the dataset is empty", hint="training needs at least one sample")
     lengths = [len(row.input_ids) for row in rows]
     too_long = sum(length > max_length for length in lengths)
     if too_long:
