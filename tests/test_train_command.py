@@ -105,9 +105,22 @@ def test_a_plan_trains_nothing_and_says_what_it_needs(folder, tmp_path, capsys):
     assert found["steps"] == 2 and found["tokens"] == 2 * found["lengths"]["num_tokens"]
     assert cli.main(command) == 0
     text = capsys.readouterr().out
-    assert re.search(r"on NVIDIA L4 \(24 GB\): \d+\.\d\d of 22\.00 GiB, it fits", text)
+    assert re.search(r"on NVIDIA L4 \(24 GB\): \d+\.\d\d of 22\.00 GiB, but training refuses this\n", text)
+    assert f"\n{dataset}:3: 1 of 3 samples are longer than max_length=64" in text and "it fits" not in text
+    assert found["refusals"] == [found["lengths"]["refusal"]]
+    assert found["refusals"][0] in text.replace("\n", " ")
     assert "1 refused, none cut" in text and "note: all of it is an estimate" in text
     assert not (tmp_path / "workspace").exists() and not list(folder.rglob("*.safetensors"))
+
+
+@pytest.mark.train
+def test_a_plan_says_nothing_that_the_libraries_would(folder, tmp_path):
+    """Of a kernel that is not installed, and of a sample longer than the base's context."""
+    dataset = chats(tmp_path / "data.jsonl", [("notice?", "30 days"), ("long?", LONG * 30)])
+    code = "import sys; from factory import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *words(folder, "--plan", "--dataset", dataset)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "training refuses this" in found.stdout and found.stderr == ""
 
 
 def test_a_plan_needs_no_weights_and_names_what_to_change(folder, tmp_path, capsys):
@@ -217,6 +230,21 @@ def test_a_plan_refuses_a_file_that_is_no_dataset_as_wrong_input(folder, tmp_pat
     dataset.write_bytes(content)
     line = refused(words(folder, "--plan", "--dataset", dataset), 2, capsys)
     assert said.format(dataset) in line
+
+
+@pytest.mark.train
+def test_a_plan_refuses_judged_answers_as_training_would(folder, tmp_path, capsys):
+    dataset = some(tmp_path / "data.jsonl")
+    command = words(folder, "--plan", "--dataset", dataset)
+    dataset.write_text(dataset.read_text() + json.dumps(PAIR))
+    assert f"{dataset}:9: the role 'human' is not known" in refused(command, 2, capsys)
+    dataset.write_text(dataset.read_text().replace("human", "user"))
+    assert "judged answers and no preference is trained" in refused(command, 2, capsys)
+    profile = folder / "profiles/tiny.yaml"
+    profile.write_text(profile.read_text().replace("num_threads", "preference: {}, num_threads"))
+    assert cli.main(command) == 0 and "it fits\n" in capsys.readouterr().out
+    dataset.write_text(dataset.read_text().replace('"q"', f'"{LONG}"'))
+    assert "of the judged answers (chosen), 1 of 1 samples are longer" in refused(command, 2, capsys)
 
 
 @pytest.mark.train

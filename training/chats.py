@@ -21,7 +21,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def read_lines(dataset: Path) -> Iterator[tuple[int, str, str]]:
-    """The number of each line, from 1, its place and its text; raises RecipeError unless the file is UTF-8."""
+    """The number of each line, from 1, its place and its text; raises RecipeError unless it is UTF-8."""
     for number, line in enumerate(io.StringIO(read_text(dataset)), 1):
         yield number, place(dataset, number), line
 

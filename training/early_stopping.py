@@ -90,9 +90,9 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
 
 def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options: dict[str, Any]) -> list[Row]:
     """The chats of dev in tokens; raises TrainingRefused where one could not be learned either."""
-    chats = list(fitting(chats, tokenizer, options))
+    chats, split = list(fitting(chats, tokenizer, options)), options.get("split_long", False)
     try:
-        return tokenize(chats, tokenizer, stop_ids, options["max_length"]) if chats else []
+        return tokenize(chats, tokenizer, stop_ids, options["max_length"], split=split)
     except TrainingRefused as error:
         where = error.where.replace("the dataset", "dev")
         raise TrainingRefused(f"of dev, {error.what}", where=where, hint=error.hint) from error

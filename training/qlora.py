@@ -106,9 +106,7 @@ class QLoRA:
         device = devices.at_hand(self.options.num_threads) if gpu is None else devices.named(gpu)
         options = self.options.model_dump(mode="json")
         path, _ = find_model(self.domain.folder, base)
-        lengths = None
-        if dataset is not None:
-            lengths = read_lengths(dataset, path, self.options.max_length, self.options.split_long)
+        lengths = None if dataset is None else read_lengths(dataset, path, options)
         return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
 
     def sweep(

@@ -72,7 +72,8 @@ def prepare(job: dict[str, Any]) -> Prepared:
     stop_ids = stop_ids_of(job["base"], tokenizer)
     dataset = Path(job["dataset"])
     chats = list(fitting(read_chats(dataset), tokenizer, options))
-    rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
+    split = options.get("split_long", False)
+    rows = tokenize(chats, tokenizer, stop_ids, options["max_length"], split=split)
     dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options)
     if held_out := {place(dataset, number) for number in job.get("held_out", ())}:
         dev = [row for row, chat in zip(rows, chats, strict=True) if chat["where"] in held_out]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from factory.errors import TrainingRefused
 
+NUM_NAMED = 5  # of the samples that are too long
 IGNORED = -100  # what torch's cross entropy passes over
 Turn = Mapping[str, Any]  # role and content, and `tool_calls` where an answer consists of them
 # {"messages": […]}, {"tools": […]} where there are some, and "where" it stands if that is known
@@ -29,10 +30,13 @@ class Row(NamedTuple):
     labels: list[int]
 
 
-def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_length: int) -> list[Row]:
+def tokenize(
+    chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_length: int, *, split: bool = False
+) -> list[Row]:
     """One row a chat, in order; raises TrainingRefused for the first that cannot be learned as it is.
 
-    Chats longer than `max_length` tokens are counted to the end, then refused together, by the longest.
+    Chats longer than `max_length` tokens are counted to the end, then refused together (`too_long`); `split`
+    are those that were cut already where they could be.
     """
     template = marked_template(tokenizer)
     rows, places = [], []
@@ -41,16 +45,39 @@ def tokenize(chats: Iterable[Chat], tokenizer: Any, stop_ids: set[int], max_leng
         rows.append(
             _row(chat, places[-1] or f"sample {number} of the dataset", tokenizer, template, stop_ids)
         )
-    lengths = [len(row.input_ids) for row in rows]
-    too_long = sum(length > max_length for length in lengths)
-    if too_long:
-        raise TrainingRefused(
-            f"{too_long} of {len(rows)} samples are longer than max_length={max_length} tokens",
-            where=places[lengths.index(max(lengths))],
-            hint=f"the longest has {max(lengths)}; raise max_length, drop them, or cut between exchanges "
-            "with split_long; nothing is truncated",
-        )
+    if error := too_long(rows, places, max_length, split=split):
+        raise error
     return rows
+
+
+def too_long(
+    rows: Sequence[Row], places: Sequence[str], max_length: int, *, split: bool
+) -> TrainingRefused | None:
+    """What training says of rows longer than `max_length` tokens, by the places of the longest.
+
+    None where there are none. Places are lines of one file, or empty where they are not known; of a line that
+    was cut into parts the longest counts.
+    """
+    lengths = [len(row.input_ids) for row in rows]
+    num_long = sum(length > max_length for length in lengths)
+    if not num_long:
+        return None
+    longest: dict[str, int] = {}
+    for length, place in sorted(zip(lengths, places, strict=True), key=lambda each: -each[0])[:num_long]:
+        longest.setdefault(place, length)
+    first, *others = list(longest)[:NUM_NAMED]
+    *sizes, last = [f"{longest[place]:,}" for place in (first, *others)]
+    have = f"have {', '.join(sizes)} and {last}" if sizes else f"has {last}"
+    instead = (
+        "raise max_length or drop them, for split_long cuts between exchanges alone"
+        if split
+        else "raise max_length, drop them, or cut between exchanges with split_long"
+    )
+    return TrainingRefused(
+        f"{num_long} of {len(rows)} samples are longer than max_length={max_length} tokens",
+        where=", ".join([first, *(place.rpartition(":")[2] for place in others)]),
+        hint=f"the longest {have} tokens; {instead}; nothing is truncated",
+    )
 
 
 def length_of(chat: Chat, tokenizer: Any) -> int:
