@@ -214,8 +214,8 @@ class SampleLengths(NamedTuple):
 class TrainingPlan:
     """What a training would need and take on a device, before anything is loaded; all of it is an estimate.
 
-    `changes` make it fit, empty where it fits or nothing helps; `refusals`: what training would refuse. Times are
-    None where the device's speed is not known, tokens and steps where no dataset is given.
+    `changes` make it fit, empty where it fits or nothing helps; `refusals`: what training would refuse. Times
+    are None where the device's speed is not known, tokens and steps where no dataset is given.
     """
 
     base: str

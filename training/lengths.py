@@ -6,6 +6,7 @@ over a dataset is also its check. The tokens are dropped once they are counted.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def read_lengths(dataset: Path, base: str, options: Mapping[str, Any]) -> Sample
         hint = "without --dataset the plan needs none"
         raise TrainingError("the base has no tokenizer", where=base, hint=hint) from error
     stop_ids, max_length = stop_ids_of(base, tokenizer), options["max_length"]
+    if max_length <= tokenizer.model_max_length:  # what is longer than the base's context is refused below
+        logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
     chats = list(fitting(read_chats(dataset), tokenizer, options))
     rows = tokenize(chats, tokenizer, stop_ids, sys.maxsize)
     judged = read_judged(dataset, (options.get("preference") or {}).get("method"))

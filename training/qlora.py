@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -39,6 +40,7 @@ from training.trackers import check_installed
 
 # An adapter without these options is named as ever.
 BY_CHOICE = ("preference", "split_long", "sft", "lora", "early_stopping")
+WARNS = "bitsandbytes.backends.cpu.ops"  # of a kernel from the hub, which nothing here needs
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class QLoRA:
         from training.lengths import read_lengths
         from training.plan import make_plan
 
+        logging.getLogger(WARNS).setLevel(logging.ERROR)
         device = devices.at_hand(self.options.num_threads) if gpu is None else devices.named(gpu)
         options = self.options.model_dump(mode="json")
         path, _ = find_model(self.domain.folder, base)
