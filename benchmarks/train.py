@@ -174,9 +174,9 @@ def num_tokens(dataset: Path, base: str, max_length: int) -> int:
     """Tokens of all samples, template included."""
     from training.lengths import read_lengths
 
-    lengths = read_lengths(dataset, base, max_length)
+    lengths = read_lengths(dataset, base, {"max_length": max_length})
     if lengths.num_refused:
-        raise SystemExit(f"{lengths.num_refused} samples are longer than --max-length")
+        raise SystemExit(lengths.refusal)
     return lengths.num_tokens
 
 

@@ -102,5 +102,9 @@ class TrainingError(FactoryError):
     """Training could not start or did not finish."""
 
 
+class TrainingRefused(TrainingError, InputError):
+    """What a training was given is wrong: its dataset, an option, the base, the adapter's folder."""
+
+
 class DivergedError(TrainingError):
     """The loss of a training became no number."""

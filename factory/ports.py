@@ -191,7 +191,7 @@ class PlannedPart(NamedTuple):
 class SampleLengths(NamedTuple):
     """The samples of a dataset in the base's tokens, template included; the refused are not in the rest.
 
-    `longest_learned` is the most tokens of one sample that the loss falls on.
+    `longest_learned`: most tokens of one that the loss falls on; `refusal`: what training says of the others.
     """
 
     num_samples: int
@@ -202,6 +202,7 @@ class SampleLengths(NamedTuple):
     longest_learned: int
     num_refused: int
     longest_refused: int
+    refusal: str = ""
 
     @property
     def learned_share(self) -> float:
@@ -213,8 +214,8 @@ class SampleLengths(NamedTuple):
 class TrainingPlan:
     """What a training would need and take on a device, before anything is loaded; all of it is an estimate.
 
-    `changes` are the options that make it fit, empty where it fits as it is or nothing helps. Times are None
-    where the device's speed is not known, tokens and steps where no dataset is given.
+    `changes` make it fit, empty where it fits or nothing helps; `refusals`: what training would refuse. Times
+    are None where the device's speed is not known, tokens and steps where no dataset is given.
     """
 
     base: str
@@ -228,6 +229,7 @@ class TrainingPlan:
     num_steps: int | None
     num_tokens: int | None
     tokens_per_second: float | None
+    refusals: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -238,9 +240,8 @@ class TrainingPlan:
     @property
     def seconds(self) -> float | None:
         """The time for all tokens."""
-        return (
-            self.num_tokens / self.tokens_per_second if self.num_tokens and self.tokens_per_second else None
-        )
+        rate = self.tokens_per_second
+        return self.num_tokens / rate if self.num_tokens and rate else None
 
 
 class Trainer(Protocol):

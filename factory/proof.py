@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from factory.errors import EndpointError, FactoryError, ServerError
+from factory.errors import EndpointError, FactoryError, InputError, ServerError
 from factory.models.change import largest_change
 from factory.models.endpoints import DOWN
 from factory.models.identity import digest_adapter
@@ -78,11 +78,11 @@ class Probing:
 
 
 def read_proof(folder: Path) -> Proof:
-    """The digests of the files on disk, read anew; raises FactoryError where they are no adapter."""
+    """The digests of the files on disk, read anew; raises InputError where they are no adapter."""
     try:
         return Proof(*digest_adapter(folder))
     except (OSError, ValueError, TypeError) as error:
-        raise FactoryError(f"the adapter cannot be read: {error}", where=str(folder)) from None
+        raise InputError(f"the adapter cannot be read: {error}", where=str(folder)) from None
 
 
 def refuse_if_changed(proof: Proof, folder: Path) -> None:

@@ -135,6 +135,7 @@ def as_data(made: TrainingPlan) -> dict[str, Any]:
         "tokens_per_second": made.tokens_per_second,
         "seconds": made.seconds,
         "lengths": None if made.lengths is None else made.lengths._asdict(),
+        "refusals": list(made.refusals),
         "notes": list(made.notes),
         "parts": [part._asdict() for part in made.parts],
     }

@@ -11,7 +11,7 @@ from fake_endpoint import FakeEndpoint, Status, answer
 from safetensors.numpy import load_file, save_file
 from tiny_llama import make_adapter
 
-from factory.errors import EndpointError, FactoryError
+from factory.errors import EndpointError, FactoryError, InputError
 from factory.models.change import largest_change
 from factory.models.client import EndpointModel
 from factory.models.identity import hash_file, name_adapter
@@ -93,7 +93,7 @@ def test_the_digest_is_that_of_the_weights_that_were_trained(adapter):
     with pytest.raises(FactoryError, match="cannot be read"):
         read_proof(adapter / "none")
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(FactoryError, match="no adapter weights"):
+    with pytest.raises(InputError, match="no adapter weights"):
         read_proof(adapter)
 
 

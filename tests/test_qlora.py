@@ -1,6 +1,7 @@
 """Training for real: a 4-bit tiny Llama learns facts on this CPU, and what cannot be learned is refused."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -226,7 +227,10 @@ def test_several_jobs_share_a_process_and_one_refusal_leaves_no_folder(tmp_path,
     long = write_dataset(tmp_path, [chat("short?", "yes"), chat("long? " * 80, "no"), chat("x" * 500, "no")])
     with pytest.raises(TrainingError, match="2 of 3 samples are longer than max_length=64") as caught:
         trainer(tmp_path, Here).train(long, str(base), tmp_path / "long", no_progress)
-    assert caught.value.where == f"{long}:3" and "nothing is truncated" in caught.value.hint
+    assert caught.value.where == f"{long}:3, 2" and "nothing is truncated" in caught.value.hint
+    assert re.match(
+        r"the longest have \d{3} and \d{3} tokens; raise max_length, .* with split_long", caught.value.hint
+    )
     assert not (tmp_path / "long").exists()
 
 
@@ -280,7 +284,7 @@ def test_templates_that_would_teach_something_else_are_refused(base, template, m
 @pytest.mark.train
 @pytest.mark.parametrize(
     ("chats", "message"),
-    [([], "empty"), ([chat("notice?", "")], "must end with an answer"), ([chat("a", "b")[:1]], "must end")],
+    [([chat("notice?", "")], "must end with an answer"), ([chat("a", "b")[:1]], "must end")],
 )
 def test_datasets_without_answers_are_refused(tokenizer, chats, message):
     from training.tokens import tokenize

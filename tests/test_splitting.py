@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from test_qlora import base, chat, no_progress, tokenizer, trainer, write_dataset  # noqa: F401 (fixtures)
 from trained_here import Here
 
+from factory.errors import TrainingRefused
+
 pytestmark = pytest.mark.train
+LIMIT = {"max_length": 64}
 SYSTEM = {"role": "system", "content": "Be brief."}
 texts = st.lists(st.sampled_from(["notice", "claim wage", "burial doctor board"]), min_size=1, max_size=4)
 
@@ -50,8 +53,9 @@ def test_a_long_conversation_is_trained_on_in_parts_and_a_long_exchange_is_refus
 
     turns = [turn for n in range(12) for turn in chat(f"notice {n}?", f"{n} days of notice")]
     dataset = write_dataset(tmp_path, [turns, chat("claim?", "1 year")])
-    whole = read_lengths(dataset, str(base), 64)
-    parts = read_lengths(dataset, str(base), 64, split=True)
+    whole = read_lengths(dataset, str(base), LIMIT)
+    parts = read_lengths(dataset, str(base), {**LIMIT, "split_long": True})
+    assert whole.refusal.startswith(f"{dataset}:1: 1 of 2 samples are longer") and not parts.refusal
     assert (whole.num_samples, whole.num_refused, parts.num_refused) == (1, 1, 0)
     assert parts.num_samples > 2
     assert parts.num_learned_tokens > whole.num_learned_tokens
@@ -59,5 +63,11 @@ def test_a_long_conversation_is_trained_on_in_parts_and_a_long_exchange_is_refus
     trainer(tmp_path, Here, **options).train(dataset, str(base), tmp_path / "a", no_progress)
     assert f'"num_samples": {parts.num_samples}' in (tmp_path / "a" / "training.json").read_text()
     write_dataset(tmp_path, [chat("claim " * 80, "1 year")])
-    with pytest.raises(Exception, match="1 of 1 samples are longer than max_length=64"):
+    with pytest.raises(TrainingRefused, match="1 of 1 samples are longer than max_length=64") as caught:
         trainer(tmp_path, Here, **options).train(dataset, str(base), tmp_path / "b", no_progress)
+    assert (
+        caught.value.where == f"{dataset}:1"
+        and "split_long cuts between exchanges alone" in caught.value.hint
+    )
+    assert "or cut" not in caught.value.hint
+    assert read_lengths(dataset, str(base), {**LIMIT, "split_long": True}).refusal == str(caught.value)

@@ -13,7 +13,7 @@ import pytest
 from trained_here import Here
 
 from factory import cli
-from factory.errors import TrainingError
+from factory.errors import DivergedError, EndpointError, RecipeError, TrainingError, TrainingRefused
 from factory.init import write_template
 from training.qlora import QLoRA, QLoRAOptions
 
@@ -75,11 +75,11 @@ def test_an_adapter_is_trained_on_a_file(folder, tmp_path, capsys):
     assert cli.main(words(folder, "--dataset", dataset, "--output", out, "--json")) == 0  # as it stands
     assert json.loads(capsys.readouterr().out)["digest"] == found["digest"]
     other = some(tmp_path / "other.jsonl", 9)
-    line = refused(words(folder, "--dataset", other, "--output", out), 1, capsys)
+    line = refused(words(folder, "--dataset", other, "--output", out), 2, capsys)
     assert "holds an adapter of another dataset" in line
     profile = folder / "profiles/tiny.yaml"
     profile.write_text(profile.read_text().replace("max_steps: 2", "max_steps: 3, rank: 8"))
-    line = refused(words(folder, "--dataset", dataset, "--output", out), 1, capsys)
+    line = refused(words(folder, "--dataset", dataset, "--output", out), 2, capsys)
     assert "another max_steps (2, here 3) and rank (32, here 8)" in line
 
     base = tmp_path / "other_base"
@@ -89,7 +89,7 @@ def test_an_adapter_is_trained_on_a_file(folder, tmp_path, capsys):
         json.dumps(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e4}})
     )
     profile.write_text(PROFILE.format(base=base))
-    line = refused(words(folder, "--dataset", dataset, "--output", out), 1, capsys)
+    line = refused(words(folder, "--dataset", dataset, "--output", out), 2, capsys)
     assert f'another base ("{TINY}", here "{base}")' in line
 
 
@@ -105,9 +105,22 @@ def test_a_plan_trains_nothing_and_says_what_it_needs(folder, tmp_path, capsys):
     assert found["steps"] == 2 and found["tokens"] == 2 * found["lengths"]["num_tokens"]
     assert cli.main(command) == 0
     text = capsys.readouterr().out
-    assert re.search(r"on NVIDIA L4 \(24 GB\): \d+\.\d\d of 22\.00 GiB, it fits", text)
+    assert re.search(r"on NVIDIA L4 \(24 GB\): \d+\.\d\d of 22\.00 GiB, but training refuses this\n", text)
+    assert f"\n{dataset}:3: 1 of 3 samples are longer than max_length=64" in text and "it fits" not in text
+    assert found["refusals"] == [found["lengths"]["refusal"]]
+    assert found["refusals"][0] in text.replace("\n", " ")
     assert "1 refused, none cut" in text and "note: all of it is an estimate" in text
     assert not (tmp_path / "workspace").exists() and not list(folder.rglob("*.safetensors"))
+
+
+@pytest.mark.train
+def test_a_plan_says_nothing_that_the_libraries_would(folder, tmp_path):
+    """Of a kernel that is not installed, and of a sample longer than the base's context."""
+    dataset = chats(tmp_path / "data.jsonl", [("notice?", "30 days"), ("long?", LONG * 30)])
+    code = "import sys; from factory import cli; sys.exit(cli.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *words(folder, "--plan", "--dataset", dataset)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "training refuses this" in found.stdout and found.stderr == ""
 
 
 def test_a_plan_needs_no_weights_and_names_what_to_change(folder, tmp_path, capsys):
@@ -169,13 +182,107 @@ def train(folder, dataset, base=TINY, **options):
 @pytest.mark.parametrize(
     ("pairs", "what", "hint"),
     [
-        ([], "the dataset is empty", "at least one sample"),
+        ([], "the dataset is empty", "at least one chat"),
         ([("q?", LONG), (LONG, "a")], "2 of 2 samples are longer than max_length=64", "nothing is truncated"),
     ],
 )
 def test_a_dataset_without_a_sample_to_learn_is_refused(tmp_path, pairs, what, hint):
     error = train(tmp_path, chats(tmp_path / "data.jsonl", pairs))
     assert what in error.what and hint in error.hint
+
+
+@pytest.mark.train
+def test_what_the_process_that_trains_refuses_is_wrong_input(folder, tmp_path, capsys):
+    """The error crosses from the worker, which alone reads the samples, with its class."""
+    dataset = chats(tmp_path / "data.jsonl", [("q?", "a"), ("q?", LONG)])
+    line = refused(words(folder, "--dataset", dataset, "--output", tmp_path / "out"), 2, capsys)
+    assert line.startswith(f"error: {dataset}:2: 1 of 2 samples are longer")
+
+
+ROLES = "the known ones are system, user, assistant and tool"
+ANSWER = [{"role": "assistant", "content": "a"}]
+PAIR = {"prompt": [{"role": "human", "content": "q"}], "chosen": ANSWER, "rejected": ANSWER}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "{}: the dataset is empty"),
+        (b'{"messages": [', "{}:1: not a line like"),
+        (
+            b'{"question": "q", "answer": "a"}',
+            'not a line like {{"messages": [{{"role": "user", "content": "',
+        ),
+        (b'{"question": "q", "answer": "a"}', "found the keys question, answer"),
+        (b'\n{"messages": []}', "{}:1: not a line like"),
+        ('{"messages": "caf\u00e9"}'.encode("latin-1"), "{}:1: not UTF-8 text \u2014 save the file as UTF-8"),
+        (
+            b'{"messages": [{"role": "human", "content": "q"}]}',
+            "{}:1: the role 'human' is not known \u2014 " + ROLES,
+        ),
+        (b'{"messages": [{"role": ["user"], "content": "q"}]}', "{}:1: the role ['user'] is not known"),
+        (json.dumps(PAIR).encode(), "{}: the dataset holds judged answers alone"),
+    ],
+)
+@pytest.mark.train
+def test_a_plan_refuses_a_file_that_is_no_dataset_as_wrong_input(folder, tmp_path, content, said, capsys):
+    dataset = tmp_path / "data.jsonl"
+    dataset.write_bytes(content)
+    line = refused(words(folder, "--plan", "--dataset", dataset), 2, capsys)
+    assert said.format(dataset) in line
+
+
+@pytest.mark.train
+def test_a_plan_refuses_judged_answers_as_training_would(folder, tmp_path, capsys):
+    dataset = some(tmp_path / "data.jsonl")
+    command = words(folder, "--plan", "--dataset", dataset)
+    dataset.write_text(dataset.read_text() + json.dumps(PAIR))
+    assert f"{dataset}:9: the role 'human' is not known" in refused(command, 2, capsys)
+    dataset.write_text(dataset.read_text().replace("human", "user"))
+    assert "judged answers and no preference is trained" in refused(command, 2, capsys)
+    profile = folder / "profiles/tiny.yaml"
+    profile.write_text(profile.read_text().replace("num_threads", "preference: {}, num_threads"))
+    assert cli.main(command) == 0 and "it fits\n" in capsys.readouterr().out
+    dataset.write_text(dataset.read_text().replace('"q"', f'"{LONG}"'))
+    assert "of the judged answers (chosen), 1 of 1 samples are longer" in refused(command, 2, capsys)
+
+
+@pytest.mark.train
+def test_what_marks_a_utf_8_file_is_no_part_of_its_first_line(folder, tmp_path, capsys):
+    dataset = some(tmp_path / "data.jsonl")
+    dataset.write_bytes(b"\xef\xbb\xbf" + dataset.read_bytes())
+    assert cli.main(words(folder, "--plan", "--dataset", dataset)) == 0
+
+
+@pytest.mark.parametrize("output", ["/proc/x", "{file}/x"])
+def test_an_output_that_cannot_be_written_is_named_as_it_was_given(folder, tmp_path, output, capsys):
+    dataset = some(tmp_path / "data.jsonl")
+    output = output.format(file=dataset)
+    line = refused(words(folder, "--dataset", dataset, "--output", output), 2, capsys)
+    assert f"error: {output}: the adapter cannot be written: " in line and "partial" not in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TrainingRefused("w", where="a.jsonl:1", hint="h"), 2),
+        (RecipeError("w", where="a", hint="h"), 2),
+        (DivergedError("w", hint="h"), 1),
+        (TrainingError("w"), 1),
+    ],
+)
+def test_an_error_leaves_its_process_as_what_it_is(error, code):
+    from training.reported import heard, told
+
+    found = heard(json.loads(json.dumps(told(error))))
+    assert type(found) is type(error) and str(found) == str(error) and found.exit_code == code
+
+
+def test_an_error_that_takes_more_than_its_parts_still_arrives():
+    from training.reported import heard, told
+
+    found = heard(told(EndpointError("no answer", kind="timeout", where="hub")))
+    assert type(found) is TrainingError and str(found) == "hub: no answer"
 
 
 def test_what_a_refiner_cannot_learn_is_named_by_its_draft(tmp_path, monkeypatch, capsys):

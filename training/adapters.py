@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from factory.errors import RecipeError, TrainingError
+from factory.errors import RecipeError, TrainingRefused
 from factory.models.folders import find_model
 from factory.types import Adapter, digest
 from training.curves import read_curve
@@ -67,7 +67,7 @@ def identify(
 def is_complete(directory: Path, job: Mapping[str, Any]) -> bool:
     """Whether the very adapter of this job stands in `directory`.
 
-    Raises TrainingError if another one does, which names what differs: base, dataset, seed or options.
+    Raises TrainingRefused if another one does, which names what differs: base, dataset, seed or options.
     """
     if not directory.exists():
         return False
@@ -76,11 +76,11 @@ def is_complete(directory: Path, job: Mapping[str, Any]) -> bool:
         identity = found["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         what = "the folder holds something else already"
-        raise TrainingError(what, where=str(directory), hint="choose another") from None
+        raise TrainingRefused(what, where=str(directory), hint="choose another") from None
     if identity != job["identity"]:
         what = f"the folder holds an adapter of another {' and '.join(differences(found, job))}"
         hint = "choose another folder, or train as that one was trained"
-        raise TrainingError(what, where=str(directory), hint=hint)
+        raise TrainingRefused(what, where=str(directory), hint=hint)
     return True
 
 

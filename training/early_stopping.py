@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from transformers import TrainerCallback
 
-from factory.errors import TrainingError
+from factory.errors import TrainingRefused
 from training import ranks
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.splitting import fitting
@@ -89,13 +89,13 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
 
 
 def dev_rows(chats: Sequence[Chat], tokenizer: Any, stop_ids: set[int], options: dict[str, Any]) -> list[Row]:
-    """The chats of dev in tokens; raises TrainingError where one could not be learned either."""
-    chats = list(fitting(chats, tokenizer, options))
+    """The chats of dev in tokens; raises TrainingRefused where one could not be learned either."""
+    chats, split = list(fitting(chats, tokenizer, options)), options.get("split_long", False)
     try:
-        return tokenize(chats, tokenizer, stop_ids, options["max_length"]) if chats else []
-    except TrainingError as error:
+        return tokenize(chats, tokenizer, stop_ids, options["max_length"], split=split)
+    except TrainingRefused as error:
         where = error.where.replace("the dataset", "dev")
-        raise TrainingError(f"of dev, {error.what}", where=where, hint=error.hint) from error
+        raise TrainingRefused(f"of dev, {error.what}", where=where, hint=error.hint) from error
 
 
 def mean_loss(trainer: Any, rows: Sequence[Row]) -> float:

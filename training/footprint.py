@@ -15,7 +15,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from factory.errors import RecipeError, TrainingError
+from factory.errors import RecipeError, TrainingRefused
 
 PROBE_TOKENS = 128
 BLOCK, OUTER_BLOCK = 64, 256  # bitsandbytes: values to a scale, scales to an outer scale
@@ -53,7 +53,7 @@ class Footprint(NamedTuple):
 def measure(base: str, options: dict[str, Any], *, on_gpu: bool) -> Footprint:
     """The footprint of a training with these options (`QLoRAOptions`).
 
-    Raises RecipeError where the base has no config.json that transformers knows, TrainingError where its
+    Raises RecipeError where the base has no config.json that transformers knows, TrainingRefused where its
     weights are of another shape than that says.
     """
     import torch
@@ -144,7 +144,7 @@ def _check_header(folder: Path, num_values: int, embedding: Any) -> None:
     wanted = (num_values, num_values + embedding.weight.numel())
     if files and all(abs(found - num) > num / 1000 for num in wanted):  # some store a few buffers
         what = f"config.json describes {num_values:,} values, but the weights are {found:,}"
-        raise TrainingError(what, where=str(folder), hint="they do not belong together")
+        raise TrainingRefused(what, where=str(folder), hint="they do not belong together")
 
 
 def _num_in_header(file: Path) -> int:

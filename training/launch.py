@@ -19,6 +19,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Final
 
+from factory.errors import TrainingError
+from training.reported import told
+
 CONFIGURATIONS: Final = {"ddp": "ddp.yaml", "fsdp": "fsdp_qlora.yaml"}
 SECONDS_OF_ONE_FAILURE: Final = 10  # the others are ended later than that, if they do not end when asked
 
@@ -155,7 +158,7 @@ def explain(
 def _event(process: int, what: str, num_processes: int, log: Path) -> dict[str, Any]:
     hint = "perhaps memory ran out: lower batch_size" if "SIGKILL" in what else "the log tells more"
     text = f"process {process + 1} of {num_processes} {what}"
-    return {"event": "error", "what": text[:600], "where": str(log), "hint": hint, "diverged": False}
+    return {"event": "error", **told(TrainingError(text[:600], where=str(log), hint=hint))}
 
 
 if __name__ == "__main__":

@@ -1,44 +1,50 @@
 """How long a dataset's samples are in a base's tokens, counted without refusing the long ones.
 
-A sample that cannot be learned for another reason is refused here as training would refuse it, so a plan
+Whatever else cannot be learned, judged answers too, is refused here as training would refuse it, so a plan
 over a dataset is also its check. The tokens are dropped once they are counted.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from factory.errors import TrainingError
 from factory.ports import SampleLengths
-from training.tokens import IGNORED, Chat, Row
+from training.tokens import IGNORED, Row
 
 
-def read_lengths(dataset: Path, base: str, max_length: int, split: bool = False) -> SampleLengths:
-    """The lengths of a JSONL file's chats, long ones as their parts where they are `split`.
+def read_lengths(dataset: Path, base: str, options: Mapping[str, Any]) -> SampleLengths:
+    """The lengths of a JSONL file's chats, long ones as their parts where the options split them.
 
-    Raises TrainingError for one that no max_length would save.
+    `options` are those of `QLoRAOptions`, `max_length` at least. Raises TrainingRefused for what no
+    max_length would save, and for judged answers that cannot be learned.
     """
     from transformers import AutoTokenizer
 
     from training.chats import read_chats
-    from training.splitting import split_long
-    from training.tokens import stop_ids_of, tokenize
+    from training.judged_answers import check_answers, read_judged
+    from training.splitting import fitting
+    from training.tokens import stop_ids_of, tokenize, too_long
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
         hint = "without --dataset the plan needs none"
         raise TrainingError("the base has no tokenizer", where=base, hint=hint) from error
-    chats: Iterator[Chat] = read_chats(dataset)
-    try:
-        if split:
-            chats = split_long(chats, tokenizer, max_length)
-        rows = tokenize(chats, tokenizer, stop_ids_of(base, tokenizer), sys.maxsize)
-    except OSError as error:
-        raise TrainingError(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
-    return count_lengths(rows, max_length)
+    stop_ids, max_length = stop_ids_of(base, tokenizer), options["max_length"]
+    if max_length <= tokenizer.model_max_length:  # what is longer than the base's context is refused below
+        logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+    chats = list(fitting(read_chats(dataset), tokenizer, options))
+    rows = tokenize(chats, tokenizer, stop_ids, sys.maxsize)
+    judged = read_judged(dataset, (options.get("preference") or {}).get("method"))
+    check_answers(judged, tokenizer, stop_ids, max_length)
+    places = [chat["where"] for chat in chats]
+    refused = too_long(rows, places, max_length, split=options.get("split_long", False))
+    return count_lengths(rows, max_length)._replace(refusal=str(refused or ""))
 
 
 def count_lengths(rows: Sequence[Row], max_length: int) -> SampleLengths:

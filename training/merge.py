@@ -20,6 +20,7 @@ from factory.ports import MergeJob, OnProgress
 from factory.types import Json
 from training.adapters import identify, resolve_base
 from training.qlora import environment, send
+from training.reported import heard
 
 NUM_TOKENS = 32  # of an answer, and of a question's end, along which adapter and merge are compared
 
@@ -109,7 +110,7 @@ def _follow(process: subprocess.Popen[str], on_progress: OnProgress) -> dict[str
         elif event["event"] == "done":
             return dict(event["found"])
         else:
-            raise TrainingError(event["what"], where=event["where"], hint=event["hint"])
+            raise heard(event)
     return None
 
 

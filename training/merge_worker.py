@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from factory.errors import FactoryError, TrainingError
 from training.divergence import Divergence
+from training.reported import told
 from training.room import check_room, device
 from training.worker import die_with, set_threads
 
@@ -64,7 +65,7 @@ def main() -> int:
         set_threads(job["num_threads"])
         emit("done", found=merge(job, step))
     except FactoryError as error:
-        emit("error", what=error.what, where=error.where, hint=error.hint)
+        emit("error", **told(error))
         return 1
     return 0
 

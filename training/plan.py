@@ -76,6 +76,7 @@ def make_plan(
         num_steps=num_steps,
         num_tokens=num_tokens,
         tokens_per_second=_speed(found, options, device, lengths),
+        refusals=tuple(_refusals(found, options, lengths)),
         notes=tuple(_notes(found, options, device, lengths)),
     )
 
@@ -265,6 +266,15 @@ def _speed(found: Footprint, options: Options, device: Device, lengths: SampleLe
     return float(options.get("processes", 1) * num_tokens / max(seconds, launches))
 
 
+def _refusals(found: Footprint, options: Options, lengths: SampleLengths | None) -> Iterator[str]:
+    """What training would refuse of the dataset and the base."""
+    if lengths is not None and lengths.refusal:
+        yield lengths.refusal
+    if found.num_other and options["quantize"]:
+        what = "values in layers are no linear matrices and would stay in 16 bit — set quantize: false"
+        yield f"{found.num_other:,} {what}"
+
+
 def _notes(
     found: Footprint, options: Options, device: Device, lengths: SampleLengths | None
 ) -> Iterator[str]:
@@ -283,16 +293,6 @@ def _notes(
         yield "the card is not in the table, so nothing is said of its speed"
     if lengths is None:
         yield f"no dataset is given: every batch is taken to be {options['max_length']:,} tokens long"
-    elif lengths.num_refused:
-        yield (
-            f"{lengths.num_refused} samples are longer than max_length={options['max_length']} (the longest "
-            f"has {lengths.longest_refused} tokens); training refuses them, nothing is cut"
-        )
-    if found.num_other and options["quantize"]:
-        yield (
-            f"{found.num_other:,} values in layers are no linear matrices and would stay in 16 bit: training "
-            "refuses that, so set quantize: false"
-        )
     if passed := [f"{group}.{name}" for group in ("sft", "lora") for name in options.get(group) or ()]:
         yield f"{', '.join(passed)}: not in it, for the plan knows no fields of the libraries' own"
     if options.get("preference"):

@@ -2,16 +2,14 @@
 
 DPO (arXiv 2305.18290) learns pairs, KTO (arXiv 2402.01306) single answers with a label, as TRL has them.
 The reference is the adapter as supervised training left it, which TRL copies beside it and freezes; it is
-gone when this returns. Lines of the dataset hold `prompt` with `chosen` and `rejected`, or with `completion`
-and `label` (whether it is a good one). None is truncated: each answer is checked as a chat of its own.
+gone when this returns. What the dataset holds of them is read by
+`training.judged_answers`.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,52 +20,12 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from factory.errors import TrainingError
 from training import ranks
-from training.chats import are_turns, is_judged, place
 from training.curves import curve_of
+from training.judged_answers import Judged
 from training.launch import samples_per_step
-from training.tokens import tokenize
 from training.trackers import named_run, trackers
 
-Judged = dict[str, Any]  # a pair or a labelled answer, as in the dataset
-ANSWERS = ("chosen", "rejected", "completion")
 MOST_DESIRED = 4 / 3  # what good answers may weigh together, where the bad ones weigh 1
-
-
-def read_judged(dataset: Path, method: str | None) -> list[Judged]:
-    """The pairs of a JSONL file for `dpo`, its labelled answers for `kto`; a pair counts as two of these.
-
-    Raises TrainingError for a malformed one, for what the method cannot learn, and for any without a method.
-    """
-    lines = list(_read(dataset))
-    if lines and method is None:
-        hint = "set `preference` in the training's options"
-        what = "the dataset holds judged answers and no preference is trained"
-        raise TrainingError(what, where=str(dataset), hint=hint)
-    if method != "kto":
-        if any("label" in line for line in lines):
-            hint = "set `method: kto` in `preference`"
-            raise TrainingError("DPO learns pairs, not labelled answers", where=str(dataset), hint=hint)
-        return lines
-    labelled = [each for line in lines for each in _labelled(line)]
-    if len({each["label"] for each in labelled}) == 1:
-        which = "good" if labelled[0]["label"] else "bad"
-        hint = "people must have judged some of both, or leave `preference` out"
-        raise TrainingError(f"KTO needs good and bad answers, all are {which}", where=str(dataset), hint=hint)
-    return labelled
-
-
-def check_answers(judged: Sequence[Judged], tokenizer: Any, stop_ids: set[int], max_length: int) -> None:
-    """Raises TrainingError where an answer cannot be learned as it is."""
-    for side in ANSWERS:
-        chats = [{"messages": [*line["prompt"], *line[side]]} for line in judged if side in line]
-        try:
-            if chats:
-                tokenize(chats, tokenizer, stop_ids, max_length)
-        except TrainingError as error:
-            what, where = f"of the judged answers ({side}), {error.what}", error.where
-            hint = error.hint if where else "raise max_length, or drop them; split_long does not cut these"
-            where = where.replace("the dataset", "them")
-            raise TrainingError(what, where=where, hint=hint) from error
 
 
 def num_steps(num_judged: int, options: dict[str, Any]) -> int:
@@ -169,28 +127,3 @@ def _whole_batches(labelled: Sequence[Judged], config: dict[str, Any]) -> Iterat
     while wanted > 0:
         yield from random.sample(labelled, min(wanted, len(labelled)))
         wanted -= len(labelled)
-
-
-def _read(dataset: Path) -> Iterator[Judged]:
-    with dataset.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            found = json.loads(line)
-            if not is_judged(found):
-                continue
-            keys = ("chosen", "rejected") if "chosen" in found else ("completion",)
-            judged = {key: found.get(key) for key in ("prompt", *keys)}
-            is_labelled = "chosen" in found or isinstance(found["label"], bool)
-            if not is_labelled or not all(map(are_turns, judged.values())):
-                what = 'a judged answer is a line like {"prompt": […], "chosen": […], "rejected": […]} or '
-                what += '{"prompt": […], "completion": […], "label": true}, with turns in the lists'
-                raise TrainingError(what, where=place(dataset, number))
-            yield judged if "chosen" in found else {**judged, "label": found["label"]}
-
-
-def _labelled(line: Judged) -> Iterator[Judged]:
-    """A line as labelled answers: itself, or the two sides of a pair."""
-    if "label" in line:
-        yield line
-        return
-    for side, label in (("chosen", True), ("rejected", False)):
-        yield {"prompt": line["prompt"], "completion": line[side], "label": label}

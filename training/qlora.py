@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from factory.domain import Domain
-from factory.errors import DivergedError, RecipeError, TrainingError
+from factory.errors import RecipeError, TrainingError, TrainingRefused
 from factory.models.folders import find_model
 from factory.ports import MergeJob, OnProgress, TrainingPlan
 from factory.sweep import Sweep
@@ -33,11 +34,13 @@ from factory.types import Adapter, GoldItem, Json, Message, digest
 from training import launch
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
 from training.options import QLoRAOptions
+from training.reported import heard
 from training.resume import open_partial
 from training.trackers import check_installed
 
 # An adapter without these options is named as ever.
 BY_CHOICE = ("preference", "split_long", "sft", "lora", "early_stopping")
+WARNS = "bitsandbytes.backends.cpu.ops"  # of a kernel from the hub, which nothing here needs
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class QLoRA:
         """Blocks until the adapter stands in `directory`.
 
         `base` is a folder relative to the recipe or a hub name. Raises RecipeError for a base without
-        weights, TrainingError for samples that cannot be learned and when training fails. One that was cut
-        off goes on from its last checkpoint.
+        weights, TrainingRefused for samples that cannot be learned, TrainingError when training fails. One
+        that was cut off goes on from its last checkpoint.
         """
         return self.train_all([TrainingJob(dataset, base, directory)], on_progress)[0]
 
@@ -95,19 +98,18 @@ class QLoRA:
         """What `train` would need and take, on a named card or on what is here; loads no weights.
 
         Raises InputError for a card that is not known, RecipeError for a base without config.json, and
-        TrainingError for samples that cannot be learned at any length.
+        TrainingRefused for samples that cannot be learned at any length.
         """
         from training import devices
         from training.footprint import measure
         from training.lengths import read_lengths
         from training.plan import make_plan
 
+        logging.getLogger(WARNS).setLevel(logging.ERROR)
         device = devices.at_hand(self.options.num_threads) if gpu is None else devices.named(gpu)
         options = self.options.model_dump(mode="json")
         path, _ = find_model(self.domain.folder, base)
-        lengths = None
-        if dataset is not None:
-            lengths = read_lengths(dataset, path, self.options.max_length, self.options.split_long)
+        lengths = None if dataset is None else read_lengths(dataset, path, options)
         return make_plan(path, options, device, lengths, partial(measure, path, on_gpu=device.is_gpu))
 
     def sweep(
@@ -132,7 +134,7 @@ class QLoRA:
         try:
             dataset_digest = hash_file(job.dataset)
         except OSError as error:
-            raise TrainingError(
+            raise TrainingRefused(
                 f"cannot read the dataset: {error.strerror}", where=str(job.dataset)
             ) from error
         seed = self.domain.recipe.seed
@@ -214,8 +216,7 @@ class QLoRA:
             elif event["event"] == "done":
                 num_done += 1
             else:
-                kind = DivergedError if event["diverged"] else TrainingError
-                raise kind(event["what"], where=event["where"], hint=event["hint"])
+                raise heard(event)
         return num_done
 
     def _fail(self, code: int, log: Path) -> None:

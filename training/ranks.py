@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from factory.errors import TrainingError
+from factory.errors import TrainingRefused
 
 Value = TypeVar("Value")
 
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 def join(options: Mapping[str, Any]) -> None:
     """Waits until all are there; from then on each has a GPU of its own, or its share of the processor.
 
-    Raises TrainingError where there are GPUs, but fewer than processes, and where none is to share a base.
+    Raises TrainingRefused where there are GPUs, but fewer than processes, and where none is to share a base.
     """
     num_processes = options.get("processes", 1)
     if num_processes == 1:
@@ -31,13 +31,13 @@ def join(options: Mapping[str, Any]) -> None:
     num_gpus = torch.cuda.device_count()
     if not num_gpus and options["parallel"] == "fsdp":
         what = "parallel is fsdp, but there is no GPU, and on a processor accelerate shares no base"
-        raise TrainingError(what, hint="set parallel: ddp to try several processes without one")
+        raise TrainingRefused(what, hint="set parallel: ddp to try several processes without one")
     if 0 < num_gpus < num_processes:
         hint = "lower `processes`; each takes a GPU of its own"
         what = (
             f"processes is {num_processes}, but of GPUs there {'is' if num_gpus == 1 else 'are'} {num_gpus}"
         )
-        raise TrainingError(what, hint=hint)
+        raise TrainingRefused(what, hint=hint)
     PartialState(cpu=not num_gpus)
 
 

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from factory.errors import TrainingError
+from factory.errors import TrainingRefused
 from training.adapters import UNCOUNTED, differences
 
 CHECKPOINTS: Final = "checkpoints"
@@ -23,7 +23,7 @@ IDENTIFYING: Final = ("options", "seed", "base", "base_digest", "dataset_digest"
 def open_partial(job: dict[str, Any]) -> None:
     """Makes the job's hidden folder, or keeps it where the very same training left a checkpoint in it.
 
-    Raises TrainingError, with the fields that differ, where another training did.
+    Raises TrainingRefused, with the fields that differ, where another training did.
     """
     partial = Path(job["partial"])
     plan = {name: job[name] for name in IDENTIFYING if name in job}
@@ -31,15 +31,19 @@ def open_partial(job: dict[str, Any]) -> None:
     if newest_checkpoint(partial) is not None:
         found = _read_plan(partial)
         if {**found, "base": plan["base"]} != plan:  # it may lie elsewhere now
-            raise TrainingError(
+            raise TrainingRefused(
                 f"another training was cut off here, of another {' and '.join(differences(found, job))}",
                 where=str(partial),
                 hint="train into another folder, or delete this one to give its checkpoints up",
             )
         return
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        what = f"the adapter cannot be written: {error.strerror or error}"
+        raise TrainingRefused(what, where=job["directory"]) from error
 
 
 def newest_checkpoint(partial: Path) -> Path | None:

@@ -22,7 +22,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
-from factory.errors import TrainingError
+from factory.errors import TrainingError, TrainingRefused
 from training import ranks
 from training.chats import place, read_chats
 from training.checkpoints import Checkpoints, tokens_before
@@ -30,9 +30,10 @@ from training.curves import curve_of
 from training.early_stopping import EarlyStopping, dev_rows
 from training.exhausted import ran_out, what_to_lower
 from training.fields import REFUSALS
+from training.judged_answers import Judged, check_answers, read_judged
 from training.launch import samples_per_step
-from training.preference import Judged, check_answers, prefer, read_judged
 from training.preference import num_steps as num_judged_steps
+from training.preference import prefer
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.splitting import fitting
 from training.steps import OnStep, Steps
@@ -62,7 +63,7 @@ class Prepared:
 
 
 def prepare(job: dict[str, Any]) -> Prepared:
-    """Reads and checks the samples; raises TrainingError where one cannot be learned."""
+    """Reads and checks the samples; raises TrainingRefused where one cannot be learned."""
     options = job["options"]
     try:
         tokenizer = AutoTokenizer.from_pretrained(job["base"])
@@ -71,7 +72,8 @@ def prepare(job: dict[str, Any]) -> Prepared:
     stop_ids = stop_ids_of(job["base"], tokenizer)
     dataset = Path(job["dataset"])
     chats = list(fitting(read_chats(dataset), tokenizer, options))
-    rows = tokenize(chats, tokenizer, stop_ids, options["max_length"])
+    split = options.get("split_long", False)
+    rows = tokenize(chats, tokenizer, stop_ids, options["max_length"], split=split)
     dev = dev_rows(job.get("dev", ()), tokenizer, stop_ids, options)
     if held_out := {place(dataset, number) for number in job.get("held_out", ())}:
         dev = [row for row, chat in zip(rows, chats, strict=True) if chat["where"] in held_out]
@@ -111,7 +113,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         passed = {"sft", "lora"} & prepared.job["options"].keys()
         if passed and isinstance(error, REFUSALS):
             hint = f"it may come of what is set under {' or '.join(sorted(passed))}"
-            raise TrainingError(f"the libraries refuse it: {error}", hint=hint) from error
+            raise TrainingRefused(f"the libraries refuse it: {error}", hint=hint) from error
         if not ran_out(error):
             raise
         longest = max(len(row.input_ids) for row in prepared.rows)
@@ -168,7 +170,7 @@ def load_base(job: dict[str, Any]) -> tuple[Any, int]:
 
 
 def check_quantized(model: Any, base: str) -> int:
-    """Counts Linear4bit layers; raises TrainingError if any other weight matrix is left in the layers.
+    """Counts Linear4bit layers; raises TrainingRefused if any other weight matrix is left in the layers.
 
     transformers keeps fused mixture-of-experts weights in 16 bit without a word (bitsandbytes#1849). On a
     processor with AVX-512 BF16 a layer that answers packs its weights anew, with scales in bfloat16, and from
@@ -187,7 +189,7 @@ def check_quantized(model: Any, base: str) -> int:
                 f"{name}.{key}" for key, value in module.named_parameters(recurse=False) if value.ndim > 1
             ]
     if plain or not num_linear4bit:
-        raise TrainingError(
+        raise TrainingRefused(
             f"{len(plain)} weight matrices were not quantised, such as {plain[0] if plain else 'all'}",
             where=base,
             hint="set quantize: false for this base",
@@ -268,7 +270,7 @@ def check_first_batch(trainer: SFTTrainer, prepared: Prepared) -> None:
     batch = next(iter(trainer.get_train_dataloader()), None)
     if batch is None:
         hint = "lower batch_size, or leave sft.dataloader_drop_last out"
-        raise TrainingError("the samples do not fill one batch, and less is dropped", hint=hint)
+        raise TrainingRefused("the samples do not fill one batch, and less is dropped", hint=hint)
     for labels in batch["labels"].tolist():
         if not ends_every_turn(labels, prepared.stop_ids, prepared.tokenizer):
             text = prepared.tokenizer.decode([label for label in labels if label != IGNORED])

@@ -17,9 +17,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from factory.errors import DivergedError, RecipeError, TrainingError
+from factory.errors import DivergedError, RecipeError, TrainingRefused
 from factory.ports import OnProgress
 from factory.sweep import Sweep, SweptRate
+from training.chats import read_lines
 from training.options import EarlyStoppingOptions, QLoRAOptions
 from training.qlora import QLoRA, TrainingJob
 
@@ -36,7 +37,7 @@ def sweep(
     num_steps: int,
     on_progress: OnProgress,
 ) -> Sweep:
-    """Trains at each rate; raises TrainingError for samples that cannot be learned, RecipeError for fsdp."""
+    """Trains at each rate; raises TrainingRefused for what cannot be learned, RecipeError for fsdp."""
     if trainer.options.parallel == "fsdp":
         what = "a sweep looks at held-out samples, which needs the whole base on each GPU"
         raise RecipeError(what, where="parallel", hint="sweep with parallel: ddp")
@@ -60,17 +61,10 @@ def sweep(
 
 def split(dataset: Path, seed: int) -> tuple[list[int], list[int]]:
     """The numbers of lines that hold chats, from 1: those to learn, and those held out, at least one."""
-    chats = []
-    try:
-        with dataset.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if "messages" in _read(line, f"{dataset}:{number}"):
-                    chats.append(number)
-    except OSError as error:
-        raise TrainingError(f"cannot read the dataset: {error.strerror}", where=str(dataset)) from error
+    chats = [number for number, where, line in read_lines(dataset) if "messages" in _read(line, where)]
     if len(chats) < 2:
         hint = "one to learn and one to hold out at least"
-        raise TrainingError(f"a sweep needs more than {len(chats)} samples", where=str(dataset), hint=hint)
+        raise TrainingRefused(f"a sweep needs more than {len(chats)} samples", where=str(dataset), hint=hint)
     Random(seed).shuffle(chats)  # noqa: S311 (an order)
     num_held_out = min(max(1, round(HELD_OUT * len(chats))), MAX_HELD_OUT)
     return chats[num_held_out:], chats[:num_held_out]
@@ -80,9 +74,9 @@ def _read(line: str, where: str) -> Mapping[str, Any]:
     try:
         found = json.loads(line)
     except ValueError as error:
-        raise TrainingError("not a line of JSON", where=where) from error
+        raise TrainingRefused("not a line of JSON", where=where) from error
     if not isinstance(found, dict) or not {"messages", "prompt"} & found.keys():
-        raise TrainingError("neither a chat nor a judged answer", where=where)
+        raise TrainingRefused("neither a chat nor a judged answer", where=where)
     return found
 
 

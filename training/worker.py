@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from factory.errors import DivergedError, FactoryError
+from factory.errors import FactoryError, TrainingError
+from training.reported import told
 from training.resume import close_partial
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -55,13 +56,12 @@ def main() -> int:
             report("done", job=index)
         ranks.leave()
     except FactoryError as error:
-        diverged = isinstance(error, DivergedError)
-        emit("error", what=error.what, where=error.where, hint=error.hint, diverged=diverged)
+        emit("error", **told(error))
         return 1
     except Exception as error:
         if num_processes > 1:  # the log's end may be another's
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            emit("error", what=what, where="", hint="", process=int(os.environ["RANK"]))
+            emit("error", **told(TrainingError(what)), process=int(os.environ["RANK"]))
         raise
     return 0
 

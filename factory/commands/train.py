@@ -211,7 +211,11 @@ def _print_plan(found: dict[str, Any]) -> None:
 
     needed, there = found["bytes"] / GIB, found["memory_bytes"] / GIB
     verdict = "it fits" if found["fits"] else "it does not fit"
+    if found["refusals"]:
+        verdict = f"{'but' if found['fits'] else 'it does not fit, and'} training refuses this"
     print_text(f"{found['base']} on {found['device']}: {needed:.2f} of {there:.2f} GiB, {verdict}")
+    for refusal in found["refusals"]:
+        print_text(refusal)
     if found["change"]:
         words = ", ".join(f"{name}: {_yaml(value)}" for name, value in found["change"].items())
         print_text(f"it fits with {words} ({found['changed_bytes'] / GIB:.2f} GiB)")
