@@ -157,9 +157,12 @@ class Refiner(Protocol):
 
 
 class OnProgress(Protocol):
-    """Called by long work with how much is done, of how much, and a short text such as a loss."""
+    """Called by long work with how much is done, of how much, and a short text such as a loss.
 
-    def __call__(self, done: int, total: int, detail: str = "") -> None: ...
+    A `total` of None is one that is not known yet; `earlier` of what is done was done by an earlier command.
+    """
+
+    def __call__(self, done: int, total: int | None, detail: str = "", *, earlier: int = 0) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,10 @@ class Trainer(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Ends a `train` that another thread waits for, which then raises `TrainingError`."""
+        """Ends a `train` that another thread waits for, which then raises `TrainingError`.
+
+        It may take a minute to save what was learned; called again it must end at once.
+        """
         ...
 
 

@@ -38,7 +38,7 @@ FACTS = {
 }
 
 
-def no_progress(done, total, detail=""):
+def no_progress(done, total, detail="", **_):
     pass
 
 

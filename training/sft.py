@@ -36,6 +36,7 @@ from training.preference import num_steps as num_judged_steps
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.splitting import fitting
 from training.steps import OnStep, Steps
+from training.stopping import WISH, Stopped
 from training.tokens import IGNORED, Row, ends_every_turn, stop_ids_of, tokenize
 from training.trackers import named_run, trackers
 
@@ -85,8 +86,11 @@ def prepare(job: dict[str, Any]) -> Prepared:
     return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged, dev)
 
 
-def train(prepared: Prepared, on_step: OnStep) -> None:
-    """Writes adapter, tokenizer-free, and training.json into the job's partial folder."""
+def train(prepared: Prepared, on_step: OnStep) -> dict[str, int]:
+    """Writes adapter, tokenizer-free, and training.json into the job's partial folder.
+
+    Returns the best step and how many were planned, where early stopping ended it before those.
+    """
     partial = Path(prepared.job["partial"])
     started = time.monotonic()
     found: dict[str, Any] = {}
@@ -102,9 +106,14 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         loss = float(losses[-1] if losses else result.training_loss)
         curve = curve_of(trainer.state.log_history, "sft")
+        stopped_early: dict[str, int] = {}
         if early is not None:
             found |= early.finish()
+            if trainer.state.global_step < trainer.state.max_steps:
+                stopped_early = {"best_step": found["best_step"], "planned": trainer.state.max_steps}
         if prepared.judged:
+            if ranks.of_first(WISH.is_there):  # nothing can be saved from here on
+                raise Stopped
             steps = Steps(on_step, partial, before=trainer.state.global_step)
             found |= prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
     except (torch.OutOfMemoryError, RuntimeError, MemoryError, *REFUSALS) as error:
@@ -119,7 +128,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
     shared = ranks.gather(trainer.model)
     if not ranks.is_first():
-        return
+        return stopped_early
     num_trainable = save_adapter(trainer.model, partial, shared)
     num_tokens = trainer._total_train_tokens - earlier_tokens
     record = {
@@ -141,6 +150,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "versions": {name: version(name) for name in PACKAGES},
     }
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return stopped_early
 
 
 def load_base(job: dict[str, Any]) -> tuple[Any, int]:
