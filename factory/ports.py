@@ -157,10 +157,7 @@ class Refiner(Protocol):
 
 
 class OnProgress(Protocol):
-    """Called by long work with how much is done, of how much, and a short text such as a loss.
-
-    A `total` of None is one that is not known yet; `earlier` of what is done was done by an earlier command.
-    """
+    """How much is done, of how much (None: unknown yet), a text such as a loss, and what was done earlier."""
 
     def __call__(self, done: int, total: int | None, detail: str = "", *, earlier: int = 0) -> None: ...
 
@@ -265,10 +262,7 @@ class Trainer(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Ends a `train` that another thread waits for, which then raises `TrainingError`.
-
-        It may take a minute to save what was learned; called again it must end at once.
-        """
+        """Has a `train` in another thread save what it can and raise `TrainingError`; again: at once."""
         ...
 
 

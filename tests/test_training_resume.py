@@ -27,7 +27,7 @@ def checkpointing(folder: Path, kind=QLoRA, **options):
 
 
 def cut_after(step: int):
-    def on_progress(done, total, detail=""):
+    def on_progress(done, total, detail="", **_):
         if done >= step:
             raise Cut
 

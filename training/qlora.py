@@ -165,9 +165,13 @@ class QLoRA:
             "seed": seed,
             "base_digest": base_digest,
             "dataset_digest": dataset_digest,
-            "checkpoint_seconds": math.inf if self.options.parallel == "fsdp" else self.CHECKPOINT_SECONDS,
+            "checkpoint_seconds": self.CHECKPOINT_SECONDS if self._goes_on(job) else math.inf,
             "identity": identify(options, base_digest, dataset_digest, seed, dev.get("dev_digest")),
         }
+
+    def _goes_on(self, job: TrainingJob) -> bool:
+        """Whether checkpoints are of use: FSDP writes none, and a sweep's folders are gone afterwards."""
+        return self.options.parallel != "fsdp" and not job.held_out
 
     def _dev(self, job: TrainingJob) -> dict[str, Any]:
         """What early stopping looks at, and its digest: gold dev, as the evaluator asks it if it can tell."""
