@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from test_qlora import base, facts_dataset, no_progress, trainer  # noqa: F401 (
 from trained_here import Here
 
 from factory.errors import TrainingError
-from training.qlora import QLoRA
+from training.qlora import QLoRA, TrainingJob
 from training.resume import newest_checkpoint, step_of
 
 OPTIONS = {"batch_size": 2, "dropout": 0.1, "max_steps": 40, "gradient_accumulation": 2}
@@ -165,3 +166,11 @@ def test_a_training_that_is_stopped_before_it_begins_says_that_nothing_is_kept(t
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, **OPTIONS).train(facts_dataset(tmp_path), str(base), tmp_path / "out", interrupt)
     assert told[-1] == "no checkpoint yet: starts again" and step_of(tmp_path / ".out.partial") == 0
+
+
+def test_a_sweep_writes_no_checkpoint_for_its_folder_is_gone_afterwards(tmp_path, base):  # noqa: F811
+    jobs = [
+        TrainingJob(facts_dataset(tmp_path), str(base), tmp_path / "out", held_out) for held_out in ((), (1,))
+    ]
+    found = [trainer(tmp_path)._describe(job)["checkpoint_seconds"] for job in jobs]
+    assert found == [120.0, math.inf]
