@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _tell(error, as_json="json" in _values(words, "--log-format"))
     if result == 130:
-        print("stopped; the same command goes on where it left", file=sys.stderr)
+        print("stopped; the same command goes on with what is stored", file=sys.stderr)
     return result if isinstance(result, int) else 0
 
 

@@ -131,7 +131,7 @@ async def train(bench: Bench, number: int, dataset_id: str) -> Adapter:
     dataset = freezing.write_dataset(bench, dataset_id)
     with (
         bench.stage(number, "train") as detail,
-        bench.progress.stage(f"{bench.label(number)} train", 1, "steps") as bar,
+        bench.progress.stage(f"{bench.label(number)} train", None, "steps") as bar,
     ):
         async with bench.pool.device_free():
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)
@@ -149,11 +149,20 @@ def student_folder(bench: Bench, number: int) -> Path:
 async def train_in_thread(
     trainer: Trainer, dataset: Path, base: str, directory: Path, on_progress: OnProgress
 ) -> Adapter:
-    """Training beside the event loop, so that servers are watched meanwhile; ends with its caller."""
+    """Training beside the event loop, so that servers are watched meanwhile; ends with its caller.
+
+    A caller that is cancelled waits while the trainer saves what it learned; cancelled again it ends it.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(trainer.train, dataset, base, directory, on_progress))
+    work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # which nobody else may read
     try:
-        return await asyncio.to_thread(trainer.train, dataset, base, directory, on_progress)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
         trainer.cancel()
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError:
+            trainer.cancel()
         raise
 
 

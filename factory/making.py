@@ -56,7 +56,7 @@ async def refine(bench: Bench, number: int) -> None:
                 refiners,
                 round_samples(bench, number),
                 no_model,
-                on_progress=lambda done, _total, _text="": shown.update(
+                on_progress=lambda done, *_, **__: shown.update(
                     done, total, bench.engine.line(), values_of(count_actions(bench, number))
                 ),
             )

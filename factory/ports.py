@@ -157,9 +157,9 @@ class Refiner(Protocol):
 
 
 class OnProgress(Protocol):
-    """Called by long work with how much is done, of how much, and a short text such as a loss."""
+    """How much is done, of how much (None: unknown yet), a text such as a loss, and what was done earlier."""
 
-    def __call__(self, done: int, total: int, detail: str = "") -> None: ...
+    def __call__(self, done: int, total: int | None, detail: str = "", *, earlier: int = 0) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Trainer(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Ends a `train` that another thread waits for, which then raises `TrainingError`."""
+        """Has a `train` in another thread save what it can and raise `TrainingError`; again: at once."""
         ...
 
 

@@ -38,6 +38,7 @@ class Stage:
         self.values: Mapping[str, Any] = {}
         self._unit = unit
         self._started = time.monotonic()
+        self._earlier, self._earlier_until = 0, self._started
         self._lock = threading.Lock()
 
     def advance(self, num: int = 1, detail: str = "") -> None:
@@ -52,9 +53,16 @@ class Stage:
         total: int | None = None,
         detail: str = "",
         values: Mapping[str, Any] | None = None,
+        *,
+        earlier: int = 0,
     ) -> None:
-        """So many units are done in all, of so many; `values` say what the detail says, for programs."""
+        """So many units are done in all, of so many; `values` say what the detail says, for programs.
+
+        Of `earlier` units, which an earlier command did, no rate is made: it counts from here on.
+        """
         with self._lock:
+            if earlier:
+                self._earlier, self._earlier_until = earlier, time.monotonic()
             self.done = done
             self.total = self.total if total is None else total
             self.detail = detail or self.detail
@@ -64,8 +72,8 @@ class Stage:
         """Count, rate, seconds taken and left, and detail, for programs."""
         with self._lock:
             done, total, detail, values = self.done, self.total, self.detail, self.values
+            rate = self._rate()
         seconds = time.monotonic() - self._started
-        rate = done / seconds if seconds > 0 else 0.0
         left = (total - done) / rate if total is not None and rate else None
         found = {"stage": self.name, "done": done, "total": total, "unit": self._unit}
         found |= {"per_second": round(rate, 2), "seconds": round(seconds, 2)}
@@ -75,19 +83,25 @@ class Stage:
         """Count, rate, time left (time taken, once finished) and detail, on one line."""
         with self._lock:
             done, total, detail = self.done, self.total, self.detail
+            rate = self._rate()
         seconds = time.monotonic() - self._started
         count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-        parts = [f"{count} {self._unit}".rstrip()]
-        if done and seconds > 0:
-            rate = done / seconds
+        knows_nothing = not done and total is None and detail
+        parts = [] if knows_nothing else [f"{count} {self._unit}".rstrip()]
+        if rate:
             parts.append(f"{rate:,.1f}/s" if rate < 100 else f"{rate:,.0f}/s")
             if total is not None and total > done and not finished:
-                parts.append(f"{clock(seconds * (total - done) / done)} left")
-        if finished or not done:
+                parts.append(f"{clock((total - done) / rate)} left")
+        if finished or not rate:
             parts.append(f"{clock(seconds)}")
         if detail:
             parts.append(detail)
         return printable_line(", ".join(parts), WIDTH)
+
+    def _rate(self) -> float:
+        """Units a second of those that were done here; 0 before the first."""
+        seconds = time.monotonic() - (self._earlier_until if self._earlier else self._started)
+        return (self.done - self._earlier) / seconds if seconds > 0 else 0.0
 
 
 class Progress:

@@ -191,7 +191,7 @@ async def _refine(
             steps,
             samples,
             _no_model(),
-            on_progress=lambda done, _total, detail="": shown.update(done, num_lines, detail),
+            on_progress=lambda done, *told, **_: shown.update(done, num_lines, *told[1:]),
         )
 
 

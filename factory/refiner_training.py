@@ -157,7 +157,7 @@ async def _train(bench: Bench, drafts: Sequence[CheckedDraft], judged: Sequence[
     write_jsonl(chain(refiner_examples(bench.domain, drafts), judged), dataset)
     with (
         bench.stage(0, "train_refiner") as detail,
-        bench.progress.stage("train refiner", 1, "steps") as bar,
+        bench.progress.stage("train refiner", None, "steps") as bar,
     ):
         async with bench.pool.device_free():
             adapter = await train_in_thread(trainer, dataset, base, directory, bar.update)

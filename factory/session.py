@@ -176,7 +176,7 @@ def train_refiner(
     domain = open_domain(recipe_path, profile, lambda _: Needs(trained=("refiner",)))
     spec = domain.recipe.training["refiner"]
     trainer = create("trainers", spec, domain, "training.refiner")
-    with tempfile.TemporaryDirectory() as folder, progress.stage("train refiner", 1, "steps") as bar:
+    with tempfile.TemporaryDirectory() as folder, progress.stage("train refiner", None, "steps") as bar:
         dataset = Path(folder) / "refiner.jsonl"
         write_jsonl(refiner_examples(domain), dataset)
         base, _ = find_model(domain.folder, spec.base)
@@ -187,6 +187,7 @@ def train_refiner(
             raise type(error)(error.what, where=where, hint=error.hint) from error
     return {
         "adapter": str(adapter.path),
+        "already_there": adapter.was_there,
         "digest": adapter.digest,
         "steps": adapter.num_steps,
         "loss": adapter.loss,

@@ -62,6 +62,7 @@ def train_on(trained: Trained, dataset: Path, directory: Path, progress: Progres
         adapter = trainer.train(dataset, base, directory, bar.update)
     made = {
         "adapter": str(adapter.path),
+        "already_there": adapter.was_there,
         "digest": adapter.digest,
         "base": base,
         "dataset": str(dataset),

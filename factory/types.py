@@ -248,7 +248,8 @@ class Task:
 class Adapter:
     """A trained LoRA adapter on disk; `digest` is the hash of its weights file.
 
-    `curve` is what is known of its training: rows of `training_steps` without their `model_id`.
+    `curve` is what is known of its training: rows of `training_steps` without their `model_id`. `was_there`
+    says that it stood in its folder before, and nothing was trained.
     """
 
     path: Path
@@ -258,6 +259,7 @@ class Adapter:
     loss: float
     seconds: float
     curve: tuple[Mapping[str, Json], ...] = ()
+    was_there: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
         (EndpointError("no answer", kind="timeout"), 1, "error: no answer"),
         (KeyError("k"), 1, "internal error: KeyError: 'k' (--debug shows where)"),
         (OSError(28, "No space left on device", "/x/y"), 2, "error: /x/y: No space left on device"),
-        (KeyboardInterrupt(), 130, "stopped; the same command goes on where it left"),
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on with what is stored"),
         (InputError("evil \x1b[2J\nline"), 2, "error: evil ␛[2J line"),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_plea_to_end_is_an_orderly_stop(tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert found.returncode == 130
-    assert found.stderr == "stopped; the same command goes on where it left\n"
+    assert found.stderr == "stopped; the same command goes on with what is stored\n"
 
 
 def test_text_beyond_ascii_is_printed_under_any_locale(workspace: Path) -> None:

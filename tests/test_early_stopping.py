@@ -39,12 +39,17 @@ def record_of(adapter):
 @pytest.mark.train
 def test_the_best_adapter_is_kept_as_it_was_and_a_cut_training_ends_the_same(tmp_path, base):  # noqa: F811
     dataset = facts_dataset(tmp_path)
-    whole = watching(tmp_path, kind=Here).train(dataset, str(base), tmp_path / "whole", no_progress)
+    told = []
+    whole = watching(tmp_path, kind=Here).train(
+        dataset, str(base), tmp_path / "whole", lambda *a: told.append(a)
+    )
     record = record_of(whole)
     looks = {point["step"]: point["dev_loss"] for point in record["curve"] if "dev_loss" in point}
     best, last = record["best_step"], record["num_steps"]
     assert 0 < best < last < 200 and last == best + 2 * 4 and list(looks) == list(range(0, last + 1, 4))
     assert looks[best] == record["best_dev_loss"] == min(list(looks.values())[1:]) < looks[0]
+
+    assert told[-1] == (last, last, f"stopped early, of 200 planned: dev was best at step {best}")
 
     plain = trainer(
         tmp_path, Here, **OPTIONS, max_steps=best

@@ -229,7 +229,7 @@ def test_a_processor_is_planned_for_in_float32_and_it_is_said(tmp_path):
     with pytest.raises(RecipeError, match=r"no config\.json"):
         QLoRA(QLoRAOptions(), domain).plan(None, "./nowhere", "h100")
     (tmp_path / "d.jsonl").write_text("")
-    with pytest.raises(TrainingError, match="no tokenizer"):
+    with pytest.raises(TrainingError, match="tokenizer cannot be read: "):
         QLoRA(QLoRAOptions(), domain).plan(tmp_path / "d.jsonl", "8b", "h100")
 
 

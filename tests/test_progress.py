@@ -33,6 +33,28 @@ def test_a_stage_without_a_total_counts() -> None:
     assert stage.line() == "8, 2.0/s"
 
 
+def test_a_stage_that_cannot_count_yet_says_what_it_does() -> None:
+    stage = Stage("train", None, "steps")
+    assert stage.line() == "0 steps, 0s"
+    stage.update(0, None, "loads libraries")
+    assert stage.line() == "0s, loads libraries"
+    stage.update(0, 480, "the base loads")
+    assert stage.line() == "0/480 steps, 0s, the base loads"
+
+
+def test_what_an_earlier_command_did_makes_no_rate() -> None:
+    stage = Stage("train", None, "steps")
+    stage._started -= 20
+    stage.update(865, 2000, "goes on at step 865", earlier=865)
+    assert stage.line() == "865/2,000 steps, 20s, goes on at step 865"
+    assert stage.event()["per_second"] == 0 and stage.event()["seconds_left"] is None
+    stage._earlier_until -= 10
+    stage.update(905, 2000, "loss 0.1")
+    assert stage.line() == "905/2,000 steps, 4.0/s, 4m 33s left, loss 0.1"
+    assert stage.event()["per_second"] == 4 and stage.event()["seconds_left"] == pytest.approx(273.7, abs=0.2)
+    assert stage.line(finished=True) == "905/2,000 steps, 4.0/s, 20s, loss 0.1"
+
+
 def test_lines_come_now_and_then_and_at_the_end() -> None:
     stream = io.StringIO()
     progress = Progress(stream, interval_seconds=0.05)

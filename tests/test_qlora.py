@@ -39,7 +39,7 @@ FACTS = {
 }
 
 
-def no_progress(done, total, detail=""):
+def no_progress(done, total, detail="", **_):
     pass
 
 
@@ -158,14 +158,14 @@ def test_a_4bit_base_learns_eight_facts_and_keeps_its_weights(tmp_path, base):
     )
 
     assert (base / "model.safetensors").read_bytes() == before
-    assert [event[:2] for event in seen] == [(step, 150) for step in range(151)]
+    assert [event[:2] for event in seen] == [(0, None), *((step, 150) for step in range(151))]
     record = json.loads((out / "training.json").read_text())
     assert record["num_linear4bit"] == 4 * 7
     assert record["num_samples"] == 8 and record["num_learned_tokens"] < record["num_tokens"]
     assert (adapter.num_steps, adapter.path) == (150, out) and adapter.loss < 0.5
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["r"] == 32 and not config["modules_to_save"] and len(config["target_modules"]) == 7
-    assert not list(tmp_path.glob("adapters/.*"))
+    assert not list(tmp_path.glob("adapters/.*")) and not (out / "README.md").exists()
 
     from safetensors.torch import load_file as load_tensors
 
@@ -221,7 +221,7 @@ def test_several_jobs_share_a_process_and_one_refusal_leaves_no_folder(tmp_path,
     jobs = [TrainingJob(dataset, str(base), tmp_path / name) for name in ("raw", "refined")]
     seen = []
     first, second = trainer(tmp_path, max_steps=2).train_all(jobs, lambda *event: seen.append(event))
-    assert [event[:2] for event in seen] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [event[:2] for event in seen] == [(0, None), (0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     assert first.digest == second.digest and second.path == tmp_path / "refined"
 
     long = write_dataset(tmp_path, [chat("short?", "yes"), chat("long? " * 80, "no"), chat("x" * 500, "no")])

@@ -22,7 +22,7 @@ from factory.errors import TrainingError
 from training.adapters import read_adapter
 from training.launch import devices, explain, module, words_of
 from training.qlora import QLoRAOptions, TrainingJob
-from training.resume import newest_checkpoint
+from training.resume import newest_checkpoint, step_of
 
 TWO = {"processes": 2, "batch_size": 4}
 
@@ -143,7 +143,8 @@ def test_two_processes_learn_as_one_does_with_twice_the_batch(learned, by_two):
     """Whatever the lengths of the two batches: the loss is averaged over the tokens of both."""
     _, one = learned
     two = by_two.two
-    assert [event[:2] for event in by_two.seen] == [(step, 35) for step in range(36)]
+    told = [event[:2] for event in by_two.seen]
+    assert told == [(0, None), *((step, 35) for step in range(36))]
     assert two.digest == by_two.again.digest
     first, second = record_of(one), record_of(two)
     same_curve(first, second)
@@ -277,6 +278,23 @@ def test_cancelling_ends_all_processes(tmp_path, base):  # noqa: F811
     thread.join(20)
     assert [error.what for error in errors] == ["training was cancelled"] and all_end(found)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.train
+def test_ctrl_c_lets_all_processes_save_at_the_same_step(tmp_path, base):  # noqa: F811
+    told = []
+
+    def interrupt(done, total, detail=""):
+        told.append((done, detail))
+        if done == 7 and "loss" in detail:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, **TWO).train(dataset_of(tmp_path), str(base), tmp_path / "out", interrupt)
+    left = newest_checkpoint(tmp_path / ".out.partial")
+    step = step_of(tmp_path / ".out.partial")
+    assert 10 <= step < 60 and told[-1] == (step, f"goes on at step {step}")
+    assert {path.name for path in left.glob("rng_state_*.pth")} == {"rng_state_0.pth", "rng_state_1.pth"}
 
 
 @pytest.mark.train

@@ -73,7 +73,11 @@ def test_an_adapter_is_trained_on_a_file(folder, tmp_path, capsys):
     assert record["num_samples"] == 8 and record["options"]["max_steps"] == 2
 
     assert cli.main(words(folder, "--dataset", dataset, "--output", out, "--json")) == 0  # as it stands
-    assert json.loads(capsys.readouterr().out)["digest"] == found["digest"]
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == found | {"already_there": True} and found["already_there"] is False
+    assert "already there, nothing is trained" in printed.err and "0 steps" not in printed.err
+    assert cli.main(words(folder, "--dataset", dataset, "--output", out)) == 0
+    assert "already there: yes" in capsys.readouterr().out
     other = some(tmp_path / "other.jsonl", 9)
     line = refused(words(folder, "--dataset", other, "--output", out), 2, capsys)
     assert "holds an adapter of another dataset" in line

@@ -6,6 +6,10 @@ test_qlora, test_train_command, test_training_resume and test_several_processes.
 
 from __future__ import annotations
 
+import json
+from functools import partial
+
+from training.following import Follower
 from training.qlora import QLoRA
 from training.resume import close_partial, open_partial
 
@@ -21,6 +25,14 @@ class Here(QLoRA):
         torch.set_num_threads(self.options.num_threads)
         for job in jobs:
             open_partial(job)
-        for each in [sft.prepare(job) for job in jobs]:
-            sft.train(each, lambda step, of, loss: on_progress(step, of))
+        follower = Follower(jobs, on_progress)
+
+        def report(event, **values):
+            follower.take(json.dumps({"event": event, **values}))
+
+        prepared = [sft.prepare(job) for job in jobs]
+        report("plan", num_steps=[each.num_steps + each.num_judged_steps for each in prepared])
+        for index, each in enumerate(prepared):
+            stopped_early = sft.train(each, partial(report, "step", job=index))
             close_partial(each.job)
+            report("done", job=index, **stopped_early)

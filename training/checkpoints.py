@@ -21,6 +21,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from training import ranks
 from training.resume import CHECKPOINTS, LAST_WRITTEN, newest_checkpoint
+from training.stopping import WISH, Stopped
 
 
 def tokens_before(checkpoint: Path | None) -> int:
@@ -32,13 +33,23 @@ def tokens_before(checkpoint: Path | None) -> int:
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint where the last is so many seconds old, when a loss is logged that is a number."""
+    """Asks for a checkpoint when a loss is logged that is a number and the last is so many seconds old.
+
+    Where somebody asked the training to stop, it asks for one at once, and what was saved raises `Stopped`.
+    """
 
     def __init__(self, every_seconds: float, partial: Path) -> None:
         self._every_seconds, self._partial = every_seconds, partial
         self._last = time.monotonic()
         self._before_epoch = torch.empty(0)
         self._left = newest_checkpoint(partial)
+        self._stops = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        WISH.can_save = math.isfinite(self._every_seconds)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        WISH.can_save = False
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._left is not None:
@@ -54,8 +65,12 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         is_good = bool(values) and all(math.isfinite(value) for value in values)
         # What an early stop left is not to be gone on from: the last checkpoint before it leads there again.
         stops_early = control.should_training_stop and state.global_step < state.max_steps
-        is_due = is_good and ranks.of_first(time.monotonic() - self._last >= self._every_seconds)
-        if is_due and not stops_early:
+        if not is_good or stops_early:
+            return
+        age = time.monotonic() - self._last
+        is_due, is_asked = ranks.of_first((age >= self._every_seconds, WISH.is_there))
+        self._stops = is_asked and state.global_step < state.max_steps
+        if is_due or self._stops:
             control.should_save = True
             self._last = time.monotonic()
             if is_between_epochs(state):  # then the trainer begins the next from what each has saved
@@ -63,8 +78,13 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         ranks.wait()  # each writes the state of its own generator
-        if not ranks.is_first():
-            return
+        if ranks.is_first():
+            self._complete(state)
+        if self._stops:
+            ranks.wait()
+            raise Stopped
+
+    def _complete(self, state: Any) -> None:
         folder = self._partial / CHECKPOINTS / f"checkpoint-{state.global_step}"
         torch.save({"cpu": self._before_epoch}, folder / f".{LAST_WRITTEN}")
         (folder / f".{LAST_WRITTEN}").rename(folder / LAST_WRITTEN)

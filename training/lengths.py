@@ -34,7 +34,8 @@ def read_lengths(dataset: Path, base: str, options: Mapping[str, Any]) -> Sample
         tokenizer = AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
         hint = "without --dataset the plan needs none"
-        raise TrainingError("the base has no tokenizer", where=base, hint=hint) from error
+        what = f"the base's tokenizer cannot be read: {str(error).splitlines()[0]}"
+        raise TrainingError(what, where=base, hint=hint) from error
     stop_ids, max_length = stop_ids_of(base, tokenizer), options["max_length"]
     if max_length <= tokenizer.model_max_length:  # what is longer than the base's context is refused below
         logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)

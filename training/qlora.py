@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,8 +33,8 @@ from factory.tool_calls import chat_of
 from factory.types import Adapter, GoldItem, Json, Message, digest
 from training import launch
 from training.adapters import hash_file, identify, is_complete, read_adapter, resolve_base
+from training.following import Follower
 from training.options import QLoRAOptions
-from training.reported import heard
 from training.resume import open_partial
 from training.trackers import check_installed
 
@@ -61,7 +61,8 @@ class QLoRA:
     """A `factory.ports.Trainer`."""
 
     Options: ClassVar[type[BaseModel]] = QLoRAOptions
-    CHECKPOINT_SECONDS: ClassVar[float] = 120.0  # a shorter training writes none
+    CHECKPOINT_SECONDS: ClassVar[float] = 120.0  # a shorter training writes none, unless it is stopped
+    STOP_SECONDS: ClassVar[float] = 60.0  # then it is ended, whether or not it has written one
 
     def __init__(self, options: QLoRAOptions, domain: Domain) -> None:
         check_installed(options.tracker)
@@ -75,7 +76,7 @@ class QLoRA:
 
         `base` is a folder relative to the recipe or a hub name. Raises RecipeError for a base without
         weights, TrainingRefused for samples that cannot be learned, TrainingError when training fails. One
-        that was cut off goes on from its last checkpoint.
+        that was cut off goes on from its last checkpoint; Ctrl-C lets it write one, a second Ctrl-C does not.
         """
         return self.train_all([TrainingJob(dataset, base, directory)], on_progress)[0]
 
@@ -85,7 +86,11 @@ class QLoRA:
         pending = [each for each in described if not is_complete(Path(each["directory"]), each)]
         if pending:
             self._run(pending, on_progress)
-        return [read_adapter(job.directory) for job in jobs]
+        else:
+            on_progress(0, None, "already there, nothing is trained")
+        was_there = [each not in pending for each in described]
+        adapters = [read_adapter(job.directory) for job in jobs]
+        return [replace(each, was_there=was) for each, was in zip(adapters, was_there, strict=True)]
 
     @staticmethod
     def merge(job: MergeJob, on_progress: OnProgress) -> dict[str, Json]:
@@ -121,10 +126,16 @@ class QLoRA:
         return sweep(self, dataset, base, rates, num_steps, on_progress)
 
     def cancel(self) -> None:
-        """Ends the training that another thread waits for, which then raises TrainingError; for good."""
+        """Ends the training that another thread waits for, which then raises TrainingError; for good.
+
+        It may write a checkpoint first, for STOP_SECONDS at most; called again this ends it at once.
+        """
+        is_urgent = self._cancelled.is_set()
         self._cancelled.set()
-        if self._process is not None:
+        if self._process is not None and is_urgent:
             self._process.kill()
+        elif self._process is not None:
+            self._ask_to_stop(self._process)
 
     def _describe(self, job: TrainingJob) -> dict[str, Any]:
         base, base_digest = resolve_base(self.domain.folder, job.base)
@@ -155,9 +166,13 @@ class QLoRA:
             "seed": seed,
             "base_digest": base_digest,
             "dataset_digest": dataset_digest,
-            "checkpoint_seconds": math.inf if self.options.parallel == "fsdp" else self.CHECKPOINT_SECONDS,
+            "checkpoint_seconds": self.CHECKPOINT_SECONDS if self._goes_on(job) else math.inf,
             "identity": identify(options, base_digest, dataset_digest, seed, dev.get("dev_digest")),
         }
+
+    def _goes_on(self, job: TrainingJob) -> bool:
+        """Whether checkpoints are of use: FSDP writes none, and a sweep's folders are gone afterwards."""
+        return self.options.parallel != "fsdp" and not job.held_out
 
     def _dev(self, job: TrainingJob) -> dict[str, Any]:
         """What early stopping looks at, and its digest: gold dev, as the evaluator asks it if it can tell."""
@@ -186,38 +201,40 @@ class QLoRA:
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end it
             )
         self._process = process
+        follower = Follower(jobs, on_progress)
         try:
             send(process, plan)
-            num_done = self._follow(process, jobs, on_progress)
-            if process.wait() != 0 or num_done < len(jobs):
-                job = jobs[min(num_done, len(jobs) - 1)]
+            self._follow(process, follower)
+            if process.wait() != 0 or follower.num_done < len(jobs):
+                job = jobs[min(follower.num_done, len(jobs) - 1)]
                 self._fail(process.returncode, Path(job["partial"]) / "train.log")
         finally:
             process.kill()
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+            if self._cancelled.is_set() or isinstance(sys.exception(), KeyboardInterrupt):
+                follower.tell_what_is_left()
 
-    def _follow(self, process: subprocess.Popen[str], jobs: Sequence[Any], on_progress: OnProgress) -> int:
-        """Passes the worker's events on; the number of jobs done. Raises the error that it reports."""
-        totals, num_done = [0] * len(jobs), 0
+    def _follow(self, process: subprocess.Popen[str], follower: Follower) -> None:
+        """Passes the worker's events on to their end, also of one that Ctrl-C asks to stop."""
         if self._cancelled.is_set():
             process.kill()
-        for line in process.stdout or ():
-            event = json.loads(line)
-            if event["event"] == "plan":
-                totals = event["num_steps"]
-                on_progress(0, sum(totals))
-            elif event["event"] == "step":
-                totals[event["job"]] = event["of"]
-                done = sum(totals[: event["job"]]) + event["step"]
-                detail = "" if math.isnan(event["loss"]) else f"loss {event['loss']:.3f}"
-                on_progress(done, sum(totals), detail)
-            elif event["event"] == "done":
-                num_done += 1
-            else:
-                raise heard(event)
-        return num_done
+        try:
+            for line in process.stdout or ():
+                follower.take(line)
+        except KeyboardInterrupt:
+            self._ask_to_stop(process)
+            follower.tell("stops at the next checkpoint; Ctrl-C again ends it at once")
+            for line in process.stdout or ():
+                follower.take(line)
+            raise
+
+    def _ask_to_stop(self, process: subprocess.Popen[str]) -> None:
+        process.terminate()
+        deadline = threading.Timer(self.STOP_SECONDS, process.kill)
+        deadline.daemon = True
+        deadline.start()
 
     def _fail(self, code: int, log: Path) -> None:
         if self._cancelled.is_set():

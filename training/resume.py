@@ -52,6 +52,12 @@ def newest_checkpoint(partial: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def step_of(partial: Path) -> int:
+    """The step at which a training goes on from there, counted from its beginning; 0 without a checkpoint."""
+    checkpoint = newest_checkpoint(partial)
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+
+
 def close_partial(job: dict[str, Any]) -> None:
     """Puts the whole adapter in its place, without checkpoints."""
     partial = Path(job["partial"])

@@ -37,6 +37,7 @@ from training.preference import prefer
 from training.resume import CHECKPOINTS, newest_checkpoint
 from training.splitting import fitting
 from training.steps import OnStep, Steps
+from training.stopping import WISH, Stopped
 from training.tokens import IGNORED, Row, ends_every_turn, stop_ids_of, tokenize
 from training.trackers import named_run, trackers
 
@@ -68,7 +69,8 @@ def prepare(job: dict[str, Any]) -> Prepared:
     try:
         tokenizer = AutoTokenizer.from_pretrained(job["base"])
     except (OSError, ValueError) as error:
-        raise TrainingError(f"the base has no tokenizer: {error}", where=job["base"]) from error
+        what = f"the base's tokenizer cannot be read: {str(error).splitlines()[0]}"
+        raise TrainingError(what, where=job["base"]) from error
     stop_ids = stop_ids_of(job["base"], tokenizer)
     dataset = Path(job["dataset"])
     chats = list(fitting(read_chats(dataset), tokenizer, options))
@@ -87,8 +89,11 @@ def prepare(job: dict[str, Any]) -> Prepared:
     return Prepared(job, rows, tokenizer, stop_ids, steps, judged, num_judged, dev)
 
 
-def train(prepared: Prepared, on_step: OnStep) -> None:
-    """Writes adapter, tokenizer-free, and training.json into the job's partial folder."""
+def train(prepared: Prepared, on_step: OnStep) -> dict[str, int]:
+    """Writes adapter, tokenizer-free, and training.json into the job's partial folder.
+
+    Returns the best step and how many were planned, where early stopping ended it before those.
+    """
     partial = Path(prepared.job["partial"])
     started = time.monotonic()
     found: dict[str, Any] = {}
@@ -104,9 +109,14 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         loss = float(losses[-1] if losses else result.training_loss)
         curve = curve_of(trainer.state.log_history, "sft")
+        stopped_early: dict[str, int] = {}
         if early is not None:
             found |= early.finish()
+            if trainer.state.global_step < trainer.state.max_steps:
+                stopped_early = {"best_step": found["best_step"], "planned": trainer.state.max_steps}
         if prepared.judged:
+            if ranks.of_first(WISH.is_there):  # nothing can be saved from here on
+                raise Stopped
             steps = Steps(on_step, partial, before=trainer.state.global_step)
             found |= prefer(trainer.model, prepared.judged, prepared.tokenizer, prepared.job, steps)
     except (torch.OutOfMemoryError, RuntimeError, MemoryError, *REFUSALS) as error:
@@ -121,7 +131,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         raise TrainingError("the device ran out of memory", where=prepared.job["base"], hint=hint) from error
     shared = ranks.gather(trainer.model)
     if not ranks.is_first():
-        return
+        return stopped_early
     num_trainable = save_adapter(trainer.model, partial, shared)
     num_tokens = trainer._total_train_tokens - earlier_tokens
     record = {
@@ -143,6 +153,7 @@ def train(prepared: Prepared, on_step: OnStep) -> None:
         "versions": {name: version(name) for name in PACKAGES},
     }
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return stopped_early
 
 
 def load_base(job: dict[str, Any]) -> tuple[Any, int]:
@@ -283,4 +294,5 @@ def save_adapter(model: Any, folder: Path, gathered: dict[str, Any]) -> int:
     for each in trained.values():
         each.data = each.data.to(torch.bfloat16)
     ranks.unwrap(model).save_pretrained(folder, save_embedding_layers=False, state_dict=gathered or None)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank form, with the path of the base
     return sum(each.numel() for each in trained.values())

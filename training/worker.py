@@ -22,12 +22,14 @@ from typing import Any
 from factory.errors import FactoryError, TrainingError
 from training.reported import told
 from training.resume import close_partial
+from training.stopping import WISH, Stopped
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> int:
-    """Trains all jobs on stdin in order; 0 if every adapter stands, 1 after an error event."""
+    """Trains all jobs on stdin in order; 0 if all stand or it was asked to stop, 1 after an error."""
+    WISH.listen()
     plan = json.loads(read_plan())
     die_with(plan["parent"])
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
@@ -50,11 +52,13 @@ def main() -> int:
         report("plan", num_steps=[each.num_steps + each.num_judged_steps for each in prepared])
         for index, each in enumerate(prepared):
             write_log_to(Path(each.job["partial"]) / "train.log")
-            sft.train(each, partial(report, "step", job=index))
+            stopped_early = sft.train(each, partial(report, "step", job=index))
             if ranks.is_first():
                 close_partial(each.job)
-            report("done", job=index)
+            report("done", job=index, **stopped_early)
         ranks.leave()
+    except Stopped:
+        return 0
     except FactoryError as error:
         emit("error", **told(error))
         return 1
